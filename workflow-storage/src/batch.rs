@@ -1,0 +1,139 @@
+//! What one commit writes.
+
+use bytes::Bytes;
+
+use crate::{BlobId, Epoch, Position, RunId, RunRecord};
+
+/// Everything that becomes durable in one commit, together.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// At most one write a run.
+    pub writes: Vec<RunWrite>,
+    /// Messages to runs, by anybody: they carry no epoch.
+    pub messages: Vec<Send>,
+}
+
+impl Batch {
+    /// Whether there is nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.messages.is_empty()
+    }
+}
+
+/// What one commit writes to one run.
+#[derive(Debug, Clone)]
+pub struct RunWrite {
+    /// The run.
+    pub run: RunId,
+    /// Whether the run must be new, or be owned at an epoch.
+    pub expect: Expect,
+    /// The new catalog record, whole. Its `first_entry` and `next_entry` already count `entry` and `truncate`.
+    pub record: RunRecord,
+    /// A journal entry to append; its position is `record.next_entry - 1`.
+    pub entry: Option<Bytes>,
+    /// Whether journal entries before `record.first_entry` are removed.
+    pub truncate: bool,
+    /// Values to set (`Some`) or remove (`None`).
+    pub values: Vec<(ValueKey, Option<Bytes>)>,
+    /// Blobs that this write makes the run refer to. They must already be stored.
+    pub blobs: Vec<BlobId>,
+    /// Inbox messages that this write consumes.
+    pub consumed: Vec<MessageId>,
+}
+
+/// What must be true of a run for a write to it to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// No run of this id exists.
+    New,
+    /// The run exists and its record has this epoch.
+    Epoch(Epoch),
+}
+
+/// What became of one write of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum WriteOutcome {
+    /// It is durable.
+    Written,
+    /// Nothing was written: the run has another epoch, so it has another owner.
+    Fenced {
+        /// The run's epoch.
+        current: Epoch,
+    },
+    /// Nothing was written: the run was to be new and exists.
+    Exists,
+    /// Nothing was written: there is no such run.
+    NotFound,
+}
+
+/// What became of a batch: one outcome a write and one a message, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// One outcome a write.
+    pub writes: Vec<WriteOutcome>,
+    /// One outcome a message.
+    pub messages: Vec<SendOutcome>,
+}
+
+/// A value kept beside a run's journal, found without reading the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ValueKey {
+    /// The run's output.
+    Output,
+    /// Why the run failed or was suspended.
+    Error,
+    /// What the user attached to the run.
+    Metadata,
+    /// The output of a step that the user named.
+    Step(String),
+}
+
+/// The number of a message in a run's inbox, in order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(pub u64);
+
+/// A message on its way.
+#[derive(Debug, Clone)]
+pub struct Send {
+    /// To which run.
+    pub to: RunId,
+    /// The sender's own id of it: a second message of this key to this run is dropped, also after the first was
+    /// consumed. `None`: never dropped.
+    pub key: Option<String>,
+    /// What it says; opaque to the store.
+    pub body: Bytes,
+}
+
+/// What became of one message of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum SendOutcome {
+    /// It is durable in the inbox.
+    Accepted(MessageId),
+    /// A message of this key had arrived before.
+    Duplicate,
+    /// There is no such run.
+    NotFound,
+    /// The run has ended.
+    Ended,
+}
+
+/// A message in an inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its number.
+    pub id: MessageId,
+    /// What it says.
+    pub body: Bytes,
+}
+
+/// A journal entry as it was appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalEntry {
+    /// Its number.
+    pub position: Position,
+    /// Its bytes.
+    pub bytes: Bytes,
+}

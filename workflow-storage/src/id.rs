@@ -1,0 +1,231 @@
+//! The small words that every part of keepstep uses: ids, epochs, positions and times.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// The longest workflow id, in bytes of UTF-8.
+pub const MAX_RUN_ID_BYTES: usize = 255;
+
+/// The workflow id: the name of one run, unique in a store.
+///
+/// Any non-empty UTF-8 of up to 255 bytes without control characters.
+///
+/// ```
+/// use keepstep_storage::RunId;
+///
+/// let id = RunId::new("order/17")?;
+/// assert_eq!(id.as_str(), "order/17");
+/// assert!(RunId::new("").is_err());
+/// assert!(RunId::new("a\nb").is_err());
+/// # Ok::<(), keepstep_storage::InvalidRunId>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RunId(Arc<str>);
+
+impl RunId {
+    /// Checks and takes an id.
+    ///
+    /// # Errors
+    /// [`InvalidRunId`] says which rule the id breaks.
+    pub fn new(id: impl AsRef<str>) -> Result<Self, InvalidRunId> {
+        let id = id.as_ref();
+        if id.is_empty() {
+            return Err(InvalidRunId::Empty);
+        }
+        if id.len() > MAX_RUN_ID_BYTES {
+            return Err(InvalidRunId::TooLong { bytes: id.len() });
+        }
+        if let Some((at, found)) = id.char_indices().find(|(_, c)| c.is_control()) {
+            return Err(InvalidRunId::ControlCharacter { at, found });
+        }
+        Ok(Self(id.into()))
+    }
+
+    /// The id as the user wrote it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for RunId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for RunId {
+    type Error = InvalidRunId;
+
+    fn try_from(id: String) -> Result<Self, Self::Error> {
+        Self::new(id)
+    }
+}
+
+impl From<RunId> for String {
+    fn from(id: RunId) -> Self {
+        id.0.as_ref().to_owned()
+    }
+}
+
+/// Why a workflow id was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRunId {
+    /// The id has no characters.
+    #[error("a workflow id must not be empty")]
+    Empty,
+    /// The id is longer than [`MAX_RUN_ID_BYTES`].
+    #[error("a workflow id may have at most {MAX_RUN_ID_BYTES} bytes, this one has {bytes}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The id has a control character.
+    #[error("a workflow id must not hold control characters, this one has {found:?} at byte {at}")]
+    ControlCharacter {
+        /// Where it stands, in bytes from the start.
+        at: usize,
+        /// The character.
+        found: char,
+    },
+}
+
+/// The number of an owner's turn with a run. Every claim raises it, and every write names it, so that the
+/// writes of an owner that lost the run are refused.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch of a run's first owner.
+    pub const FIRST: Self = Self(1);
+
+    /// The epoch of the next owner.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The number of an entry in a run's journal: 0, 1, 2, … without holes.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+pub struct Position(pub u64);
+
+impl Position {
+    /// The position after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// One opening of a store by one process: the owner of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A point in time: microseconds since 1970-01-01 UTC.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The latest representable time.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// This time and `duration` more; [`Timestamp::MAX`] where that does not fit.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// How long from this time until `later`; zero if that is past.
+    #[must_use]
+    pub fn until(self, later: Self) -> Duration {
+        Duration::from_micros(later.0.saturating_sub(self.0))
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> Self {
+        UNIX_EPOCH + Duration::from_micros(time.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_ids_take_any_text_of_255_bytes_without_control_characters() {
+        for good in ["a", "order/17", "zażółć 🦀", &"x".repeat(255)] {
+            assert_eq!(RunId::new(good).unwrap().as_str(), good);
+        }
+        assert_eq!(RunId::new(""), Err(InvalidRunId::Empty));
+        assert_eq!(
+            RunId::new("é".repeat(128)),
+            Err(InvalidRunId::TooLong { bytes: 256 })
+        );
+        for bad in ["\0", "a\tb", "a\u{7f}", "\u{85}"] {
+            assert!(
+                matches!(RunId::new(bad), Err(InvalidRunId::ControlCharacter { .. })),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_timestamp_is_the_same_after_a_trip_through_system_time() {
+        let time = Timestamp(1_700_000_000_123_456);
+        assert_eq!(Timestamp::from(SystemTime::from(time)), time);
+        assert_eq!(Timestamp::MAX.after(Duration::from_secs(1)), Timestamp::MAX);
+        assert_eq!(time.until(Timestamp(0)), Duration::ZERO);
+    }
+}

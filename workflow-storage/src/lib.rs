@@ -1,0 +1,36 @@
+//! Storage for [keepstep](https://docs.rs/keepstep): one trait, [`Storage`], and the stores that implement it.
+
+mod batch;
+mod error;
+mod id;
+mod ordered;
+mod record;
+mod storage;
+
+pub use batch::{
+    Batch, Committed, Expect, JournalEntry, Message, MessageId, RunWrite, Send, SendOutcome,
+    ValueKey, WriteOutcome,
+};
+pub use error::{Result, StorageError};
+pub use id::{Epoch, InvalidRunId, MAX_RUN_ID_BYTES, NodeId, Position, RunId, Timestamp};
+pub use ordered::{Op, OrderedMap};
+pub use record::{ListedRun, RunCursor, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus};
+pub use storage::{Description, Durability, Maintained, Storage};
+
+/// The address of a blob: the BLAKE3 hash of its bytes.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub struct BlobId(pub [u8; 32]);
+
+impl std::fmt::Display for BlobId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for BlobId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}

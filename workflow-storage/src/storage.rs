@@ -1,0 +1,139 @@
+//! The trait that every store implements, and its contract.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    Batch, BlobId, Committed, Epoch, JournalEntry, Message, MessageId, NodeId, Position, Result,
+    RunId, RunPage, RunQuery, RunRecord, Timestamp, ValueKey,
+};
+
+/// Where runs live: catalog, journals, values, inboxes, timers and blobs. It knows nothing of steps.
+///
+/// One commit is one durable, atomic write of what many runs have to say. Everything else is reads, ownership and
+/// blobs. Methods may be called from many tasks at once. A method that fails leaves the store as it was, except
+/// [`commit`](Self::commit), after whose error the batch may be there or not, but never a part of it.
+///
+/// To be correct:
+/// - a read that starts after a commit returned sees that commit;
+/// - a crash at any moment, a power cut included, leaves each batch there as a whole or not at all, and every batch
+///   whose commit returned is there;
+/// - damage is an error ([`StorageError::Corrupt`](crate::StorageError::Corrupt)), never a panic or a silent gap.
+#[async_trait]
+pub trait Storage: Debug + std::marker::Send + Sync + 'static {
+    /// What this store is, for people and for the promises it keeps.
+    fn describe(&self) -> Description;
+
+    /// Makes a batch durable: all of it, or nothing but the refused writes missing.
+    ///
+    /// To be correct:
+    /// - when it returns `Ok`, every write with outcome `Written` survives a power cut;
+    /// - a write whose [`Expect`](crate::Expect) does not hold is refused without failing the others, and leaves no trace;
+    /// - the indexes that [`list`](Self::list) and [`due`](Self::due) read change in the same commit.
+    async fn commit(&self, batch: Batch) -> Result<Committed>;
+
+    /// A run's catalog record; `None` if there is no such run.
+    async fn record(&self, run: &RunId) -> Result<Option<RunRecord>>;
+
+    /// A page of runs, in order of creation.
+    async fn list(&self, query: &RunQuery) -> Result<RunPage>;
+
+    /// Journal entries from a position on, in order: as many as fit in `max_bytes`, but at least one if there is any.
+    ///
+    /// To be correct: an entry that is missing is left out, not made up; its reader notices by the numbers.
+    async fn journal(
+        &self,
+        run: &RunId,
+        from: Position,
+        max_bytes: usize,
+    ) -> Result<Vec<JournalEntry>>;
+
+    /// A value that is kept beside the journal.
+    async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>>;
+
+    /// Active runs whose `wake_at` is at or before `until`, earliest first, at most `limit`, whoever owns them.
+    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>>;
+
+    /// Unconsumed messages of a run after a number, in order of arrival, at most `limit`.
+    async fn inbox(
+        &self,
+        run: &RunId,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Message>>;
+
+    /// Takes ownership of runs: for each, the record with `node` as its owner and its epoch raised; `None` if the run
+    /// does not exist or another node holds a lease on it.
+    ///
+    /// To be correct: durable when it returns; a run that `node` already owns is claimed again, with a new epoch. A
+    /// store that only one process can open grants every claim, and `lease` means nothing to it.
+    async fn claim(
+        &self,
+        runs: &[RunId],
+        node: NodeId,
+        lease: Duration,
+    ) -> Result<Vec<Option<RunRecord>>>;
+
+    /// Makes every lease of `node` last `lease` from now.
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()>;
+
+    /// Gives runs up: their owner becomes `None`. A run whose epoch is another is left alone.
+    async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()>;
+
+    /// Removes a run with everything that belongs to it, if its epoch is `epoch`. `false` if there is no such run or
+    /// it has another epoch.
+    ///
+    /// To be correct: atomic and durable; blobs that no other run refers to may go later ([`maintain`](Self::maintain)).
+    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool>;
+
+    /// Waits until something may have arrived for this process: a hint, which may come without a cause.
+    async fn notified(&self);
+
+    /// Stores bytes under their content's address. Durable when it returns; storing the same bytes again costs nothing.
+    async fn put_blob(&self, bytes: Bytes) -> Result<BlobId>;
+
+    /// A blob's bytes; memory-mapped where the store is a directory.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`](crate::StorageError::Corrupt) if it is missing or is not what its address says.
+    async fn blob(&self, id: &BlobId) -> Result<Bytes>;
+
+    /// Wins back space: removes blobs that nothing refers to, and compacts. May be called at any time, and takes long.
+    async fn maintain(&self) -> Result<Maintained>;
+
+    /// Writes down what is buffered and lets go of the store, so that another process can open it. Calls after it fail with
+    /// [`StorageError::Closed`](crate::StorageError::Closed).
+    async fn close(&self) -> Result<()>;
+}
+
+/// What a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// The backend's name, as in a storage URL: `sled`, `memory`.
+    pub backend: &'static str,
+    /// Where it is: a path or an address without secrets.
+    pub location: String,
+    /// What survives what.
+    pub durability: Durability,
+}
+
+/// What a store's commits survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Nothing: the store lives in memory.
+    Process,
+    /// A power cut.
+    PowerLoss,
+}
+
+/// What [`Storage::maintain`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Maintained {
+    /// Blobs removed.
+    pub blobs_removed: u64,
+    /// Bytes of disk won back, as far as the store can tell.
+    pub bytes_freed: u64,
+}
