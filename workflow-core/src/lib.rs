@@ -1,1 +1,36 @@
+//! The engine of keepstep.
 
+mod arg;
+mod error;
+mod plan;
+mod registry;
+mod resource;
+mod run;
+mod source;
+mod status;
+mod step;
+mod value;
+mod workflow;
+
+pub use arg::IntoArg;
+pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
+pub use run::StepId;
+pub use status::{Progress, Status};
+pub use step::StepValue;
+pub use value::Codec;
+pub use workflow::Workflow;
+
+/// What the code that `#[step]` writes uses. Not for people: it may change in any version.
+#[doc(hidden)]
+pub mod __private {
+    pub use inventory;
+
+    pub use crate::arg::BuildArg;
+    pub use crate::registry::Registered;
+    pub use crate::step::{
+        Backoff, ResourceNeed, StepBody, StepDef, StepFault, StepFuture, StepInput, StepOptions, StepOutput, StepResult,
+        end_with_result, end_with_value, end_with_workflow, end_with_workflow_result,
+    };
+    pub use crate::value::Codec;
+    pub use crate::workflow::build_step;
+}

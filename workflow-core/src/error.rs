@@ -1,0 +1,324 @@
+//! What can go wrong, told apart by what a caller does about it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use keepstep_storage::{InvalidRunId, Position, RunId, StorageError};
+use serde::{Deserialize, Serialize};
+
+use crate::status::Status;
+
+/// The result of a call to keepstep.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, to which run or step, and what to do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The workflow id is not one. Nothing was stored.
+    #[error(transparent)]
+    InvalidRunId(#[from] InvalidRunId),
+    /// There is no run of this id.
+    #[error("no run has the id {run:?}")]
+    NotFound {
+        /// The id asked for.
+        run: RunId,
+    },
+    /// There is a run of this id, of another workflow.
+    #[error("run {run:?} exists and was made of another workflow; choose another id, or delete the run first")]
+    IdConflict {
+        /// The id.
+        run: RunId,
+    },
+    /// The run failed.
+    #[error("run {run:?} failed")]
+    Failed {
+        /// The run.
+        run: RunId,
+        /// The step that failed, and why.
+        #[source]
+        error: Box<StepError>,
+    },
+    /// The run was canceled.
+    #[error("run {run:?} was canceled")]
+    Canceled {
+        /// The run.
+        run: RunId,
+    },
+    /// The run is suspended; `resume` goes on with it.
+    #[error("run {run:?} is suspended ({reason}); resume it to go on")]
+    Suspended {
+        /// The run.
+        run: RunId,
+        /// Why.
+        reason: SuspendReason,
+    },
+    /// The run stopped in the middle and belongs to nobody; `resume` goes on with it.
+    #[error("run {run:?} was interrupted; resume it to go on")]
+    Resumable {
+        /// The run.
+        run: RunId,
+    },
+    /// A write of the run failed, so it stopped before anything depended on that write. It is `Resumable`.
+    #[error("run {run:?} stopped because it could not be written; mend the store and resume it")]
+    Interrupted {
+        /// The run.
+        run: RunId,
+        /// What the store said.
+        #[source]
+        source: StorageError,
+    },
+    /// Another owner has taken the run over.
+    #[error("run {run:?} was taken over by another owner; ask that one, or resume the run to take it back")]
+    Fenced {
+        /// The run.
+        run: RunId,
+    },
+    /// The call needs a run that has ended, and this one has not.
+    #[error("run {run:?} is still {status}; cancel it first")]
+    StillActive {
+        /// The run.
+        run: RunId,
+        /// Its status.
+        status: Status,
+    },
+    /// The call needs a run that has not ended, and this one has.
+    #[error("run {run:?} has ended: it is {status}")]
+    AlreadyEnded {
+        /// The run.
+        run: RunId,
+        /// Its status.
+        status: Status,
+    },
+    /// As many runs wait as `max_pending_runs` allows. Nothing was stored.
+    #[error("the queue is full: {limit} runs are pending; try again when one has begun")]
+    QueueFull {
+        /// The limit.
+        limit: usize,
+    },
+    /// No step of this name has finished in the run, or its output is no longer kept.
+    #[error("run {run:?} has no output of a step {step:?}; steps named with `.name()` keep theirs as long as the run")]
+    StepNotFound {
+        /// The run.
+        run: RunId,
+        /// The step's name.
+        step: String,
+    },
+    /// An engine was called inside a step to run a workflow.
+    #[error("`{call}` was called inside the step {step:?}; return the workflow instead, and it runs in the step's place")]
+    InsideStep {
+        /// The call.
+        call: &'static str,
+        /// The step.
+        step: String,
+    },
+    /// A step of the workflow needs a resource that the engine does not have. Nothing was stored.
+    #[error(
+        "step {step:?} needs the resource `{param}: {type_name}`; give it to the engine with `Engine::builder().resource(…)`"
+    )]
+    MissingResource {
+        /// The step.
+        step: String,
+        /// The parameter.
+        param: String,
+        /// Its type.
+        type_name: String,
+    },
+    /// Two steps of the program have one name and version.
+    #[error("two steps are named {name:?} (version {version}): {first} and {second}; give one of them another `name` or `version`")]
+    DuplicateStep {
+        /// The name.
+        name: String,
+        /// The version.
+        version: u32,
+        /// Where one is.
+        first: String,
+        /// Where the other is.
+        second: String,
+    },
+    /// An argument could not be encoded. Nothing was stored.
+    #[error("argument `{param}` of step {step:?} cannot be stored: {message}")]
+    Unencodable {
+        /// The step.
+        step: String,
+        /// The parameter.
+        param: String,
+        /// What the codec said.
+        message: String,
+    },
+    /// A stored output is not of the type asked for.
+    #[error("the output of {what} does not decode as `{type_name}`{}: {message}", at_field(.field))]
+    Undecodable {
+        /// Whose output.
+        what: String,
+        /// The type asked for.
+        type_name: &'static str,
+        /// The field; empty for the value itself.
+        field: String,
+        /// What the codec said.
+        message: String,
+    },
+    /// The workflow has more nodes than a plan can number.
+    #[error("the workflow has more than {} nodes; split it by returning a part of it from a step", u32::MAX - 1)]
+    PlanTooLarge,
+    /// What is stored of the run is damaged. No step ran because of it.
+    #[error("journal of run {run:?} {damage}; restore the store from a backup, or delete the run")]
+    Damaged {
+        /// The run.
+        run: RunId,
+        /// Where and how.
+        damage: Damage,
+    },
+    /// The engine is shutting down, or was shut down.
+    #[error("the engine was shut down; open it again and resume the run")]
+    ShutDown,
+    /// The default engine was set or opened before.
+    #[error("the default engine is already set; call `init` once, before anything uses it")]
+    AlreadyInitialized,
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+fn at_field(field: &str) -> String {
+    if field.is_empty() { String::new() } else { format!(" at field `{field}`") }
+}
+
+/// What is wrong with a journal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// An entry is missing.
+    #[error("has a hole at entry {at}")]
+    Hole {
+        /// The entry.
+        at: Position,
+    },
+    /// An entry is not what was written.
+    #[error("is damaged at entry {at}: {what}")]
+    Entry {
+        /// The entry.
+        at: Position,
+        /// How it shows.
+        what: String,
+    },
+    /// An entry was written by a later version of keepstep.
+    #[error("has format {version} at entry {at}, which this version of keepstep does not read")]
+    Format {
+        /// The entry.
+        at: Position,
+        /// Its format.
+        version: u8,
+    },
+    /// A record kept beside the journal is missing.
+    #[error("lacks its {what}")]
+    Missing {
+        /// Which.
+        what: &'static str,
+    },
+}
+
+/// Why a step gave no result: what `.catch()` yields, and what a failed run reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StepError {
+    /// The name of the step.
+    pub step: String,
+    /// What happened.
+    pub kind: StepErrorKind,
+    /// The error's own message, or the panic's.
+    pub message: String,
+    /// The messages of the errors behind it, nearest first.
+    pub causes: Vec<String>,
+    /// How often it was executed.
+    pub attempts: u32,
+    /// The steps whose expansions led to it, outermost first, itself last.
+    pub path: Vec<String>,
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            StepErrorKind::Error => "failed",
+            StepErrorKind::Panic => "panicked",
+            StepErrorKind::Timeout => "timed out",
+            StepErrorKind::Unencodable => "gave a result that cannot be stored",
+        };
+        write!(f, "step {:?} {what}", self.step)?;
+        if self.attempts > 1 {
+            write!(f, " {} times", self.attempts)?;
+        }
+        write!(f, ": {}", self.message)?;
+        self.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))?;
+        if self.path.len() > 1 {
+            write!(f, " (in {})", self.path.join(" > "))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for StepError {}
+
+/// The ways a step fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum StepErrorKind {
+    /// It returned an error.
+    Error,
+    /// It panicked.
+    Panic,
+    /// It took longer than its time-out.
+    Timeout,
+    /// Its result could not be encoded.
+    Unencodable,
+}
+
+/// Why a run is suspended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum SuspendReason {
+    /// Somebody asked for it.
+    #[error("on request")]
+    Requested,
+    /// The program has no such step.
+    #[error("this program has no step {step:?} of version {version}")]
+    UnknownStep {
+        /// The step.
+        step: String,
+        /// Its version.
+        version: u32,
+    },
+    /// A stored argument does not decode as what the parameter is in this program.
+    #[error("argument `{param}` of step {step:?} (version {version}) does not decode{}: {message}", at_field(.field))]
+    Undecodable {
+        /// The step.
+        step: String,
+        /// Its version.
+        version: u32,
+        /// The parameter.
+        param: String,
+        /// The field; empty for the value itself.
+        field: String,
+        /// What the codec said.
+        message: String,
+    },
+    /// The engine lacks a resource that a step needs.
+    #[error("step {step:?} needs the resource `{param}: {type_name}`, which this engine was not given")]
+    MissingResource {
+        /// The step.
+        step: String,
+        /// The parameter.
+        param: String,
+        /// Its type.
+        type_name: String,
+    },
+    /// The state machine met something that cannot be.
+    #[error("an invariant of keepstep does not hold, please report this: {what}")]
+    Invariant {
+        /// What.
+        what: String,
+    },
+}
+
+/// An error that several waiters are told.
+pub(crate) type SharedError = Arc<Error>;

@@ -1,0 +1,123 @@
+//! From the typed DAG to the plan: one walk, linear in nodes and edges, without recursion along the DAG.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::{Arg, Extra, NodeKind, Plan, PlanNode, StepRef};
+use crate::arg::ArgShape;
+use crate::error::Error;
+use crate::step::StepDef;
+use crate::workflow::{BuildKind, BuildNode};
+
+/// A plan and the code it needs.
+#[derive(Debug)]
+pub(crate) struct Flattened {
+    pub(crate) plan: Plan,
+    /// The definitions of `plan.steps`, in their order.
+    pub(crate) defs: Vec<&'static StepDef>,
+}
+
+/// Flattens the DAG that ends in `root`.
+///
+/// # Errors
+/// [`Error::Unencodable`] if an argument could not be encoded, [`Error::PlanTooLarge`] beyond `u32::MAX` nodes.
+pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
+    let mut flattener = Flattener::default();
+    // A node is pushed once to have its inputs pushed above it, and taken in when it is met again.
+    let mut pending: Vec<(&Arc<BuildNode>, bool)> = vec![(root, false)];
+    while let Some((node, inputs_are_in)) = pending.pop() {
+        if flattener.index.contains_key(&Arc::as_ptr(node)) {
+            continue;
+        }
+        if inputs_are_in {
+            flattener.take_in(node)?;
+        } else {
+            pending.push((node, true));
+            let first = pending.len();
+            node.for_each_input(&mut |input| {
+                if !flattener.index.contains_key(&Arc::as_ptr(input)) {
+                    pending.push((input, false));
+                }
+            });
+            // So that the first argument's steps get the lowest numbers.
+            pending[first..].reverse();
+        }
+    }
+    Ok(Flattened { plan: flattener.plan, defs: flattener.defs })
+}
+
+#[derive(Default)]
+struct Flattener {
+    plan: Plan,
+    defs: Vec<&'static StepDef>,
+    index: FxHashMap<*const BuildNode, u32>,
+    step_index: HashMap<*const StepDef, u32>,
+}
+
+impl Flattener {
+    fn take_in(&mut self, node: &Arc<BuildNode>) -> Result<(), Error> {
+        let index = u32::try_from(self.plan.nodes.len()).ok().filter(|index| *index < u32::MAX - 1);
+        let index = index.ok_or(Error::PlanTooLarge)?;
+        let kind = match &node.kind {
+            BuildKind::Step { def, args } => {
+                let step = self.step(def);
+                let args = args.iter().enumerate().map(|(position, arg)| {
+                    self.arg(arg).map_err(|message| Error::Unencodable {
+                        step: def.name.to_owned(),
+                        param: def.params.get(position).copied().unwrap_or("?").to_owned(),
+                        message,
+                    })
+                });
+                NodeKind::Step { step, args: args.collect::<Result<_, _>>()? }
+            }
+            BuildKind::Value(Ok(value)) => NodeKind::Value(value.clone()),
+            BuildKind::Value(Err(error)) => {
+                return Err(Error::Unencodable {
+                    step: node.label().to_owned(),
+                    param: "value".to_owned(),
+                    message: error.to_string(),
+                });
+            }
+            BuildKind::Catch(inner) => NodeKind::Catch(self.index[&Arc::as_ptr(inner)]),
+        };
+        let extra = Extra {
+            name: node.name.clone(),
+            after: node.after.iter().map(|other| self.index[&Arc::as_ptr(other)]).collect(),
+            retries: node.retries,
+            timeout: node.timeout.map(|timeout| u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX)),
+            metadata: node.metadata.as_ref().map(|metadata| metadata.to_string().into()),
+        };
+        let extra = (extra != Extra::default()).then(|| Box::new(extra));
+        self.plan.nodes.push(PlanNode { kind, extra });
+        self.index.insert(Arc::as_ptr(node), index);
+        Ok(())
+    }
+
+    fn step(&mut self, def: &'static StepDef) -> u32 {
+        *self.step_index.entry(def).or_insert_with(|| {
+            self.defs.push(def);
+            self.plan.steps.push(StepRef { name: def.name.into(), version: def.version });
+            // There are no more steps than nodes, and those were counted.
+            (self.plan.steps.len() - 1) as u32
+        })
+    }
+
+    fn arg(&self, shape: &ArgShape) -> Result<Arg, String> {
+        let value = |shape: &ArgShape| match shape {
+            ArgShape::Value(value) => Ok(value.clone()),
+            ArgShape::Invalid(error) => Err(error.to_string()),
+            _ => Err("a key must be a value".to_owned()),
+        };
+        Ok(match shape {
+            ArgShape::Value(_) | ArgShape::Invalid(_) => Arg::Value(value(shape)?),
+            ArgShape::Node(node) => Arg::Node(self.index[&Arc::as_ptr(node)]),
+            ArgShape::Seq(items) => Arg::Seq(items.iter().map(|item| self.arg(item)).collect::<Result<_, _>>()?),
+            ArgShape::Map(entries) => Arg::Map(
+                entries.iter().map(|(k, v)| Ok((value(k)?, self.arg(v)?))).collect::<Result<Box<[_]>, String>>()?,
+            ),
+            ArgShape::Some(inner) => Arg::Some(Box::new(self.arg(inner)?)),
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! The hash of a plan: whether a run of this id was made of the same workflow.
+//!
+//! It covers what is computed: steps, their versions, arguments, edges and names. It leaves out how: retries,
+//! time-outs and metadata may change between two deployments without making it another workflow. Maps are hashed
+//! without regard to order, since a `HashMap` has another order in every process.
+
+use rmp::Marker;
+
+use super::{Arg, NodeKind, Plan};
+use crate::value::{Value, tag};
+
+/// Hashes a plan.
+pub(crate) fn hash(plan: &Plan) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let text = |hasher: &mut blake3::Hasher, text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    hasher.update(b"keepstep plan 1");
+    for step in &plan.steps {
+        text(&mut hasher, &step.name);
+        hasher.update(&step.version.to_le_bytes());
+    }
+    for node in &plan.nodes {
+        match &node.kind {
+            NodeKind::Step { step, args } => {
+                hasher.update(b"S").update(&step.to_le_bytes()).update(&(args.len() as u64).to_le_bytes());
+                args.iter().for_each(|arg| hash_arg(&mut hasher, arg));
+            }
+            NodeKind::Value(value) => {
+                hasher.update(b"V");
+                hash_value(&mut hasher, value);
+            }
+            NodeKind::Catch(inner) => {
+                hasher.update(b"C").update(&inner.to_le_bytes());
+            }
+        }
+        if let Some(extra) = &node.extra {
+            if let Some(name) = &extra.name {
+                hasher.update(b"N");
+                text(&mut hasher, name);
+            }
+            for other in &extra.after {
+                hasher.update(b"A").update(&other.to_le_bytes());
+            }
+        }
+    }
+    *hasher.finalize().as_bytes()
+}
+
+fn hash_arg(hasher: &mut blake3::Hasher, arg: &Arg) {
+    match arg {
+        Arg::Value(value) => {
+            hasher.update(b"v");
+            hash_value(hasher, value);
+        }
+        Arg::Node(node) => {
+            hasher.update(b"n").update(&node.to_le_bytes());
+        }
+        Arg::Seq(items) => {
+            hasher.update(b"s").update(&(items.len() as u64).to_le_bytes());
+            items.iter().for_each(|item| hash_arg(hasher, item));
+        }
+        Arg::Map(entries) => {
+            hasher.update(b"m").update(&(entries.len() as u64).to_le_bytes());
+            for (key, value) in entries {
+                hash_value(hasher, key);
+                hash_arg(hasher, value);
+            }
+        }
+        Arg::Some(inner) => {
+            hasher.update(b"o");
+            hash_arg(hasher, inner);
+        }
+    }
+}
+
+fn hash_value(hasher: &mut blake3::Hasher, value: &Value) {
+    let bytes = value.as_bytes();
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    match bytes {
+        [tag::MESSAGE_PACK, packed @ ..] if hash_packed(hasher, packed, 0).is_some() => {}
+        // Another codec, or bytes that are not what their tag says: as they stand.
+        _ => {
+            hasher.update(bytes);
+        }
+    }
+}
+
+/// Deeper nesting than the codec itself takes is hashed as it stands.
+const MAX_DEPTH: u32 = 1024;
+
+/// Hashes one MessagePack value and returns what follows it; `None` if it is not one.
+///
+/// Format: <https://github.com/msgpack/msgpack/blob/master/spec.md>.
+fn hash_packed<'a>(hasher: &mut blake3::Hasher, bytes: &'a [u8], depth: u32) -> Option<&'a [u8]> {
+    if depth > MAX_DEPTH {
+        return None;
+    }
+    let (first, rest) = bytes.split_first()?;
+    // How many bytes after the marker belong to it: a length field, and what it counts.
+    let field = |width: usize| -> Option<usize> {
+        Some(rest.get(..width)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)))
+    };
+    let (header, payload, items) = match Marker::from_u8(*first) {
+        Marker::Null | Marker::True | Marker::False | Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Reserved => (0, 0, None),
+        Marker::U8 | Marker::I8 => (0, 1, None),
+        Marker::U16 | Marker::I16 => (0, 2, None),
+        Marker::U32 | Marker::I32 | Marker::F32 => (0, 4, None),
+        Marker::U64 | Marker::I64 | Marker::F64 => (0, 8, None),
+        Marker::FixStr(length) => (0, usize::from(length), None),
+        Marker::Str8 | Marker::Bin8 => (1, field(1)?, None),
+        Marker::Str16 | Marker::Bin16 => (2, field(2)?, None),
+        Marker::Str32 | Marker::Bin32 => (4, field(4)?, None),
+        Marker::FixExt1 => (0, 2, None),
+        Marker::FixExt2 => (0, 3, None),
+        Marker::FixExt4 => (0, 5, None),
+        Marker::FixExt8 => (0, 9, None),
+        Marker::FixExt16 => (0, 17, None),
+        Marker::Ext8 => (1, field(1)? + 1, None),
+        Marker::Ext16 => (2, field(2)? + 1, None),
+        Marker::Ext32 => (4, field(4)? + 1, None),
+        Marker::FixArray(length) => (0, 0, Some((usize::from(length), false))),
+        Marker::Array16 => (2, 0, Some((field(2)?, false))),
+        Marker::Array32 => (4, 0, Some((field(4)?, false))),
+        Marker::FixMap(length) => (0, 0, Some((usize::from(length), true))),
+        Marker::Map16 => (2, 0, Some((field(2)?, true))),
+        Marker::Map32 => (4, 0, Some((field(4)?, true))),
+    };
+    let own = 1 + header + payload;
+    hasher.update(bytes.get(..own)?);
+    let mut rest = bytes.get(own..)?;
+    match items {
+        None => {}
+        Some((length, false)) => {
+            for _ in 0..length {
+                rest = hash_packed(hasher, rest, depth + 1)?;
+            }
+        }
+        Some((length, true)) => {
+            // A sum does not depend on the order of what is summed.
+            let mut sum = [0u64; 4];
+            for _ in 0..length {
+                let mut entry = blake3::Hasher::new();
+                rest = hash_packed(&mut entry, rest, depth + 1)?;
+                rest = hash_packed(&mut entry, rest, depth + 1)?;
+                let entry = entry.finalize();
+                for (total, part) in sum.iter_mut().zip(entry.as_bytes().chunks_exact(8)) {
+                    let part = part.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+                    *total = total.wrapping_add(part);
+                }
+            }
+            sum.iter().for_each(|part| {
+                hasher.update(&part.to_le_bytes());
+            });
+        }
+    }
+    Some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+
+    use super::*;
+    use crate::plan::PlanNode;
+    use crate::value::Codec;
+
+    fn hash_of(value: impl Serialize) -> [u8; 32] {
+        let value = Value::encode(&value, Codec::MessagePack).unwrap();
+        hash(&Plan { steps: vec![], nodes: vec![PlanNode { kind: NodeKind::Value(value), extra: None }] })
+    }
+
+    /// A map whose entries are written in the order given.
+    struct Ordered<'a>(&'a [(&'a str, u32)]);
+
+    impl Serialize for Ordered<'_> {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_map(self.0.iter().copied())
+        }
+    }
+
+    #[test]
+    fn the_order_of_a_map_does_not_matter_and_that_of_a_list_does() {
+        assert_eq!(hash_of(Ordered(&[("a", 1), ("b", 2)])), hash_of(Ordered(&[("b", 2), ("a", 1)])));
+        assert_ne!(hash_of(Ordered(&[("a", 1), ("b", 2)])), hash_of(Ordered(&[("a", 2), ("b", 1)])));
+        assert_ne!(hash_of([1, 2]), hash_of([2, 1]));
+        assert_ne!(hash_of((1, [2])), hash_of((1, 2)));
+    }
+
+    #[test]
+    fn every_kind_of_value_is_walked_to_its_end() {
+        let value = serde_json::json!({"n": null, "b": [true, false], "i": [-1, -200, 70_000, 5_000_000_000u64, u64::MAX],
+            "f": 1.5, "s": "x".repeat(300), "l": (0..100_000).collect::<Vec<u32>>(), "o": {"": {}}});
+        let packed = rmp_serde::to_vec_named(&value).unwrap();
+        assert_eq!(hash_packed(&mut blake3::Hasher::new(), &packed, 0), Some(&[][..]));
+        for cut in [0, 1, packed.len() / 2, packed.len() - 1] {
+            assert_eq!(hash_packed(&mut blake3::Hasher::new(), &packed[..cut], 0), None);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A step is done: its result goes to its consumers, and what it alone needed is let go.
+
+use super::segment::{Ending, State};
+use super::{Run, StepId};
+use crate::plan::NodeKind;
+use crate::value::Value;
+
+impl Run {
+    /// A step's body gave a value, which is stored or not.
+    pub(super) fn succeed(&mut self, step: StepId, value: Value, is_stored: bool) {
+        if self.leave_body(step) {
+            self.finish(step, value, is_stored);
+        }
+    }
+
+    /// Takes a step out of whatever led to the execution of its body; `false` if nothing waits for an outcome of it.
+    pub(super) fn leave_body(&mut self, step: StepId) -> bool {
+        let Some(node) = self.node_mut(step) else { return false };
+        match node.state {
+            // After a crash, an input that was not stored may be missing to a step that has run all the same.
+            State::Waiting | State::Ready => {}
+            State::Running => self.n_running -= 1,
+            State::Backoff(due_at) => {
+                self.timers.remove(&(due_at, step));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Makes a node's result known, and everything that follows from it without any step running.
+    pub(super) fn finish(&mut self, step: StepId, value: Value, is_stored: bool) {
+        let mut work = vec![(step, value, is_stored)];
+        let mut released = Vec::new();
+        while let Some((id, value, is_stored)) = work.pop() {
+            let Some((base, segment, index)) = self.locate(id) else { continue };
+            if matches!(segment.nodes[index as usize].state, State::Gone(_) | State::Done(_) | State::Ran(_)) {
+                continue;
+            }
+            let is_root = index == segment.plan.root();
+            let parent = segment.parent;
+            // A step that expanded let its inputs go then.
+            if is_stored && !matches!(segment.nodes[index as usize].state, State::Expanded(_)) {
+                self.inputs_of(base, index, &mut |input| released.push(input));
+            }
+            self.note_result(id, &value);
+            let Some(segment) = self.segments.get_mut(&base) else { continue };
+            self.counts.done += u64::from(segment.is_step(index));
+            self.live_bytes += value.len() as u64;
+            segment.nodes[index as usize].state =
+                if is_stored { State::Done(value.clone()) } else { State::Ran(value.clone()) };
+
+            // Consumers are met last first, so that the first of them ends up on top of the stack of ready steps.
+            for i in (0..segment.consumers(index).len()).rev() {
+                let consumer = segment.consumers(index)[i];
+                let node = &mut segment.nodes[consumer as usize];
+                node.n_pending = node.n_pending.saturating_sub(1);
+                if node.n_pending > 0 {
+                    continue;
+                }
+                let consumer_id = StepId(base + u64::from(consumer));
+                match (&node.state, &segment.plan.node(consumer).kind) {
+                    (State::Waiting, NodeKind::Step { .. }) => {
+                        node.state = State::Ready;
+                        self.ready.push(consumer_id);
+                    }
+                    (State::Waiting, NodeKind::Value(value)) => work.push((consumer_id, value.clone(), true)),
+                    (State::Waiting, NodeKind::Catch(inner)) => {
+                        if let State::Done(value) | State::Ran(value) = &segment.nodes[*inner as usize].state {
+                            work.push((consumer_id, value.ok(), true));
+                        }
+                    }
+                    (State::Caught(error), _) => work.push((consumer_id, error.clone(), true)),
+                    _ => {}
+                }
+            }
+            if is_root {
+                match parent {
+                    Some(parent) => work.push((parent, value, true)),
+                    None => self.output = Some(value),
+                }
+                released.push(id);
+            } else if segment.nodes[index as usize].n_uses == 0 {
+                self.drop_node(id, &mut released);
+            }
+            self.release(&mut released);
+        }
+    }
+
+    /// Starts a node whose inputs are all there.
+    pub(super) fn activate(&mut self, step: StepId) {
+        let Some((base, segment, index)) = self.locate(step) else { return };
+        let node = &segment.nodes[index as usize];
+        if !matches!(node.state, State::Waiting | State::Backoff(_)) {
+            return;
+        }
+        let is_ready = node.n_pending == 0;
+        let finished = match &segment.plan.node(index).kind {
+            NodeKind::Value(value) if is_ready => Some(value.clone()),
+            _ => None,
+        };
+        if let Some(value) = finished {
+            return self.finish(step, value, true);
+        }
+        let is_step = segment.is_step(index);
+        if let Some(segment) = self.segments.get_mut(&base) {
+            segment.nodes[index as usize].state = if is_ready && is_step { State::Ready } else { State::Waiting };
+        }
+        if is_ready && is_step {
+            self.ready.push(step);
+        }
+    }
+
+    /// Takes back one use of each of these nodes; those that nothing uses any more are dropped, and what they used in turn.
+    pub(super) fn release(&mut self, released: &mut Vec<StepId>) {
+        while let Some(id) = released.pop() {
+            let Some(node) = self.node_mut(id) else { continue };
+            node.n_uses = node.n_uses.saturating_sub(1);
+            if node.n_uses == 0 {
+                self.drop_node(id, released);
+            }
+        }
+    }
+
+    /// Forgets a node that nothing needs: its value, or that it was to be run.
+    fn drop_node(&mut self, id: StepId, released: &mut Vec<StepId>) {
+        let Some((base, segment, index)) = self.locate(id) else { return };
+        let is_step = segment.is_step(index);
+        let Some(node) = self.node_mut(id) else { return };
+        let state = std::mem::replace(&mut node.state, State::Gone(Ending::Skipped));
+        let mut ending = Ending::Skipped;
+        match state {
+            State::Gone(before) => {
+                node.state = State::Gone(before);
+                return;
+            }
+            State::Done(value) => {
+                node.state = State::Gone(Ending::Done);
+                self.live_bytes = self.live_bytes.saturating_sub(value.len() as u64);
+                ending = Ending::Done;
+            }
+            State::Ran(value) => {
+                node.state = State::Gone(Ending::Done);
+                self.live_bytes = self.live_bytes.saturating_sub(value.len() as u64);
+                self.inputs_of(base, index, &mut |input| released.push(input));
+                ending = Ending::Done;
+            }
+            State::Expanded(child) => self.drop_segment(child),
+            state => {
+                match state {
+                    State::Running => {
+                        self.stops.push(id);
+                        self.n_running -= 1;
+                    }
+                    State::Backoff(due_at) => {
+                        self.timers.remove(&(due_at, id));
+                    }
+                    _ => {}
+                }
+                self.inputs_of(base, index, &mut |input| released.push(input));
+            }
+        }
+        if ending == Ending::Skipped && is_step {
+            self.counts.done += 1;
+        }
+        if let Some(segment) = self.segments.get_mut(&base) {
+            segment.n_live -= 1;
+        }
+        self.remove_if_dead(base);
+    }
+
+    /// Keeps the result of a node that the user named, and of one that somebody asks the past for.
+    fn note_result(&mut self, id: StepId, value: &Value) {
+        let Some((_, segment, index)) = self.locate(id) else { return };
+        let mut names: Vec<_> = segment.plan.name_of(index).cloned().into_iter().collect();
+        if index == segment.plan.root() {
+            names.extend_from_slice(&segment.aliases);
+        }
+        let is_watched = match (&self.history, segment.plan.step_of(index)) {
+            (Some(history), Some(step)) => history.is_watched(&step.name),
+            _ => false,
+        };
+        self.named.extend(names.into_iter().map(|name| (name, value.clone())));
+        if let Some(history) = self.history.as_mut().filter(|_| is_watched) {
+            history.watched_result = Some(value.clone());
+        }
+    }
+}

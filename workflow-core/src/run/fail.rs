@@ -1,0 +1,158 @@
+//! A step failed: it waits for its next attempt, becomes a value at the nearest catch, or fails the run.
+
+use rustc_hash::FxHashSet;
+
+use keepstep_storage::Timestamp;
+
+use super::segment::{Ending, State};
+use super::{Failure, Phase, Run, StepId};
+use crate::error::StepError;
+use crate::plan::NodeKind;
+use crate::value::{Codec, Value};
+
+/// A path of failures longer than this is shortened in its middle.
+const MAX_PATH: usize = 32;
+
+impl Run {
+    pub(super) fn attempt_failed(&mut self, step: StepId, failure: Failure, retry_at: Option<Timestamp>) {
+        if !self.leave_body(step) {
+            return;
+        }
+        let Some(node) = self.node_mut(step) else { return };
+        node.attempts += 1;
+        let attempts = node.attempts;
+        match retry_at {
+            Some(due_at) => {
+                node.state = State::Backoff(due_at);
+                self.timers.insert((due_at, step));
+            }
+            None => {
+                node.state = State::Waiting;
+                let path = self.path_to(step);
+                let step_name = self.label(step);
+                let Failure { kind, message, causes } = failure;
+                self.fail(step, StepError { step: step_name, kind, message, causes, attempts, path });
+            }
+        }
+    }
+
+    /// Follows a final failure to where it is caught, or to the end of the run.
+    fn fail(&mut self, step: StepId, error: StepError) {
+        let Some(reach) = self.reach_of_failure(step) else {
+            if let Some(node) = self.node_mut(step) {
+                node.state = State::Failed(Box::new(error.clone()));
+            }
+            self.counts.failed += 1;
+            // The first failure is the one reported; a cancel or a suspension under way goes first.
+            if self.phase == Phase::Active {
+                self.phase = Phase::Failing(Box::new(error));
+                self.stop_all();
+            }
+            return;
+        };
+
+        let mut released = Vec::new();
+        for &id in &reach.failed {
+            let Some((base, segment, index)) = self.locate(id) else { continue };
+            let is_step = segment.is_step(index);
+            let Some(node) = self.node_mut(id) else { continue };
+            if matches!(node.state, State::Gone(_)) {
+                continue;
+            }
+            let state = std::mem::replace(&mut node.state, State::Gone(Ending::Failed));
+            if id == step {
+                self.counts.failed += 1;
+            } else {
+                self.counts.done += u64::from(is_step);
+            }
+            match state {
+                // Its inputs were let go when it expanded.
+                State::Expanded(child) => self.drop_segment(child),
+                _ => self.inputs_of(base, index, &mut |input| released.push(input)),
+            }
+            if let Some(segment) = self.segments.get_mut(&base) {
+                segment.n_live -= 1;
+            }
+            self.remove_if_dead(base);
+        }
+        self.release(&mut released);
+
+        let value = caught_value(&error);
+        for catch in reach.caught {
+            let Some(node) = self.node_mut(catch) else { continue };
+            if !matches!(node.state, State::Waiting) {
+                continue;
+            }
+            node.n_pending = node.n_pending.saturating_sub(1);
+            if node.n_pending == 0 {
+                self.finish(catch, value.clone(), true);
+            } else {
+                node.state = State::Caught(value.clone());
+            }
+        }
+    }
+
+    /// Which nodes fail with a step, and which catches stop the failure; `None` if it reaches the run's root.
+    fn reach_of_failure(&self, step: StepId) -> Option<Reach> {
+        let mut reach = Reach { failed: vec![step], caught: Vec::new() };
+        let mut seen = FxHashSet::from_iter([step]);
+        let mut next = 0;
+        while let Some(&id) = reach.failed.get(next) {
+            next += 1;
+            let Some((base, segment, index)) = self.locate(id) else { continue };
+            for &consumer in segment.consumers(index) {
+                let id = StepId(base + u64::from(consumer));
+                let node = segment.plan.node(consumer);
+                let comes_after = || node.extra.as_ref().is_some_and(|extra| extra.after.contains(&index));
+                match node.kind {
+                    NodeKind::Catch(inner) if inner == index && !comes_after() => reach.caught.push(id),
+                    _ if seen.insert(id) => reach.failed.push(id),
+                    _ => {}
+                }
+            }
+            if index == segment.plan.root() {
+                let parent = segment.parent?;
+                if seen.insert(parent) {
+                    reach.failed.push(parent);
+                }
+            }
+        }
+        Some(reach)
+    }
+
+    fn label(&self, step: StepId) -> String {
+        self.locate(step).map_or_else(String::new, |(_, segment, index)| segment.plan.label(index).to_owned())
+    }
+
+    /// The steps whose expansions led to a step, outermost first, itself last.
+    pub(super) fn path_to(&self, step: StepId) -> Vec<String> {
+        let mut path = Vec::new();
+        let mut next = Some(step);
+        while let Some(id) = next {
+            let Some((_, segment, index)) = self.locate(id) else { break };
+            path.push(match segment.tail_calls {
+                0 => segment.plan.label(index).to_owned(),
+                n => format!("{} (tail call {n})", segment.plan.label(index)),
+            });
+            next = segment.parent;
+        }
+        path.reverse();
+        if path.len() > MAX_PATH {
+            let left_out = path.len() - MAX_PATH;
+            path.splice(MAX_PATH / 2..MAX_PATH / 2 + left_out, [format!("… {left_out} more …")]);
+        }
+        path
+    }
+}
+
+struct Reach {
+    /// The step first, then outwards.
+    failed: Vec<StepId>,
+    caught: Vec<StepId>,
+}
+
+/// What a catch yields for an error.
+fn caught_value(error: &StepError) -> Value {
+    // Strings and numbers always encode.
+    Value::encode(&Err::<(), _>(error), Codec::MessagePack).unwrap_or_else(|_| Value::from_bytes(&[][..]))
+}

@@ -1,0 +1,208 @@
+//! The parts a run is made of: a plan that came in, and the state of each of its nodes.
+
+use std::sync::Arc;
+
+use keepstep_storage::Timestamp;
+
+use super::{Run, StepId};
+use crate::error::StepError;
+use crate::plan::{NodeKind, Plan};
+use crate::value::Value;
+
+/// One plan in execution.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) plan: Arc<Plan>,
+    consumers: Consumers,
+    /// The step that the root's result is the result of; `None` for the run's own plan.
+    pub(super) parent: Option<StepId>,
+    /// The step that returned the plan. Another than the parent after a tail call.
+    pub(super) origin: Option<StepId>,
+    /// How many steps the parent was replaced by, one after the other, before this segment.
+    pub(super) tail_calls: u64,
+    /// User-given names of those steps: the result is theirs too.
+    pub(super) aliases: Vec<Arc<str>>,
+    pub(super) nodes: Box<[Node]>,
+    /// Nodes that are not `Gone`.
+    pub(super) n_live: u32,
+    /// About how many bytes the plan has.
+    pub(super) plan_bytes: u64,
+}
+
+/// The state of one node.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) state: State,
+    /// Edges from inputs that are not done.
+    pub(super) n_pending: u32,
+    /// Edges to consumers that may still need the result; for a root, one more for the parent.
+    pub(super) n_uses: u32,
+    /// Executions that failed.
+    pub(super) attempts: u32,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// For inputs.
+    Waiting,
+    Ready,
+    Running,
+    /// For the next attempt.
+    Backoff(Timestamp),
+    /// The result is here and is not stored. The inputs are kept: after a crash the step may have to run again.
+    Ran(Value),
+    Done(Value),
+    /// Another segment, named by the number of its first step, works out the result.
+    Expanded(u64),
+    /// For good, and the run with it.
+    Failed(Box<StepError>),
+    /// A catch that has its error and waits for the steps it comes `after`.
+    Caught(Value),
+    /// Nothing needs the node any more.
+    Gone(Ending),
+}
+
+/// How a node that is gone ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Done,
+    Failed,
+    /// It was not needed.
+    Skipped,
+}
+
+/// The edges of a plan turned round: which nodes use a node's result.
+#[derive(Debug)]
+struct Consumers {
+    /// The consumers of node `i` are `list[starts[i]..starts[i + 1]]`.
+    starts: Box<[u32]>,
+    list: Box<[u32]>,
+}
+
+impl Consumers {
+    fn of(plan: &Plan) -> Self {
+        let mut starts = vec![0u32; plan.nodes.len() + 1];
+        for node in &plan.nodes {
+            node.for_each_input(&mut |input| starts[input as usize + 1] += 1);
+        }
+        for i in 1..starts.len() {
+            starts[i] += starts[i - 1];
+        }
+        let mut list = vec![0u32; starts.last().copied().unwrap_or(0) as usize];
+        let mut next = starts.clone();
+        for (consumer, node) in (0u32..).zip(&plan.nodes) {
+            node.for_each_input(&mut |input| {
+                let place = &mut next[input as usize];
+                list[*place as usize] = consumer;
+                *place += 1;
+            });
+        }
+        Self { starts: starts.into(), list: list.into() }
+    }
+}
+
+impl Segment {
+    pub(super) fn consumers(&self, index: u32) -> &[u32] {
+        let range = self.consumers.starts[index as usize]..self.consumers.starts[index as usize + 1];
+        &self.consumers.list[range.start as usize..range.end as usize]
+    }
+
+    pub(super) fn is_step(&self, index: u32) -> bool {
+        matches!(self.plan.node(index).kind, NodeKind::Step { .. })
+    }
+
+    /// A segment of which nothing has happened yet.
+    pub(super) fn new(plan: Arc<Plan>, parent: Option<StepId>, origin: Option<StepId>) -> Self {
+        let consumers = Consumers::of(&plan);
+        let nodes = plan.nodes.iter().enumerate().map(|(index, node)| {
+            let mut n_pending = 0;
+            node.for_each_input(&mut |_| n_pending += 1);
+            let n_uses = consumers.starts[index + 1] - consumers.starts[index];
+            Node { state: State::Waiting, n_pending, n_uses, attempts: 0 }
+        });
+        let mut nodes: Box<[Node]> = nodes.collect();
+        nodes[plan.root() as usize].n_uses += 1;
+        let mut plan_bytes = 16 * plan.nodes.len() as u64;
+        plan.for_each_value(&mut |value| plan_bytes += value.len() as u64);
+        plan.steps.iter().for_each(|step| plan_bytes += step.name.len() as u64);
+        let n_live = nodes.len() as u32;
+        Self { plan, consumers, parent, origin, tail_calls: 0, aliases: Vec::new(), nodes, n_live, plan_bytes }
+    }
+}
+
+impl Run {
+    /// Takes a plan in, and starts what needs nothing.
+    pub(super) fn load(
+        &mut self,
+        plan: Arc<Plan>,
+        parent: Option<StepId>,
+        origin: Option<StepId>,
+        aliases: Vec<Arc<str>>,
+        tail_calls: u64,
+    ) {
+        let base = self.next;
+        self.next += plan.nodes.len() as u64;
+        let segment = Segment { aliases, tail_calls, ..Segment::new(plan, parent, origin) };
+        self.counts.total += (0..segment.nodes.len() as u32).filter(|index| segment.is_step(*index)).count() as u64;
+        self.live_bytes += segment.plan_bytes;
+        let free: Vec<u64> = (base..).zip(&segment.nodes).filter(|(_, n)| n.n_pending == 0).map(|(id, _)| id).collect();
+        self.segments.insert(base, segment);
+        // The first node ends up on top of the stack of ready steps.
+        free.into_iter().rev().for_each(|id| self.activate(StepId(id)));
+    }
+
+    /// Shows the inputs of a node to `visit`, as often as it has edges from them.
+    pub(super) fn inputs_of(&self, base: u64, index: u32, visit: &mut impl FnMut(StepId)) {
+        if let Some(segment) = self.segments.get(&base) {
+            segment.plan.node(index).for_each_input(&mut |input| visit(StepId(base + u64::from(input))));
+        }
+    }
+
+    /// Forgets a segment of which nothing is needed, unless somebody wants to look at it later.
+    pub(super) fn remove_if_dead(&mut self, base: u64) {
+        if self.history.is_none()
+            && self.segments.get(&base).is_some_and(|segment| segment.n_live == 0)
+            && let Some(segment) = self.segments.remove(&base)
+        {
+            self.live_bytes = self.live_bytes.saturating_sub(segment.plan_bytes);
+        }
+    }
+
+    /// Drops a segment whose result is not needed, with everything it expanded into.
+    pub(super) fn drop_segment(&mut self, base: u64) {
+        let mut bases = vec![base];
+        while let Some(base) = bases.pop() {
+            let Some(segment) = self.segments.get_mut(&base) else { continue };
+            for index in 0..segment.nodes.len() as u32 {
+                let is_step = segment.is_step(index);
+                let node = &mut segment.nodes[index as usize];
+                if matches!(node.state, State::Gone(_)) {
+                    continue;
+                }
+                let id = StepId(base + u64::from(index));
+                let mut ending = Ending::Skipped;
+                match std::mem::replace(&mut node.state, State::Gone(Ending::Skipped)) {
+                    State::Done(value) | State::Ran(value) => {
+                        self.live_bytes = self.live_bytes.saturating_sub(value.len() as u64);
+                        ending = Ending::Done;
+                    }
+                    State::Running => {
+                        self.stops.push(id);
+                        self.n_running -= 1;
+                    }
+                    State::Backoff(due_at) => {
+                        self.timers.remove(&(due_at, id));
+                    }
+                    State::Expanded(child) => bases.push(child),
+                    _ => {}
+                }
+                node.state = State::Gone(ending);
+                if ending == Ending::Skipped && is_step {
+                    self.counts.done += 1;
+                }
+            }
+            segment.n_live = 0;
+            self.remove_if_dead(base);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The whole state of a run as one journal entry, so that the entries before it can go.
+//!
+//! Only what cannot be worked out again is stored: counts of pending inputs and of uses follow from the states.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keepstep_storage::{StepCounts, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::segment::{Ending, Segment, State};
+use super::{Impossible, Run, StepId};
+use crate::error::StepError;
+use crate::plan::{NodeKind, Plan};
+use crate::value::Value;
+
+/// A run's state. Stored: see [`Event`](super::Event) for what may change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    next: u64,
+    counts: StepCounts,
+    output: Option<Value>,
+    segments: Vec<StoredSegment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct StoredSegment {
+    base: u64,
+    plan: Arc<Plan>,
+    parent: Option<StepId>,
+    origin: Option<StepId>,
+    tail_calls: u64,
+    aliases: Vec<Arc<str>>,
+    nodes: Vec<StoredNode>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct StoredNode {
+    attempts: u32,
+    state: StoredState,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum StoredState {
+    Waiting,
+    Backoff(Timestamp),
+    Done(Value),
+    Expanded(u64),
+    Failed(Box<StepError>),
+    Caught(Value),
+    GoneDone,
+    GoneFailed,
+    GoneSkipped,
+}
+
+impl Run {
+    /// The state as it would be after a crash now: what is running is ready, what is not stored has not run.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut counts = self.counts;
+        let segments = self.segments.iter().map(|(base, segment)| {
+            let nodes = (0u32..).zip(&segment.nodes).map(|(index, node)| StoredNode {
+                attempts: node.attempts,
+                state: match &node.state {
+                    State::Waiting | State::Ready | State::Running => StoredState::Waiting,
+                    State::Ran(_) => {
+                        counts.done -= u64::from(segment.is_step(index));
+                        StoredState::Waiting
+                    }
+                    State::Backoff(due_at) => StoredState::Backoff(*due_at),
+                    State::Done(value) => StoredState::Done(value.clone()),
+                    State::Expanded(child) => StoredState::Expanded(*child),
+                    State::Failed(error) => StoredState::Failed(error.clone()),
+                    State::Caught(value) => StoredState::Caught(value.clone()),
+                    State::Gone(Ending::Done) => StoredState::GoneDone,
+                    State::Gone(Ending::Failed) => StoredState::GoneFailed,
+                    State::Gone(Ending::Skipped) => StoredState::GoneSkipped,
+                },
+            });
+            StoredSegment {
+                base: *base,
+                plan: Arc::clone(&segment.plan),
+                parent: segment.parent,
+                origin: segment.origin,
+                tail_calls: segment.tail_calls,
+                aliases: segment.aliases.clone(),
+                nodes: nodes.collect(),
+            }
+        });
+        let segments = segments.collect();
+        Snapshot { next: self.next, counts, output: self.output.clone(), segments }
+    }
+
+    /// The run of a snapshot. Of the run it is folded into, only the wish for a history stays.
+    pub(super) fn restore(&mut self, snapshot: Snapshot) -> Result<Self, Impossible> {
+        let mut run = Self {
+            next: snapshot.next,
+            counts: snapshot.counts,
+            output: snapshot.output,
+            history: self.history.take(),
+            ..Self::default()
+        };
+        let mut segments = BTreeMap::new();
+        let mut waiting = Vec::new();
+        for stored in snapshot.segments {
+            if stored.nodes.len() != stored.plan.nodes.len() {
+                return Err(Impossible("a snapshot has a plan of another size than its states"));
+            }
+            let mut segment = Segment {
+                tail_calls: stored.tail_calls,
+                aliases: stored.aliases,
+                ..Segment::new(stored.plan, stored.parent, stored.origin)
+            };
+            for (index, (stored_node, node)) in stored.nodes.into_iter().zip(&mut segment.nodes).enumerate() {
+                let id = StepId(stored.base + index as u64);
+                node.attempts = stored_node.attempts;
+                node.state = match stored_node.state {
+                    StoredState::Waiting => State::Waiting,
+                    StoredState::Backoff(due_at) => {
+                        run.timers.insert((due_at, id));
+                        State::Backoff(due_at)
+                    }
+                    StoredState::Done(value) => {
+                        run.live_bytes += value.len() as u64;
+                        State::Done(value)
+                    }
+                    StoredState::Expanded(child) => State::Expanded(child),
+                    StoredState::Failed(error) => State::Failed(error),
+                    StoredState::Caught(value) => State::Caught(value),
+                    StoredState::GoneDone => State::Gone(Ending::Done),
+                    StoredState::GoneFailed => State::Gone(Ending::Failed),
+                    StoredState::GoneSkipped => State::Gone(Ending::Skipped),
+                };
+                if matches!(node.state, State::Gone(_)) {
+                    segment.n_live -= 1;
+                }
+            }
+            recount(&mut segment);
+            run.live_bytes += segment.plan_bytes;
+            for (index, node) in segment.nodes.iter().enumerate() {
+                if matches!(node.state, State::Waiting) && node.n_pending == 0 {
+                    waiting.push(StepId(stored.base + index as u64));
+                }
+            }
+            segments.insert(stored.base, segment);
+        }
+        run.segments = segments;
+        waiting.into_iter().rev().for_each(|step| run.activate(step));
+        Ok(run)
+    }
+}
+
+/// Works out the counts of a segment's nodes from their states.
+fn recount(segment: &mut Segment) {
+    let plan = Arc::clone(&segment.plan);
+    let settled: Vec<bool> =
+        segment.nodes.iter().map(|node| matches!(node.state, State::Done(_) | State::Gone(_))).collect();
+    // A node holds its inputs until it is done, has expanded, or is not needed.
+    let holds: Vec<bool> = segment
+        .nodes
+        .iter()
+        .map(|node| !matches!(node.state, State::Done(_) | State::Gone(_) | State::Expanded(_)))
+        .collect();
+    let mut n_uses = vec![0u32; segment.nodes.len()];
+    for (index, node) in plan.nodes.iter().enumerate() {
+        let mut n_pending = 0;
+        node.for_each_input(&mut |input| {
+            n_pending += u32::from(!settled[input as usize]);
+            n_uses[input as usize] += u32::from(holds[index]);
+        });
+        segment.nodes[index].n_pending = n_pending;
+    }
+    for (node, n_uses) in segment.nodes.iter_mut().zip(n_uses) {
+        node.n_uses = n_uses;
+    }
+    segment.nodes[plan.root() as usize].n_uses += 1;
+    debug_assert!(plan.nodes.iter().all(|node| !matches!(node.kind, NodeKind::Catch(inner) if inner as usize >= settled.len())));
+}

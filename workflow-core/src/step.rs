@@ -1,0 +1,244 @@
+//! What `#[step]` produces, and what a step's body is given and gives back.
+
+use std::any::TypeId;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::resource::Resources;
+use crate::source::{DecodeError, Source};
+use crate::value::{Codec, Value};
+use crate::workflow::{BuildNode, Workflow};
+
+/// How often a step is tried again where nothing says otherwise.
+pub const DEFAULT_RETRIES: u32 = 3;
+
+/// A step as it was written: the static that `#[step]` leaves in the program.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct StepDef {
+    /// The name it is found by.
+    pub name: &'static str,
+    /// The version it is found by.
+    pub version: u32,
+    /// Names of the parameters that are values, in order.
+    pub params: &'static [&'static str],
+    /// Its `#[resource]` parameters.
+    pub resources: &'static [ResourceNeed],
+    /// What its attributes say.
+    pub options: StepOptions,
+    /// Its body.
+    pub body: StepBody,
+    /// Where it was written.
+    pub file: &'static str,
+    /// Where it was written.
+    pub line: u32,
+}
+
+/// What the attributes of a step say.
+#[derive(Debug, Clone, Copy)]
+#[doc(hidden)]
+pub struct StepOptions {
+    /// How often it is tried again after a failure.
+    pub retries: u32,
+    /// The pauses between attempts.
+    pub backoff: Backoff,
+    /// How long one attempt may take.
+    pub timeout: Option<Duration>,
+    /// Whether its result is stored.
+    pub checkpoint: bool,
+    /// How its result is encoded.
+    pub codec: Codec,
+}
+
+impl StepOptions {
+    /// What holds where a step has no attributes.
+    pub const DEFAULT: Self = Self {
+        retries: DEFAULT_RETRIES,
+        backoff: Backoff::DEFAULT,
+        timeout: None,
+        checkpoint: true,
+        codec: Codec::MessagePack,
+    };
+}
+
+/// The pauses between the attempts of a step: the first is about `min`, each further one twice as long, up to `max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[doc(hidden)]
+pub struct Backoff {
+    /// The first pause.
+    pub min: Duration,
+    /// The longest pause.
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// From 100 ms to 30 s.
+    pub const DEFAULT: Self = Self { min: Duration::from_millis(100), max: Duration::from_secs(30) };
+}
+
+/// A `#[resource]` parameter.
+#[doc(hidden)]
+pub struct ResourceNeed {
+    /// The parameter's name.
+    pub param: &'static str,
+    /// Its type's name, for people.
+    pub type_name: fn() -> &'static str,
+    /// Its type.
+    pub type_id: fn() -> TypeId,
+}
+
+impl fmt::Debug for ResourceNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.param, (self.type_name)())
+    }
+}
+
+/// The code of a step.
+#[derive(Clone, Copy)]
+#[doc(hidden)]
+pub enum StepBody {
+    /// An `async fn`.
+    Async(fn(StepInput) -> StepFuture),
+    /// A plain `fn`, which runs where it may block.
+    Blocking(fn(StepInput) -> StepResult),
+}
+
+impl fmt::Debug for StepBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Async(_) => "Async",
+            Self::Blocking(_) => "Blocking",
+        })
+    }
+}
+
+/// What an async body returns.
+#[doc(hidden)]
+pub type StepFuture = Pin<Box<dyn Future<Output = StepResult> + Send>>;
+
+/// What a body ends in.
+#[doc(hidden)]
+pub type StepResult = Result<StepOutput, StepFault>;
+
+/// What a body that did not fail gave back.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct StepOutput(pub(crate) Output);
+
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// A value.
+    Value(Value),
+    /// A workflow to go on with.
+    Workflow(Arc<BuildNode>),
+}
+
+/// Why a body gave nothing back.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct StepFault(pub(crate) Fault);
+
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The body returned an error.
+    Error { message: String, causes: Vec<String> },
+    /// The result cannot be encoded.
+    Unencodable { message: String },
+    /// A stored argument does not decode to what the parameter is now.
+    Undecodable { param: &'static str, error: DecodeError },
+    /// A resource is missing.
+    MissingResource { param: &'static str, type_name: &'static str },
+}
+
+/// What a body is given.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct StepInput {
+    pub(crate) def: &'static StepDef,
+    pub(crate) args: Vec<Source>,
+    pub(crate) resources: Arc<Resources>,
+}
+
+impl StepInput {
+    /// Decodes the value of a parameter.
+    pub fn arg<T: DeserializeOwned>(&self, index: usize) -> Result<T, StepFault> {
+        let param = self.def.params.get(index).copied().unwrap_or("?");
+        let decoded = match self.args.get(index) {
+            Some(source) => source.decode(),
+            None => Err(serde::de::Error::custom("the stored call has no such argument")),
+        };
+        decoded.map_err(|error| StepFault(Fault::Undecodable { param, error }))
+    }
+
+    /// The resource of a type.
+    pub fn resource<T: Send + Sync + 'static>(&self, param: &'static str) -> Result<Arc<T>, StepFault> {
+        self.resources
+            .get::<T>()
+            .ok_or_else(|| StepFault(Fault::MissingResource { param, type_name: std::any::type_name::<T>() }))
+    }
+
+    fn encode<T: Serialize>(codec: Codec, value: &T) -> StepResult {
+        match Value::encode(value, codec) {
+            Ok(value) => Ok(StepOutput(Output::Value(value))),
+            Err(error) => Err(StepFault(Fault::Unencodable { message: error.to_string() })),
+        }
+    }
+}
+
+/// Ends a body that returns `T`.
+#[doc(hidden)]
+pub fn end_with_value<T: Serialize>(def: &'static StepDef, value: &T) -> StepResult {
+    StepInput::encode(def.options.codec, value)
+}
+
+/// Ends a body that returns `Result<T, E>`.
+#[doc(hidden)]
+pub fn end_with_result<T: Serialize, E>(def: &'static StepDef, result: Result<T, E>) -> StepResult
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match result {
+        Ok(value) => end_with_value(def, &value),
+        Err(error) => Err(fault(error)),
+    }
+}
+
+/// Ends a body that returns `Workflow<T>`.
+#[doc(hidden)]
+pub fn end_with_workflow<T>(workflow: Workflow<T>) -> StepResult {
+    Ok(StepOutput(Output::Workflow(workflow.into_node())))
+}
+
+/// Ends a body that returns `Result<Workflow<T>, E>`.
+#[doc(hidden)]
+pub fn end_with_workflow_result<T, E>(result: Result<Workflow<T>, E>) -> StepResult
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    result.map_err(fault).and_then(end_with_workflow)
+}
+
+fn fault<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> StepFault {
+    let error: Box<dyn std::error::Error + Send + Sync> = error.into();
+    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect();
+    StepFault(Fault::Error { message: error.to_string(), causes })
+}
+
+/// What can be passed between steps: owned types that serde can write and read.
+///
+/// Implemented for every type that is `Serialize`, `DeserializeOwned` and `Send`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be passed to or returned from a step",
+    label = "not a value that keepstep can store",
+    note = "values between steps are stored: derive `serde::Serialize` and `serde::Deserialize` for the type",
+    note = "for something that cannot be stored, such as a connection, write `#[resource] name: &Type`"
+)]
+pub trait StepValue: Serialize + DeserializeOwned + Send + 'static {}
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> StepValue for T {}

@@ -1,0 +1,218 @@
+//! `Workflow<T>`: a lazy, typed DAG of steps. Building one is pure; nothing runs until an engine is given it.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::arg::{ArgShape, BuildArg};
+use crate::error::StepError;
+use crate::step::StepDef;
+use crate::value::{Codec, EncodeError, Value};
+
+/// A DAG of steps that will yield a `T`.
+///
+/// Calling a `#[step]` function builds one; passing it to another step makes an edge. Cloning is cheap and names the
+/// same node: however often a workflow is used, it runs once in a run.
+///
+/// A workflow is not a future. It is run by an engine ([`run`](Self::run)), or returned from a step, which puts it in
+/// that step's place.
+///
+/// ```
+/// use keepstep_core::Workflow;
+///
+/// let w: Workflow<i64> = Workflow::value(7);
+/// assert_eq!(w.to_mermaid(), "flowchart TD\n    s0[\"value\"]\n");
+/// ```
+#[must_use = "a workflow does nothing until it is run or returned from a step"]
+pub struct Workflow<T> {
+    node: Arc<BuildNode>,
+    yields: PhantomData<fn() -> T>,
+}
+
+impl<T> Workflow<T> {
+    pub(crate) fn of(node: Arc<BuildNode>) -> Self {
+        Self { node, yields: PhantomData }
+    }
+
+    pub(crate) fn node(&self) -> &Arc<BuildNode> {
+        &self.node
+    }
+
+    pub(crate) fn into_node(self) -> Arc<BuildNode> {
+        self.node
+    }
+
+    /// A workflow that is already finished, with `value` as its result.
+    ///
+    /// A value that cannot be encoded is reported when the workflow is run.
+    pub fn value(value: T) -> Self
+    where
+        T: Serialize,
+    {
+        Self::of(BuildNode::new(BuildKind::Value(Value::encode(&value, Codec::MessagePack))))
+    }
+
+    /// Names this step in the run: for `step_output`, graphs and errors. Without a name it has that of its function.
+    ///
+    /// The output of a step named so is kept as long as its run, under the name. Of several steps of one name, the
+    /// output is that of the one that finished last.
+    pub fn name(self, name: impl Into<String>) -> Self {
+        self.with(|node| node.name = Some(name.into().into()))
+    }
+
+    /// How often this step is tried again after a failure, in place of what its `#[step]` says: `retries(n)` means at
+    /// most n + 1 executions.
+    pub fn retries(self, retries: u32) -> Self {
+        self.with(|node| node.retries = Some(retries))
+    }
+
+    /// How long one attempt of this step may take, in place of what its `#[step]` says.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.with(|node| node.timeout = Some(timeout))
+    }
+
+    /// Starts this step only after `other` is done, without using its result. If `other` fails, so does this.
+    pub fn after<U>(self, other: &Workflow<U>) -> Self {
+        let other = Arc::clone(&other.node);
+        self.with(|node| node.after.push(other))
+    }
+
+    /// Attaches something for people and tools to see. On the workflow that is run, it is the run's metadata.
+    pub fn metadata(self, metadata: serde_json::Value) -> Self {
+        self.with(|node| node.metadata = Some(metadata))
+    }
+
+    /// Makes a failure a value: yields `Ok` with the result, or `Err` with why there is none, after all retries.
+    ///
+    /// It covers everything this workflow consists of, what its steps expand into included: errors, panics and
+    /// time-outs. A canceled or suspended run is not a failure.
+    pub fn catch(self) -> Workflow<Result<T, StepError>> {
+        Workflow::of(BuildNode::new(BuildKind::Catch(self.node)))
+    }
+
+    /// Changes a node. Where it is already part of something, a copy of it: a node that has been used is not changed.
+    fn with(mut self, change: impl FnOnce(&mut BuildNode)) -> Self {
+        change(Arc::make_mut(&mut self.node));
+        self
+    }
+}
+
+impl<T> Clone for Workflow<T> {
+    fn clone(&self) -> Self {
+        Self::of(Arc::clone(&self.node))
+    }
+}
+
+impl<T> fmt::Debug for Workflow<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Workflow<{}>({})", std::any::type_name::<T>(), self.node.label())
+    }
+}
+
+/// Builds the node of a step: what a `#[step]` function's constructor does.
+#[doc(hidden)]
+pub fn build_step<T>(def: &'static StepDef, args: Vec<BuildArg>) -> Workflow<T> {
+    Workflow::of(BuildNode::new(BuildKind::Step { def, args: args.into_iter().map(|arg| arg.0).collect() }))
+}
+
+/// A node of a workflow that is being built.
+#[derive(Clone)]
+#[doc(hidden)]
+pub struct BuildNode {
+    pub(crate) kind: BuildKind,
+    pub(crate) after: Vec<Arc<BuildNode>>,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) retries: Option<u32>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) metadata: Option<serde_json::Value>,
+}
+
+#[derive(Clone)]
+pub(crate) enum BuildKind {
+    Step { def: &'static StepDef, args: Vec<ArgShape> },
+    Value(Result<Value, EncodeError>),
+    Catch(Arc<BuildNode>),
+}
+
+impl BuildNode {
+    fn new(kind: BuildKind) -> Arc<Self> {
+        Arc::new(Self { kind, after: Vec::new(), name: None, retries: None, timeout: None, metadata: None })
+    }
+
+    /// What people see it called.
+    pub(crate) fn label(&self) -> &str {
+        match (&self.name, &self.kind) {
+            (Some(name), _) => name,
+            (None, BuildKind::Step { def, .. }) => def.name,
+            (None, BuildKind::Value(_)) => "value",
+            (None, BuildKind::Catch(_)) => "catch",
+        }
+    }
+
+    /// Shows each node this one depends on to `visit`.
+    pub(crate) fn for_each_input<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<BuildNode>)) {
+        fn in_shape<'a>(shape: &'a ArgShape, visit: &mut impl FnMut(&'a Arc<BuildNode>)) {
+            match shape {
+                ArgShape::Node(node) => visit(node),
+                ArgShape::Seq(items) => items.iter().for_each(|item| in_shape(item, visit)),
+                ArgShape::Map(entries) => entries.iter().for_each(|(_, value)| in_shape(value, visit)),
+                ArgShape::Some(inner) => in_shape(inner, visit),
+                ArgShape::Value(_) | ArgShape::Invalid(_) => {}
+            }
+        }
+
+        match &self.kind {
+            BuildKind::Step { args, .. } => args.iter().for_each(|arg| in_shape(arg, visit)),
+            BuildKind::Catch(inner) => visit(inner),
+            BuildKind::Value(_) => {}
+        }
+        self.after.iter().for_each(visit);
+    }
+
+    /// Takes out the nodes this one depends on, so that dropping it drops nothing else.
+    fn take_inputs(&mut self, into: &mut Vec<Arc<BuildNode>>) {
+        fn from_shape(shape: ArgShape, into: &mut Vec<Arc<BuildNode>>) {
+            match shape {
+                ArgShape::Node(node) => into.push(node),
+                ArgShape::Seq(items) => items.into_iter().for_each(|item| from_shape(item, into)),
+                ArgShape::Map(entries) => entries.into_iter().for_each(|(_, value)| from_shape(value, into)),
+                ArgShape::Some(inner) => from_shape(*inner, into),
+                ArgShape::Value(_) | ArgShape::Invalid(_) => {}
+            }
+        }
+
+        into.append(&mut self.after);
+        match &mut self.kind {
+            BuildKind::Step { args, .. } => std::mem::take(args).into_iter().for_each(|arg| from_shape(arg, into)),
+            BuildKind::Value(_) => {}
+            catch @ BuildKind::Catch(_) => {
+                let empty = BuildKind::Value(Err(EncodeError(String::new())));
+                if let BuildKind::Catch(inner) = std::mem::replace(catch, empty) {
+                    into.push(inner);
+                }
+            }
+        }
+    }
+}
+
+/// A chain of a hundred thousand nodes must not be dropped by a hundred thousand nested calls.
+impl Drop for BuildNode {
+    fn drop(&mut self) {
+        let mut pending = Vec::new();
+        self.take_inputs(&mut pending);
+        while let Some(node) = pending.pop() {
+            if let Some(mut node) = Arc::into_inner(node) {
+                node.take_inputs(&mut pending);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for BuildNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BuildNode({})", self.label())
+    }
+}
