@@ -142,7 +142,9 @@ impl Run {
     ) {
         let base = self.next;
         self.next += plan.nodes.len() as u64;
-        let segment = Segment { aliases, tail_calls, ..Segment::new(plan, parent, origin) };
+        let mut segment = Segment::new(plan, parent, origin);
+        segment.aliases = aliases;
+        segment.tail_calls = tail_calls;
         self.counts.total += (0..segment.nodes.len() as u32).filter(|index| segment.is_step(*index)).count() as u64;
         self.live_bytes += segment.plan_bytes;
         let free: Vec<u64> = (base..).zip(&segment.nodes).filter(|(_, n)| n.n_pending == 0).map(|(id, _)| id).collect();

@@ -105,11 +105,9 @@ impl Run {
             if stored.nodes.len() != stored.plan.nodes.len() {
                 return Err(Impossible("a snapshot has a plan of another size than its states"));
             }
-            let mut segment = Segment {
-                tail_calls: stored.tail_calls,
-                aliases: stored.aliases,
-                ..Segment::new(stored.plan, stored.parent, stored.origin)
-            };
+            let mut segment = Segment::new(stored.plan, stored.parent, stored.origin);
+            segment.tail_calls = stored.tail_calls;
+            segment.aliases = stored.aliases;
             for (index, (stored_node, node)) in stored.nodes.into_iter().zip(&mut segment.nodes).enumerate() {
                 let id = StepId(stored.base + index as u64);
                 node.attempts = stored_node.attempts;
