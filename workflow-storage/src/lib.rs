@@ -1,18 +1,36 @@
 //! Storage for [keepstep](https://docs.rs/keepstep): one trait, [`Storage`], and the stores that implement it.
 
+mod adapter;
 mod batch;
+mod blobs;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod directory;
 mod error;
+pub mod fault;
+#[cfg(feature = "fjall")]
+mod fjall;
 mod id;
+mod memory;
+mod open;
 mod ordered;
 mod record;
+#[cfg(feature = "redb")]
+mod redb;
+#[cfg(any())]
+mod sled;
 mod storage;
 
+pub use adapter::Adapter;
 pub use batch::{
     Batch, Committed, Expect, JournalEntry, Message, MessageId, RunWrite, Send, SendOutcome,
     ValueKey, WriteOutcome,
 };
+pub use blobs::Blobs;
 pub use error::{Result, StorageError};
 pub use id::{Epoch, InvalidRunId, MAX_RUN_ID_BYTES, NodeId, Position, RunId, Timestamp};
+pub use memory::memory;
+pub use open::open;
 pub use ordered::{Op, OrderedMap};
 pub use record::{ListedRun, RunCursor, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus};
 pub use storage::{Description, Durability, Maintained, Storage};

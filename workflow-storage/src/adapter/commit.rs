@@ -1,0 +1,266 @@
+//! Commits: every write is checked, then all that hold become one batch of the map.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    Batch, Committed, Expect, MessageId, Op, Position, Result, RunId, RunRecord, RunWrite, Send,
+    SendOutcome, WriteOutcome,
+};
+
+use super::core::Core;
+use super::head::Head;
+use super::{frame, keys};
+
+impl Core {
+    pub(super) fn commit(&self, batch: Batch) -> Result<Committed> {
+        let writer = self.writer()?;
+        let mut commit = Commit::new(self, batch.writes.len());
+        let mut committed = Committed {
+            writes: Vec::with_capacity(batch.writes.len()),
+            messages: Vec::with_capacity(batch.messages.len()),
+        };
+        let mut blobs = Vec::new();
+        for mut write in batch.writes {
+            let referred = std::mem::take(&mut write.blobs);
+            let outcome = commit.write(write, &referred)?;
+            if outcome == WriteOutcome::Written {
+                blobs.extend(referred);
+            }
+            committed.writes.push(outcome);
+        }
+        for message in batch.messages {
+            committed.messages.push(commit.send(message)?);
+        }
+        let (ops, heads) = commit.finish()?;
+        self.apply(&writer, ops, heads)?;
+        self.blobs.referred(&blobs);
+        drop(writer);
+        if committed
+            .messages
+            .iter()
+            .any(|outcome| matches!(outcome, SendOutcome::Accepted(_)))
+        {
+            // Whoever waits now, and else whoever asks next.
+            self.arrived.notify_waiters();
+            self.arrived.notify_one();
+        }
+        Ok(committed)
+    }
+}
+
+/// A batch in the making. What it already changed is in `heads`, not yet in the map.
+struct Commit<'a> {
+    core: &'a Core,
+    max_value: usize,
+    ops: Vec<Op>,
+    heads: HashMap<RunId, Head>,
+    /// Keys of messages that are in this batch.
+    seen: HashSet<Vec<u8>>,
+}
+
+impl<'a> Commit<'a> {
+    fn new(core: &'a Core, writes: usize) -> Self {
+        Self {
+            core,
+            max_value: core.map.max_value_bytes(),
+            ops: Vec::with_capacity(writes * 3),
+            heads: HashMap::with_capacity(writes),
+            seen: HashSet::new(),
+        }
+    }
+
+    fn head(&self, run: &RunId) -> Result<Option<Head>> {
+        match self.heads.get(run) {
+            Some(head) => Ok(Some(head.clone())),
+            None => self.core.head(run),
+        }
+    }
+
+    fn write(&mut self, write: RunWrite, blobs: &[crate::BlobId]) -> Result<WriteOutcome> {
+        debug_assert!(
+            !self.heads.contains_key(&write.run),
+            "a batch has at most one write a run"
+        );
+        let old = self.head(&write.run)?;
+        match (write.expect, &old) {
+            (Expect::New, Some(_)) => return Ok(WriteOutcome::Exists),
+            (Expect::Epoch(_), None) => return Ok(WriteOutcome::NotFound),
+            (Expect::Epoch(epoch), Some(head)) if head.record.epoch != epoch => {
+                return Ok(WriteOutcome::Fenced {
+                    current: head.record.epoch,
+                });
+            }
+            _ => {}
+        }
+        let (run, record) = (&write.run, write.record);
+        self.journal(
+            run,
+            old.as_ref(),
+            &record,
+            write.entry.as_deref(),
+            write.truncate,
+        )?;
+        for (key, value) in &write.values {
+            let prefix = keys::value(run, key);
+            self.value(run, &prefix, value.as_deref(), old.is_some())?;
+        }
+        for id in write.consumed {
+            let prefix = keys::message(run, id);
+            self.core.remove_prefix(&mut self.ops, &prefix)?;
+        }
+        for blob in blobs {
+            self.core.check_blob(run, blob)?;
+            for key in [keys::blob_run(blob, run), keys::run_blob(run, blob)] {
+                self.ops.push(Op::Put(key, bytes::Bytes::new()));
+            }
+        }
+        let next_message = old.as_ref().map_or(0, |head| head.next_message);
+        index(
+            &mut self.ops,
+            run,
+            old.as_ref().map(|head| &head.record),
+            Some(&record),
+        );
+        let head = Head {
+            record,
+            next_message,
+        };
+        self.heads.insert(write.run, head);
+        Ok(WriteOutcome::Written)
+    }
+
+    /// Appends an entry, and removes those that are no longer kept.
+    fn journal(
+        &mut self,
+        run: &RunId,
+        old: Option<&Head>,
+        new: &RunRecord,
+        entry: Option<&[u8]>,
+        truncate: bool,
+    ) -> Result<()> {
+        if truncate
+            && let Some(old) = old
+            && old.record.first_entry < new.first_entry
+        {
+            let from = keys::entry(run, old.record.first_entry);
+            let to = std::ops::Bound::Excluded(keys::entry(run, new.first_entry));
+            self.core.remove_range(&mut self.ops, &from, &to)?;
+        }
+        let Some(entry) = entry else { return Ok(()) };
+        let Some(position) = new.next_entry.0.checked_sub(1).map(Position) else {
+            let why = format!("run {run} appends a journal entry and counts none");
+            return Err(self.core.refused(why));
+        };
+        if position >= new.first_entry {
+            self.put(run, &keys::entry(run, position), entry)?;
+        }
+        Ok(())
+    }
+
+    fn value(
+        &mut self,
+        run: &RunId,
+        prefix: &[u8],
+        value: Option<&[u8]>,
+        may_exist: bool,
+    ) -> Result<()> {
+        let chunks = match value {
+            Some(value) => self.put(run, prefix, value)?,
+            None => 0,
+        };
+        if may_exist {
+            // A value that was longer before leaves no chunks behind.
+            let from = keys::chunk(prefix, chunks);
+            let to = keys::end_of(prefix);
+            self.core.remove_range(&mut self.ops, &from, &to)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, run: &RunId, prefix: &[u8], bytes: &[u8]) -> Result<u32> {
+        frame::put(&mut self.ops, prefix, bytes, self.max_value).ok_or_else(|| {
+            let why = format!("run {run} writes {} bytes in one piece", bytes.len());
+            self.core.refused(why)
+        })
+    }
+
+    fn send(&mut self, message: Send) -> Result<SendOutcome> {
+        let Some(mut head) = self.head(&message.to)? else {
+            return Ok(SendOutcome::NotFound);
+        };
+        let seen = message.key.map(|key| keys::seen(&message.to, &key));
+        // Before the status: who sends again what had arrived need not care that the run has ended since.
+        if let Some(seen) = &seen
+            && (self.seen.contains(seen) || self.core.map.get(seen)?.is_some())
+        {
+            return Ok(SendOutcome::Duplicate);
+        }
+        if head.record.status.is_final() {
+            return Ok(SendOutcome::Ended);
+        }
+        let id = MessageId(head.next_message);
+        let prefix = keys::message(&message.to, id);
+        self.put(&message.to, &prefix, &message.body)?;
+        if let Some(seen) = seen {
+            let value = frame::seal(&seen, &[&id.0.to_le_bytes()]);
+            self.ops.push(Op::Put(seen.clone(), value));
+            self.seen.insert(seen);
+        }
+        head.next_message = id.0 + 1;
+        self.heads.insert(message.to, head);
+        Ok(SendOutcome::Accepted(id))
+    }
+
+    /// The whole batch. Heads come last, each once, however often it changed.
+    fn finish(mut self) -> Result<(Vec<Op>, impl Iterator<Item = (RunId, Option<Head>)>)> {
+        for (run, head) in &self.heads {
+            self.core.put_head(&mut self.ops, run, head)?;
+        }
+        let heads = self.heads.into_iter();
+        Ok((self.ops, heads.map(|(run, head)| (run, Some(head)))))
+    }
+}
+
+impl Core {
+    pub(super) fn put_head(&self, ops: &mut Vec<Op>, run: &RunId, head: &Head) -> Result<()> {
+        let key = keys::record(run);
+        let value = head
+            .encode(&key)
+            .map_err(|error| self.refused(format!("the record of run {run}: {error}")))?;
+        if value.len() > self.map.max_value_bytes() {
+            let why = format!(
+                "the record of run {run} has {} bytes; its workflow's name is too long",
+                value.len()
+            );
+            return Err(self.refused(why));
+        }
+        ops.push(Op::Put(key, value));
+        Ok(())
+    }
+}
+
+/// Changes a run's index keys from what `old` has to what `new` has.
+pub(super) fn index(
+    ops: &mut Vec<Op>,
+    run: &RunId,
+    old: Option<&RunRecord>,
+    new: Option<&RunRecord>,
+) {
+    let created = |record: &RunRecord| keys::created(record.created_at, run);
+    let status = |record: &RunRecord| keys::status(record.status, record.created_at, run);
+    let wake = |record: &RunRecord| {
+        let at = record.wake_at.filter(|_| record.status.is_active())?;
+        Some(keys::wake(at, run))
+    };
+    for (old, new) in [
+        (old.map(created), new.map(created)),
+        (old.map(status), new.map(status)),
+        (old.and_then(wake), new.and_then(wake)),
+    ] {
+        if old == new {
+            continue;
+        }
+        ops.extend(old.map(Op::Remove));
+        ops.extend(new.map(|key| Op::Put(key, bytes::Bytes::new())));
+    }
+}

@@ -1,0 +1,226 @@
+//! [`Storage`] on an [`OrderedMap`]: what every embedded store has in common.
+//!
+//! Commits, claims, releases and deletes go through one writer, which reads the records it needs, checks epochs and
+//! turns everything into one batch of the map. Reads go past the writer.
+
+mod claim;
+mod commit;
+mod core;
+mod delete;
+mod frame;
+mod head;
+mod keys;
+mod list;
+mod maintain;
+mod read;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use self::core::Core;
+use crate::directory::Directory;
+use crate::{
+    Batch, BlobId, Blobs, Committed, Description, Durability, Epoch, JournalEntry, Maintained,
+    Message, MessageId, NodeId, OrderedMap, Position, Result, RunId, RunPage, RunQuery, RunRecord,
+    Storage, StorageError, Timestamp, ValueKey,
+};
+
+/// A [`Storage`] made of an ordered map and a place for blobs.
+///
+/// This is how a new embedded backend becomes a store: implement [`OrderedMap`] and open an adapter on it. Only one
+/// process may have the map open; the adapter grants every claim.
+///
+/// ```
+/// # use keepstep_storage::{Op, OrderedMap, Result};
+/// # use bytes::Bytes;
+/// # use std::ops::{Bound, ControlFlow};
+/// # #[derive(Debug, Default)]
+/// # struct MyMap(std::sync::RwLock<std::collections::BTreeMap<Vec<u8>, Bytes>>);
+/// # impl OrderedMap for MyMap {
+/// #     fn backend(&self) -> &'static str { "mine" }
+/// #     fn max_value_bytes(&self) -> usize { 4096 }
+/// #     fn blocks(&self) -> bool { false }
+/// #     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> { Ok(self.0.read().unwrap().get(key).cloned()) }
+/// #     fn range(&self, range: (Bound<&[u8]>, Bound<&[u8]>), _: bool, visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> {
+/// #         for (k, v) in self.0.read().unwrap().range::<[u8], _>(range) { if visit(k, v).is_break() { break } }
+/// #         Ok(())
+/// #     }
+/// #     fn apply(&self, ops: Vec<Op>) -> Result<()> {
+/// #         for op in ops { match op { Op::Put(k, v) => { self.0.write().unwrap().insert(k, v); } Op::Remove(k) => { self.0.write().unwrap().remove(&k); } } }
+/// #         Ok(())
+/// #     }
+/// #     fn compact(&self) -> Result<u64> { Ok(0) }
+/// #     fn close(&self) -> Result<()> { Ok(()) }
+/// # }
+/// use keepstep_storage::{Adapter, Blobs, Storage};
+///
+/// let store = Adapter::open(MyMap::default(), Blobs::in_memory(), "somewhere")?;
+/// assert_eq!(store.describe().backend, "mine");
+/// # Ok::<(), keepstep_storage::StorageError>(())
+/// ```
+#[derive(Debug)]
+pub struct Adapter {
+    core: Arc<Core>,
+}
+
+impl Adapter {
+    /// Opens a store on a map. An empty map becomes an empty store. `location` names the store in errors.
+    ///
+    /// # Errors
+    /// [`StorageError::UnknownFormat`] if a later version wrote the map, [`StorageError::Corrupt`] if it holds
+    /// something else, and whatever the map fails with.
+    pub fn open(map: impl OrderedMap, blobs: Blobs, location: impl Into<String>) -> Result<Self> {
+        let core = Core::new(Box::new(map), blobs, location.into());
+        core.check_format(true)?;
+        Ok(Self { core: core.into() })
+    }
+
+    /// Opens a store in a directory, on the map that lives there. Takes the directory's lock along.
+    pub(crate) fn open_in(
+        directory: Arc<Directory>,
+        map: impl OrderedMap,
+        blobs: Blobs,
+    ) -> Result<Self> {
+        let location = directory.root().display().to_string();
+        let mut core = Core::new(Box::new(map), blobs, location);
+        // An empty map in a directory that has been a store before is damage, not a new store.
+        core.check_format(directory.is_new())?;
+        directory.finish()?;
+        core.directory = Some(directory);
+        Ok(Self { core: core.into() })
+    }
+
+    /// Calls `f` where it may block: here if the map never waits, else on a thread for that.
+    async fn on_map<T: std::marker::Send + 'static>(
+        &self,
+        f: impl FnOnce(&Core) -> Result<T> + std::marker::Send + 'static,
+    ) -> Result<T> {
+        self.core.check_open()?;
+        if !self.core.map.blocks() {
+            return f(&self.core);
+        }
+        let core = Arc::clone(&self.core);
+        match tokio::task::spawn_blocking(move || f(&core)).await {
+            Ok(result) => result,
+            Err(error) if error.is_cancelled() => Err(self.core.closed()),
+            Err(error) => Err(StorageError::Backend {
+                backend: self.core.map.backend(),
+                operation: "finish a call",
+                source: Arc::new(error),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Adapter {
+    fn describe(&self) -> Description {
+        Description {
+            backend: self.core.map.backend(),
+            location: self.core.location.clone(),
+            durability: if self.core.map.blocks() {
+                Durability::PowerLoss
+            } else {
+                Durability::Process
+            },
+        }
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed> {
+        self.on_map(|core| core.commit(batch)).await
+    }
+
+    async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
+        self.core.check_open()?;
+        if let Some(record) = self.core.recent_record(run) {
+            return Ok(Some(record));
+        }
+        let run = run.clone();
+        self.on_map(move |core| core.record(&run)).await
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage> {
+        let query = query.clone();
+        self.on_map(move |core| core.list(&query)).await
+    }
+
+    async fn journal(
+        &self,
+        run: &RunId,
+        from: Position,
+        max_bytes: usize,
+    ) -> Result<Vec<JournalEntry>> {
+        let run = run.clone();
+        self.on_map(move |core| core.journal(&run, from, max_bytes))
+            .await
+    }
+
+    async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>> {
+        let (run, key) = (run.clone(), key.clone());
+        self.on_map(move |core| core.value(&run, &key)).await
+    }
+
+    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
+        self.on_map(move |core| core.due(until, limit)).await
+    }
+
+    async fn inbox(
+        &self,
+        run: &RunId,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Message>> {
+        let run = run.clone();
+        self.on_map(move |core| core.inbox(&run, after, limit))
+            .await
+    }
+
+    async fn claim(
+        &self,
+        runs: &[RunId],
+        node: NodeId,
+        _lease: Duration,
+    ) -> Result<Vec<Option<RunRecord>>> {
+        let runs = runs.to_vec();
+        self.on_map(move |core| core.claim(runs, node)).await
+    }
+
+    async fn renew(&self, _node: NodeId, _lease: Duration) -> Result<()> {
+        // Nobody else can take a run of this store, so a claim lasts as long as the store is open.
+        self.core.check_open()
+    }
+
+    async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        let runs = runs.to_vec();
+        self.on_map(move |core| core.release(runs)).await
+    }
+
+    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
+        let run = run.clone();
+        self.on_map(move |core| core.delete(run, epoch)).await
+    }
+
+    async fn notified(&self) {
+        self.core.arrived.notified().await;
+    }
+
+    async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
+        self.on_map(move |core| core.blobs.put(bytes)).await
+    }
+
+    async fn blob(&self, id: &BlobId) -> Result<Bytes> {
+        let id = *id;
+        self.on_map(move |core| core.blobs.get(&id)).await
+    }
+
+    async fn maintain(&self) -> Result<Maintained> {
+        self.on_map(Core::maintain).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.on_map(Core::close).await
+    }
+}

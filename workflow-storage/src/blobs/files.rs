@@ -1,0 +1,282 @@
+//! Blobs as files: `ab/cdef…`, named by the address in hexadecimal digits.
+//!
+//! A file is written under `tmp`, synced, renamed, and its directory is synced: under its own name it is whole from
+//! the beginning, and it never changes. What a crash leaves under `tmp` is removed at the next opening.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::mmap;
+use crate::directory::sync_directory;
+use crate::{BlobId, Result, StorageError};
+
+/// Shorter blobs are read: a mapping takes at least a page, and a process may only have so many.
+const SHORTEST_MAPPED: u64 = 64 * 1024;
+
+/// How many addresses are remembered; all are forgotten when there are more.
+const KNOWN: usize = 1 << 16;
+
+pub(super) struct Files {
+    root: PathBuf,
+    next_tmp: AtomicU64,
+    memory: Mutex<Memory>,
+}
+
+/// What this process has seen for itself.
+#[derive(Default)]
+struct Memory {
+    /// Blobs that are durable and were found to be what their address says.
+    known: HashSet<BlobId>,
+    /// First bytes whose directory is there, durably.
+    directories: HashSet<u8>,
+}
+
+impl Files {
+    pub(super) fn open(root: PathBuf) -> Result<Self> {
+        let tmp = root.join("tmp");
+        fs::create_dir_all(&tmp).map_err(|e| StorageError::io("create", &tmp, e))?;
+        for file in read_dir(&tmp)? {
+            fs::remove_file(&file).map_err(|e| StorageError::io("remove", &file, e))?;
+        }
+        sync_directory(&root)?;
+        if let Some(parent) = root
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            sync_directory(parent)?;
+        }
+        Ok(Self {
+            root,
+            next_tmp: AtomicU64::new(0),
+            memory: Mutex::default(),
+        })
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn put(&self, id: &BlobId, bytes: &[u8]) -> Result<()> {
+        if self.memory().known.contains(id) {
+            return Ok(());
+        }
+        let path = self.path(id);
+        let directory = self.directory(id);
+        // Another process may have crashed after its rename and before its sync, so the directory is synced also when
+        // the file is there; and a damaged file is replaced by a good one.
+        if !matches!(self.read(id), Ok(Some(stored)) if stored == bytes) {
+            self.make_directory(id.0[0], &directory)?;
+            let tmp = self.root.join("tmp").join(format!(
+                "{}-{}",
+                std::process::id(),
+                self.next_tmp.fetch_add(1, Ordering::Relaxed)
+            ));
+            let written = write_synced(&tmp, bytes).and_then(|()| fs::rename(&tmp, &path));
+            if let Err(error) = written {
+                // It may not even be there.
+                let _ = fs::remove_file(&tmp);
+                return Err(StorageError::io("write", path, error));
+            }
+        }
+        sync_directory(&directory)?;
+        self.know(id);
+        Ok(())
+    }
+
+    pub(super) fn get(&self, id: &BlobId) -> Result<Bytes> {
+        let damaged = |what: String| StorageError::Corrupt {
+            location: self.root.display().to_string(),
+            what,
+        };
+        let bytes = self
+            .read(id)?
+            .ok_or_else(|| damaged(format!("blob {id} is missing")))?;
+        if !self.memory().known.contains(id) {
+            if blake3::hash(&bytes).as_bytes() != &id.0 {
+                return Err(damaged(format!("blob {id} is not what its address says")));
+            }
+            self.know(id);
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn contains(&self, id: &BlobId) -> Result<bool> {
+        if self.memory().known.contains(id) {
+            return Ok(true);
+        }
+        let path = self.path(id);
+        path.try_exists()
+            .map_err(|error| StorageError::io("look for", path, error))
+    }
+
+    pub(super) fn remove(&self, id: &BlobId) -> Result<u64> {
+        self.memory().known.remove(id);
+        let path = self.path(id);
+        // Not synced: a removal that a power cut takes back is done again by the next sweep.
+        let removed = fs::metadata(&path).and_then(|file| {
+            fs::remove_file(&path)?;
+            Ok(file.len())
+        });
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            other => other.map_err(|error| StorageError::io("remove", path, error)),
+        }
+    }
+
+    /// Every blob. Files of other names are left alone.
+    pub(super) fn list(&self) -> Result<Vec<BlobId>> {
+        let mut ids = Vec::new();
+        for directory in read_dir(&self.root)? {
+            let Some(first) = name(&directory).filter(|name| name.len() == 2) else {
+                continue;
+            };
+            for file in read_dir(&directory)? {
+                ids.extend(name(&file).and_then(|rest| parse(&format!("{first}{rest}"))));
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The bytes of a file, unchecked; `None` if it is not there.
+    fn read(&self, id: &BlobId) -> Result<Option<Bytes>> {
+        let path = self.path(id);
+        let read = File::open(&path).and_then(|mut file| {
+            let len = file.metadata()?.len();
+            if len >= SHORTEST_MAPPED {
+                return mmap::map(&file);
+            }
+            let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
+            file.read_to_end(&mut bytes)?;
+            Ok(Bytes::from(bytes))
+        });
+        match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StorageError::io("read", path, error)),
+        }
+    }
+
+    fn make_directory(&self, first: u8, path: &Path) -> Result<()> {
+        if self.memory().directories.contains(&first) {
+            return Ok(());
+        }
+        fs::create_dir_all(path).map_err(|e| StorageError::io("create", path, e))?;
+        sync_directory(&self.root)?;
+        self.memory().directories.insert(first);
+        Ok(())
+    }
+
+    fn know(&self, id: &BlobId) {
+        let mut memory = self.memory();
+        if memory.known.len() >= KNOWN {
+            memory.known.clear();
+        }
+        memory.known.insert(*id);
+    }
+
+    fn directory(&self, id: &BlobId) -> PathBuf {
+        self.root.join(format!("{:02x}", id.0[0]))
+    }
+
+    fn path(&self, id: &BlobId) -> PathBuf {
+        let name = id.to_string();
+        self.root.join(&name[..2]).join(&name[2..])
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_data()
+}
+
+/// What is in a directory; nothing if it is none.
+fn read_dir(path: &Path) -> Result<Vec<PathBuf>> {
+    let read =
+        fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(Vec::new()),
+        other => other.map_err(|error| StorageError::io("list", path, error)),
+    }
+}
+
+fn name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
+}
+
+fn parse(digits: &str) -> Option<BlobId> {
+    let mut id = BlobId([0; 32]);
+    if digits.len() != 64 || !digits.is_ascii() {
+        return None;
+    }
+    for (i, byte) in id.0.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(bytes: &[u8]) -> BlobId {
+        BlobId(*blake3::hash(bytes).as_bytes())
+    }
+
+    #[test]
+    fn blobs_of_every_size_come_back_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("blobs");
+        let sizes = [0_usize, 1, 65_535, 65_536, 1_000_000];
+        let files = Files::open(root.clone()).unwrap();
+        let blobs: Vec<Vec<u8>> = sizes.map(|size| vec![size.to_le_bytes()[0]; size]).into();
+        for blob in &blobs {
+            files.put(&id(blob), blob).unwrap();
+        }
+        let files = Files::open(root).unwrap();
+        let mut listed = files.list().unwrap();
+        listed.sort_unstable();
+        let mut ids: Vec<BlobId> = blobs.iter().map(|blob| id(blob)).collect();
+        ids.sort_unstable();
+        assert_eq!(listed, ids);
+        for blob in &blobs {
+            assert_eq!(files.get(&id(blob)).unwrap(), blob);
+        }
+    }
+
+    #[test]
+    fn a_damaged_blob_is_an_error_and_putting_it_again_mends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::open(dir.path().to_owned()).unwrap();
+        let blob = vec![5; 100_000];
+        files.put(&id(&blob), &blob).unwrap();
+
+        let files = Files::open(dir.path().to_owned()).unwrap();
+        let path = files.path(&id(&blob));
+        fs::write(&path, &blob[..99_999]).unwrap();
+        let error = files.get(&id(&blob)).unwrap_err().to_string();
+        assert!(error.contains("is not what its address says"), "{error}");
+        files.put(&id(&blob), &blob).unwrap();
+        assert_eq!(files.get(&id(&blob)).unwrap(), blob);
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        Files::open(dir.path().to_owned()).unwrap();
+        fs::write(dir.path().join("tmp/1-0"), "half").unwrap();
+        let files = Files::open(dir.path().to_owned()).unwrap();
+        assert!(!dir.path().join("tmp/1-0").exists());
+        assert_eq!(files.list().unwrap(), []);
+    }
+}

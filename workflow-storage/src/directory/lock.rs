@@ -1,0 +1,93 @@
+//! The lock of a store directory: one opening at a time, whatever the backend thinks of it.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use crate::{Result, StorageError};
+
+pub(super) const FILE: &str = "LOCK";
+
+/// Held while the store is open. The operating system lets go of it when the process ends, however it ends. The file
+/// itself stays: removing it could let two processes lock two files of one name.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Lock {
+    pub(super) fn take(root: &Path) -> Result<Self> {
+        let path = root.join(FILE);
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|error| StorageError::io("open", &path, error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Where locks keep even readers out, the holder stays unnamed.
+                let _ = file.read_to_string(&mut holder);
+                let holder = match holder.trim() {
+                    "" => "another process".to_owned(),
+                    holder => holder.to_owned(),
+                };
+                return Err(StorageError::InUse {
+                    path: root.to_owned(),
+                    holder,
+                });
+            }
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(StorageError::io("lock", &path, error));
+            }
+        }
+        write_holder(&mut file).map_err(|error| StorageError::io("write", &path, error))?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Only for whoever looks into the file; closing it is what lets go.
+        let _ = self.0.set_len(0);
+    }
+}
+
+fn write_holder(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    writeln!(file, "process {} on {}", std::process::id(), host())
+}
+
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .or_else(|| std::env::var("COMPUTERNAME").ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "an unnamed host".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_opening_is_told_who_has_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Lock::take(dir.path()).unwrap();
+        match Lock::take(dir.path()) {
+            Err(StorageError::InUse { holder, .. }) => {
+                let us = format!("process {} on ", std::process::id());
+                assert!(
+                    holder.starts_with(&us) && holder.len() > us.len(),
+                    "{holder}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        drop(first);
+        Lock::take(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,227 @@
+//! From a URL to a store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::directory::Directory;
+use crate::{Adapter, Blobs, Result, Storage, StorageError, memory};
+
+/// The backend of a new store whose URL names none.
+const DEFAULT: &str = "sled";
+
+/// Opens a store, and creates it if there is none.
+///
+/// | URL | store |
+/// | --- | --- |
+/// | `data` | a directory, with the backend it was made with; a new one is sled's |
+/// | `sled:data`, `redb:data`, `fjall:data` | a directory of that backend |
+/// | `memory:` | a new store in memory |
+///
+/// A directory is locked until the store is closed or dropped.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("data").display().to_string();
+/// let store = keepstep_storage::open(&path).await?;
+/// println!("{} at {}", store.describe().backend, store.describe().location);
+/// store.close().await?;
+/// # Ok::<(), keepstep_storage::StorageError>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Errors
+/// - [`StorageError::Unsupported`]: no backend of this name in this build.
+/// - [`StorageError::InUse`]: the directory is open already, here or in another process.
+/// - [`StorageError::NotAStore`], [`StorageError::OtherBackend`], [`StorageError::UnknownFormat`]: the path holds
+///   something else. It is left as it is.
+/// - [`StorageError::Corrupt`]: the store is damaged. It is left as it is.
+pub async fn open(url: &str) -> Result<Arc<dyn Storage>> {
+    match parse(url)? {
+        Target::Memory => Ok(memory()),
+        Target::Directory(asked, path) => {
+            let url = url.to_owned();
+            let opened =
+                tokio::task::spawn_blocking(move || open_directory(&url, asked, path)).await;
+            opened.unwrap_or_else(|error| {
+                Err(StorageError::Backend {
+                    backend: asked.unwrap_or(DEFAULT),
+                    operation: "finish opening",
+                    source: Arc::new(error),
+                })
+            })
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    Memory,
+    Directory(Option<&'static str>, PathBuf),
+}
+
+fn parse(url: &str) -> Result<Target> {
+    let unsupported = |hint: &str| {
+        Err(StorageError::Unsupported {
+            url: without_secrets(url),
+            hint: hint.to_owned(),
+        })
+    };
+    let Some((scheme, rest)) = split_scheme(url) else {
+        return match url {
+            "" => unsupported("an empty path; name a directory, or \"memory:\""),
+            path => Ok(Target::Directory(None, path.into())),
+        };
+    };
+    let backend = match scheme {
+        "memory" if rest.is_empty() => return Ok(Target::Memory),
+        "memory" => return unsupported("a store in memory has no name: \"memory:\""),
+        "sled" => "sled",
+        "redb" => "redb",
+        "fjall" => "fjall",
+        "postgres" | "postgresql" => {
+            return unsupported(
+                "PostgreSQL is not in this version; open a directory, for example \"sled:data\"",
+            );
+        }
+        other => {
+            return unsupported(&format!(
+                "{other:?} is not a backend; known are memory, sled, redb and fjall. For a directory of this name, \
+                 put \"./\" before it"
+            ));
+        }
+    };
+    match rest.strip_prefix("//").unwrap_or(rest) {
+        "" => unsupported("a directory must follow"),
+        path => Ok(Target::Directory(Some(backend), path.into())),
+    }
+}
+
+/// The scheme of a URL, if it has one. A single letter is a drive.
+fn split_scheme(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once(':')?;
+    let is_scheme = scheme.len() > 1
+        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    is_scheme.then_some((scheme, rest))
+}
+
+/// A URL that may be shown: no user, no password, no parameters.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    // A password may hold any character, so everything up to the last @ goes.
+    let shown = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    format!("{scheme}://{shown}")
+}
+
+fn open_directory(
+    url: &str,
+    asked: Option<&'static str>,
+    path: PathBuf,
+) -> Result<Arc<dyn Storage>> {
+    if let Some(asked) = asked {
+        check_feature(url, asked)?;
+    }
+    // A new store needs its backend before anything is made.
+    if asked.is_none() && !path.join("STORE").exists() {
+        check_feature(url, DEFAULT)?;
+    }
+    let directory = Arc::new(Directory::open(&path, asked, DEFAULT)?);
+    check_feature(url, directory.backend())?;
+    let blobs = Blobs::in_directory(directory.blobs_path())?;
+    let store: Adapter = match directory.backend() {
+        #[cfg(any())]
+        "sled" => {
+            let map = crate::sled::open(Arc::clone(&directory))?;
+            Adapter::open_in(directory, map, blobs)?
+        }
+        #[cfg(feature = "redb")]
+        "redb" => {
+            let map = crate::redb::open(&directory.map_path())?;
+            Adapter::open_in(directory, map, blobs)?
+        }
+        #[cfg(feature = "fjall")]
+        "fjall" => {
+            let map = crate::fjall::open(&directory.map_path())?;
+            Adapter::open_in(directory, map, blobs)?
+        }
+        _ => {
+            drop(blobs);
+            return Err(no_feature(url, directory.backend()));
+        }
+    };
+    Ok(Arc::new(store))
+}
+
+fn check_feature(url: &str, backend: &str) -> Result<()> {
+    let is_there = match backend {
+        "sled" => cfg!(feature = "sled"),
+        "redb" => cfg!(feature = "redb"),
+        "fjall" => cfg!(feature = "fjall"),
+        _ => false,
+    };
+    if is_there {
+        return Ok(());
+    }
+    Err(no_feature(url, backend))
+}
+
+fn no_feature(url: &str, backend: &str) -> StorageError {
+    StorageError::Unsupported {
+        url: without_secrets(url),
+        hint: format!(
+            "this build has no {backend}; turn on the cargo feature {backend:?} of keepstep"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(backend: Option<&'static str>, path: &str) -> Target {
+        Target::Directory(backend, path.into())
+    }
+
+    #[test]
+    fn urls_name_a_backend_and_a_path() {
+        for (url, target) in [
+            ("memory:", Target::Memory),
+            ("data", directory(None, "data")),
+            ("/var/lib/a b", directory(None, "/var/lib/a b")),
+            ("./run:2", directory(None, "./run:2")),
+            ("a/run:2", directory(None, "a/run:2")),
+            (r"C:\data", directory(None, r"C:\data")),
+            ("sled:data", directory(Some("sled"), "data")),
+            ("redb:/data", directory(Some("redb"), "/data")),
+            ("fjall:///data", directory(Some("fjall"), "/data")),
+        ] {
+            assert_eq!(parse(url).unwrap(), target, "{url}");
+        }
+    }
+
+    #[test]
+    fn urls_without_a_backend_say_what_to_do_and_show_no_secrets() {
+        for (url, shown, hint) in [
+            ("", "\"\"", "name a directory"),
+            ("sled:", "\"sled:\"", "a directory must follow"),
+            ("slde:data", "\"slde:data\"", "\"./\" before it"),
+            ("memory:a", "\"memory:a\"", "has no name"),
+            (
+                "postgres://me:se@cret@db.example/runs?password=secret",
+                "\"postgres://db.example/runs\"",
+                "not in this version",
+            ),
+        ] {
+            let error = parse(url).unwrap_err().to_string();
+            assert!(error.contains(shown), "{error}");
+            assert!(error.contains(hint), "{error}");
+            assert!(!error.contains("cret"), "{error}");
+        }
+    }
+}
