@@ -17,7 +17,7 @@ mod ordered;
 mod record;
 #[cfg(feature = "redb")]
 mod redb;
-#[cfg(any())]
+#[cfg(feature = "sled")]
 mod sled;
 mod storage;
 

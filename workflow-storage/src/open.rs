@@ -135,7 +135,7 @@ fn open_directory(
     check_feature(url, directory.backend())?;
     let blobs = Blobs::in_directory(directory.blobs_path())?;
     let store: Adapter = match directory.backend() {
-        #[cfg(any())]
+        #[cfg(feature = "sled")]
         "sled" => {
             let map = crate::sled::open(Arc::clone(&directory))?;
             Adapter::open_in(directory, map, blobs)?

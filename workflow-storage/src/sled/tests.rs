@@ -1,0 +1,134 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+
+fn directory(root: &Path) -> Arc<Directory> {
+    Arc::new(Directory::open(root, Some("sled"), "sled").unwrap())
+}
+
+fn pairs(map: &dyn OrderedMap) -> BTreeMap<Vec<u8>, Bytes> {
+    let mut pairs = BTreeMap::new();
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    map.range(all, false, &mut |key, value| {
+        pairs.insert(key.to_vec(), Bytes::copy_from_slice(value));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    pairs
+}
+
+fn put(key: &str, value: Vec<u8>) -> Op {
+    Op::Put(key.as_bytes().to_vec(), value.into())
+}
+
+#[test]
+fn compaction_keeps_every_pair_and_nothing_else_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let map = open(Arc::clone(&directory)).unwrap();
+    let key = |n: usize| format!("key {n:05}");
+    for chunk in 0..8 {
+        let keys = chunk * 500..(chunk + 1) * 500;
+        map.apply(keys.map(|n| put(&key(n), vec![7; 2000])).collect())
+            .unwrap();
+    }
+    directory.finish().unwrap();
+    map.apply(
+        (100..4000)
+            .map(|n| Op::Remove(key(n).into_bytes()))
+            .collect(),
+    )
+    .unwrap();
+    let before = pairs(&map);
+    let freed = map.compact().unwrap();
+    assert!(freed > 4_000_000, "{freed}");
+    assert_eq!(pairs(&map), before);
+    assert_eq!(map.compact().unwrap(), 0);
+    map.apply(vec![put("after", vec![1])]).unwrap();
+    map.close().unwrap();
+    assert!(!dir.path().join("map-1").exists());
+    drop((map, directory));
+
+    let map = open(self::directory(dir.path())).unwrap();
+    let mut after = pairs(&map);
+    assert_eq!(after.remove(&b"after"[..]).unwrap(), &[1][..]);
+    assert_eq!(after, before);
+}
+
+#[test]
+fn no_pair_goes_to_a_file_that_sled_does_not_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let map = open(Arc::clone(&directory)).unwrap();
+    for n in 0..300 {
+        let key = format!("{:0>517}", n * 7919 % 300);
+        map.apply(vec![put(&key, vec![n as u8; map.max_value_bytes()])])
+            .unwrap();
+    }
+    let blobs = directory.map_path().join("blobs");
+    assert_eq!(std::fs::read_dir(blobs).unwrap().count(), 0);
+}
+
+#[test]
+fn damage_is_an_error_or_a_loss_and_no_panic() {
+    for at in 0..12 {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = directory(dir.path());
+        let map = open(Arc::clone(&directory)).unwrap();
+        map.apply(
+            (0..500)
+                .map(|n| put(&format!("{n}"), vec![1; 500]))
+                .collect(),
+        )
+        .unwrap();
+        directory.finish().unwrap();
+        map.close().unwrap();
+        drop((map, directory));
+
+        let path = dir.path().join("map-1").join("db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = at * 25_000;
+        bytes[at..at + 4096].fill(0xa5);
+        std::fs::write(&path, bytes).unwrap();
+        let read = open(self::directory(dir.path())).and_then(|map| {
+            map.range((Bound::Unbounded, Bound::Unbounded), false, &mut |_, _| {
+                ControlFlow::Continue(())
+            })
+        });
+        match read {
+            // sled leaves out what it cannot read. The adapter's record and the numbers of entries tell.
+            Ok(()) => {}
+            Err(StorageError::Corrupt { .. }) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_closed_map_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = open(directory(dir.path())).unwrap();
+    map.close().unwrap();
+    map.close().unwrap();
+    assert!(matches!(map.get(b"a"), Err(StorageError::Closed { .. })));
+    assert!(matches!(
+        map.apply(vec![put("a", vec![])]),
+        Err(StorageError::Closed { .. })
+    ));
+}
+
+#[test]
+fn nothing_is_written_after_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = open(directory(dir.path())).unwrap();
+    map.apply(vec![put("a", vec![1])]).unwrap();
+    map.poisoned(StorageError::io(
+        "sync",
+        dir.path(),
+        std::io::Error::other("the disk is gone"),
+    ));
+    let error = map.apply(vec![put("a", vec![2])]).unwrap_err().to_string();
+    assert!(error.contains("the disk is gone"), "{error}");
+    assert_eq!(map.get(b"a").unwrap().unwrap(), &[1][..]);
+}
