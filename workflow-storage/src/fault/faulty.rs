@@ -1,0 +1,349 @@
+//! The wrapper that breaks what passes through it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{Call, Effect, Fault, On};
+use crate::{
+    Batch, BlobId, Committed, Description, Epoch, JournalEntry, Maintained, Message, MessageId,
+    NodeId, Position, Result, RunId, RunPage, RunQuery, RunRecord, Storage, StorageError,
+    Timestamp, ValueKey,
+};
+
+/// A store in which chosen calls go wrong. Everything else passes through to the store inside.
+///
+/// When two faults meet at one call, the one injected first happens, and both are spent.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keepstep_storage::fault::{Effect, Fault, Faulty, On};
+/// # use keepstep_storage::{Batch, Storage, memory};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let store = Arc::new(Faulty::new(memory()));
+/// store.inject(Fault::next(On::AnyWrite, Effect::Delay));
+///
+/// let commit = tokio::spawn({
+///     let store = store.clone();
+///     async move { store.commit(Batch::default()).await }
+/// });
+/// store.until_held(1).await;
+/// assert!(!commit.is_finished());
+/// store.release_held();
+/// assert!(commit.await.unwrap().is_ok());
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn Storage>,
+    state: Mutex<State>,
+    /// How often held calls were released.
+    released: watch::Sender<u64>,
+    /// How many calls are held now.
+    held: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counts: BTreeMap<Call, u64>,
+    /// With how many calls each still lets pass.
+    faults: Vec<(u64, Fault)>,
+    frozen: bool,
+    poison: Option<StorageError>,
+    crash: Option<StorageError>,
+}
+
+/// What is to be done with one call.
+enum Verdict {
+    Do,
+    Refuse(StorageError),
+    DoAndFail(StorageError),
+    Tear(Arc<dyn Fn(&RunId) -> bool + Send + Sync>, StorageError),
+    Hold,
+    DoAndHold,
+}
+
+impl Faulty {
+    /// Wraps a store. Nothing goes wrong until a fault is [injected](Self::inject).
+    #[must_use]
+    pub fn new(inner: Arc<dyn Storage>) -> Self {
+        Self {
+            inner,
+            state: Mutex::default(),
+            released: watch::Sender::new(0),
+            held: watch::Sender::new(0),
+        }
+    }
+
+    /// Plans a fault. Its calls count from now.
+    pub fn inject(&self, fault: Fault) {
+        self.state().faults.push((fault.nth - 1, fault));
+    }
+
+    /// Ends every fault, planned or happening, except for calls that are held: they need
+    /// [`release_held`](Self::release_held).
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        state.frozen = false;
+        state.poison = None;
+        state.crash = None;
+    }
+
+    /// How many calls there were of a kind, those included that went wrong.
+    pub fn calls(&self, on: impl Into<On>) -> u64 {
+        let on = on.into();
+        let state = self.state();
+        let counted = state.counts.iter().filter(|(call, _)| on.counts(**call));
+        counted.map(|(_, count)| count).sum()
+    }
+
+    /// Lets every held call go on, and ends a freeze.
+    pub fn release_held(&self) {
+        // Under the lock, so that no call is between being told to wait and waiting.
+        let mut state = self.state();
+        state.frozen = false;
+        self.released.send_modify(|times| *times += 1);
+    }
+
+    /// Waits until at least so many calls are held by `Delay`, `DelayAfter` or `Freeze`.
+    pub async fn until_held(&self, calls: usize) {
+        let mut held = self.held.subscribe();
+        // The sender lives as long as `self`, so this ends only with what it waits for.
+        let _ = held.wait_for(|held| *held >= calls).await;
+    }
+
+    /// The store inside.
+    #[must_use]
+    pub fn inner(&self) -> &Arc<dyn Storage> {
+        &self.inner
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call, and waits while it is to be held. Never answers `Hold`.
+    async fn enter(&self, call: Call) -> Verdict {
+        let (verdict, releases) = {
+            let mut state = self.state();
+            (state.judge(call), self.released.subscribe())
+        };
+        match verdict {
+            Verdict::Hold => {
+                self.hold(releases).await;
+                match &self.state().crash {
+                    Some(error) => Verdict::Refuse(error.clone()),
+                    None => Verdict::Do,
+                }
+            }
+            verdict => verdict,
+        }
+    }
+
+    async fn hold(&self, mut releases: watch::Receiver<u64>) {
+        struct Held<'a>(&'a watch::Sender<usize>);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.0.send_modify(|held| *held -= 1);
+            }
+        }
+        self.held.send_modify(|held| *held += 1);
+        // Callers may give up waiting.
+        let _held = Held(&self.held);
+        let _ = releases.changed().await;
+    }
+
+    /// Does a call that cannot be torn.
+    async fn pass<T>(&self, call: Call, doing: impl Future<Output = Result<T>>) -> Result<T> {
+        let verdict = self.enter(call).await;
+        self.finish(verdict, doing).await
+    }
+
+    async fn finish<T>(
+        &self,
+        verdict: Verdict,
+        doing: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match verdict {
+            Verdict::Do | Verdict::Hold => doing.await,
+            Verdict::Refuse(error) | Verdict::Tear(_, error) => Err(error),
+            Verdict::DoAndFail(error) => doing.await.and(Err(error)),
+            Verdict::DoAndHold => {
+                let releases = self.released.subscribe();
+                let done = doing.await;
+                self.hold(releases).await;
+                done
+            }
+        }
+    }
+}
+
+impl State {
+    fn judge(&mut self, call: Call) -> Verdict {
+        *self.counts.entry(call).or_default() += 1;
+        let mut happens = None;
+        self.faults.retain_mut(|(passes, fault)| {
+            if !fault.on.counts(call) {
+                return true;
+            }
+            if *passes > 0 {
+                *passes -= 1;
+                return true;
+            }
+            happens.get_or_insert_with(|| fault.clone());
+            false
+        });
+        if let Some(error) = &self.crash {
+            return Verdict::Refuse(error.clone());
+        }
+        if self.frozen {
+            return Verdict::Hold;
+        }
+        if let Some(cause) = self.poison.as_ref().filter(|_| call.is_write()) {
+            return Verdict::Refuse(StorageError::Poisoned {
+                location: "a faulty store".to_owned(),
+                cause: cause.to_string(),
+            });
+        }
+        let Some(fault) = happens else {
+            return Verdict::Do;
+        };
+        let error = fault.error(call);
+        match fault.effect {
+            Effect::Fail => Verdict::Refuse(error),
+            Effect::FailAfter => Verdict::DoAndFail(error),
+            Effect::Tear(picked) => Verdict::Tear(picked, error),
+            Effect::Delay => Verdict::Hold,
+            Effect::DelayAfter => Verdict::DoAndHold,
+            Effect::Freeze => {
+                self.frozen = true;
+                Verdict::Hold
+            }
+            Effect::Poison => {
+                self.poison = Some(error.clone());
+                Verdict::Refuse(error)
+            }
+            Effect::Crash => {
+                self.crash = Some(error.clone());
+                Verdict::Refuse(error)
+            }
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Storage for Faulty {
+    fn describe(&self) -> Description {
+        self.inner.describe()
+    }
+
+    async fn commit(&self, mut batch: Batch) -> Result<Committed> {
+        match self.enter(Call::Commit).await {
+            Verdict::Tear(picked, error) => {
+                batch.writes.retain(|write| picked(&write.run));
+                batch.messages.retain(|message| picked(&message.to));
+                self.inner.commit(batch).await.and(Err(error))
+            }
+            verdict => self.finish(verdict, self.inner.commit(batch)).await,
+        }
+    }
+
+    async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
+        self.pass(Call::Read, self.inner.record(run)).await
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage> {
+        self.pass(Call::Read, self.inner.list(query)).await
+    }
+
+    async fn journal(
+        &self,
+        run: &RunId,
+        from: Position,
+        max_bytes: usize,
+    ) -> Result<Vec<JournalEntry>> {
+        let reading = self.inner.journal(run, from, max_bytes);
+        self.pass(Call::Read, reading).await
+    }
+
+    async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>> {
+        self.pass(Call::Read, self.inner.value(run, key)).await
+    }
+
+    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
+        self.pass(Call::Read, self.inner.due(until, limit)).await
+    }
+
+    async fn inbox(
+        &self,
+        run: &RunId,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Message>> {
+        let reading = self.inner.inbox(run, after, limit);
+        self.pass(Call::Read, reading).await
+    }
+
+    async fn claim(
+        &self,
+        runs: &[RunId],
+        node: NodeId,
+        lease: Duration,
+    ) -> Result<Vec<Option<RunRecord>>> {
+        match self.enter(Call::Claim).await {
+            Verdict::Tear(picked, error) => {
+                let some: Vec<_> = runs.iter().filter(|run| picked(run)).cloned().collect();
+                self.inner.claim(&some, node, lease).await.and(Err(error))
+            }
+            verdict => {
+                let claiming = self.inner.claim(runs, node, lease);
+                self.finish(verdict, claiming).await
+            }
+        }
+    }
+
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+        self.pass(Call::Renew, self.inner.renew(node, lease)).await
+    }
+
+    async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        match self.enter(Call::Release).await {
+            Verdict::Tear(picked, error) => {
+                let some: Vec<_> = runs.iter().filter(|(r, _)| picked(r)).cloned().collect();
+                self.inner.release(&some).await.and(Err(error))
+            }
+            verdict => self.finish(verdict, self.inner.release(runs)).await,
+        }
+    }
+
+    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
+        self.pass(Call::Delete, self.inner.delete(run, epoch)).await
+    }
+
+    async fn notified(&self) {
+        self.inner.notified().await;
+    }
+
+    async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
+        self.pass(Call::PutBlob, self.inner.put_blob(bytes)).await
+    }
+
+    async fn blob(&self, id: &BlobId) -> Result<Bytes> {
+        self.pass(Call::Read, self.inner.blob(id)).await
+    }
+
+    async fn maintain(&self) -> Result<Maintained> {
+        self.pass(Call::Maintain, self.inner.maintain()).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.pass(Call::Close, self.inner.close()).await
+    }
+}

@@ -1,0 +1,240 @@
+//! The wrapper that remembers what passed through it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    Batch, BlobId, Committed, Description, Epoch, JournalEntry, Maintained, Message, MessageId,
+    NodeId, Position, Result, RunId, RunPage, RunQuery, RunRecord, Storage, StorageError,
+    Timestamp, ValueKey,
+};
+
+/// A store that keeps a log of every call that changed it, in the order in which they changed it. For that, such calls
+/// go one at a time.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use keepstep_storage::fault::{Recorded, replay};
+/// # use keepstep_storage::{Batch, Storage, memory};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> keepstep_storage::Result<()> {
+/// let store = Recorded::new(memory());
+/// store.put_blob("abc".into()).await?;
+/// store.commit(Batch::default()).await?;
+///
+/// let log = store.log();
+/// for writes in 0..=log.len() {
+///     let crashed = memory();
+///     replay(&log[..writes], &*crashed).await?;
+///     // `crashed` is what a crash after so many writes leaves: recover from it.
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Recorded {
+    inner: Arc<dyn Storage>,
+    log: Mutex<Vec<Mutation>>,
+    /// Held across a call that changes the store, so that the log is in the store's order.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// A call that changed a store, and the answer.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Mutation {
+    /// [`Storage::commit`]
+    Commit(Batch, Committed),
+    /// [`Storage::claim`]
+    Claim {
+        /// The runs claimed.
+        runs: Vec<RunId>,
+        /// For whom.
+        node: NodeId,
+        /// For how long.
+        lease: Duration,
+        /// What they became.
+        claimed: Vec<Option<RunRecord>>,
+    },
+    /// [`Storage::release`]
+    Release(Vec<(RunId, Epoch)>),
+    /// [`Storage::delete`]
+    Delete(RunId, Epoch, bool),
+    /// [`Storage::put_blob`]
+    PutBlob(Bytes),
+}
+
+/// Does recorded calls again, in a fresh store of the same backend as the recorded one.
+///
+/// # Errors
+/// What the store answers; [`StorageError::Corrupt`] if it answers otherwise than the recorded one did, which
+/// means that it was not fresh or that one of the two is wrong.
+pub async fn replay(log: &[Mutation], store: &dyn Storage) -> Result<()> {
+    for (at, mutation) in log.iter().enumerate() {
+        let same = match mutation {
+            Mutation::Commit(batch, committed) => store.commit(batch.clone()).await? == *committed,
+            Mutation::Claim {
+                runs,
+                node,
+                lease,
+                claimed,
+            } => store.claim(runs, *node, *lease).await? == *claimed,
+            Mutation::Release(runs) => {
+                store.release(runs).await?;
+                true
+            }
+            Mutation::Delete(run, epoch, deleted) => store.delete(run, *epoch).await? == *deleted,
+            Mutation::PutBlob(bytes) => {
+                store.put_blob(bytes.clone()).await?;
+                true
+            }
+        };
+        if !same {
+            return Err(StorageError::Corrupt {
+                location: store.describe().location,
+                what: format!("recorded call {at} had another answer when it was made again"),
+            });
+        }
+    }
+    Ok(())
+}
+
+impl Recorded {
+    /// Wraps a store. What it holds already is not in the log.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Storage>) -> Self {
+        Self {
+            inner,
+            log: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Every successful call so far that changed the store.
+    #[must_use]
+    pub fn log(&self) -> Vec<Mutation> {
+        self.entries().clone()
+    }
+
+    /// The store inside.
+    #[must_use]
+    pub fn inner(&self) -> &Arc<dyn Storage> {
+        &self.inner
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Vec<Mutation>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Storage for Recorded {
+    fn describe(&self) -> Description {
+        self.inner.describe()
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed> {
+        let _turn = self.turn.lock().await;
+        let committed = self.inner.commit(batch.clone()).await?;
+        let answer = committed.clone();
+        self.entries().push(Mutation::Commit(batch, answer));
+        Ok(committed)
+    }
+
+    async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
+        self.inner.record(run).await
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage> {
+        self.inner.list(query).await
+    }
+
+    async fn journal(
+        &self,
+        run: &RunId,
+        from: Position,
+        max_bytes: usize,
+    ) -> Result<Vec<JournalEntry>> {
+        self.inner.journal(run, from, max_bytes).await
+    }
+
+    async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>> {
+        self.inner.value(run, key).await
+    }
+
+    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
+        self.inner.due(until, limit).await
+    }
+
+    async fn inbox(
+        &self,
+        run: &RunId,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Message>> {
+        self.inner.inbox(run, after, limit).await
+    }
+
+    async fn claim(
+        &self,
+        runs: &[RunId],
+        node: NodeId,
+        lease: Duration,
+    ) -> Result<Vec<Option<RunRecord>>> {
+        let _turn = self.turn.lock().await;
+        let claimed = self.inner.claim(runs, node, lease).await?;
+        self.entries().push(Mutation::Claim {
+            runs: runs.to_vec(),
+            node,
+            lease,
+            claimed: claimed.clone(),
+        });
+        Ok(claimed)
+    }
+
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+        self.inner.renew(node, lease).await
+    }
+
+    async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.inner.release(runs).await?;
+        self.entries().push(Mutation::Release(runs.to_vec()));
+        Ok(())
+    }
+
+    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
+        let _turn = self.turn.lock().await;
+        let deleted = self.inner.delete(run, epoch).await?;
+        let mutation = Mutation::Delete(run.clone(), epoch, deleted);
+        self.entries().push(mutation);
+        Ok(deleted)
+    }
+
+    async fn notified(&self) {
+        self.inner.notified().await;
+    }
+
+    async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
+        let _turn = self.turn.lock().await;
+        let id = self.inner.put_blob(bytes.clone()).await?;
+        self.entries().push(Mutation::PutBlob(bytes));
+        Ok(id)
+    }
+
+    async fn blob(&self, id: &BlobId) -> Result<Bytes> {
+        self.inner.blob(id).await
+    }
+
+    async fn maintain(&self) -> Result<Maintained> {
+        self.inner.maintain().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
