@@ -1,0 +1,309 @@
+//! The ordered map on fjall: a log-structured tree, the fastest here at writing much. One keyspace holds everything,
+//! because idle keyspaces keep their journals for ever.
+//!
+//! What it says of damage is less than redb says: bytes damaged in the middle of its newest journal are cut off
+//! quietly, which a run's own numbering then reports as a hole; and a power cut in the middle of a large batch may
+//! leave a store that does not open ([`StorageError::Corrupt`]), although nothing acknowledged is lost.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::{Bound, ControlFlow};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable};
+
+use crate::memory::is_empty;
+use crate::{Op, OrderedMap, Result, StorageError};
+
+const BACKEND: &str = "fjall";
+const KEYSPACE: &str = "keepstep";
+const MAX_VALUE_BYTES: usize = 64 * 1024;
+
+/// How long a compaction waits for memory to be written down before it compacts only what is on disk.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Opens the map in a directory of its own, which exists and is locked.
+pub(crate) fn open(dir: &Path) -> Result<Fjall> {
+    let tree = guarded(dir, || {
+        let db = Database::builder(dir)
+            .open()
+            .map_err(|error| failure(dir, "open", error))?;
+        let keyspace = db
+            .keyspace(KEYSPACE, KeyspaceCreateOptions::default)
+            .map_err(|error| failure(dir, "open", error))?;
+        Ok(Tree { db, keyspace })
+    })?;
+    Ok(Fjall {
+        path: dir.to_owned(),
+        tree: RwLock::new(Some(tree)),
+        poison: OnceLock::new(),
+    })
+}
+
+/// An open map.
+pub(crate) struct Fjall {
+    path: PathBuf,
+    /// `None` once closed.
+    tree: RwLock<Option<Tree>>,
+    /// Why nothing more is written.
+    poison: OnceLock<String>,
+}
+
+struct Tree {
+    // Fields are dropped in order: a keyspace must not outlive its database's threads.
+    keyspace: Keyspace,
+    db: Database,
+}
+
+impl std::fmt::Debug for Fjall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fjall")
+            .field("path", &self.path)
+            .field("poison", &self.poison)
+            .finish_non_exhaustive()
+    }
+}
+
+impl OrderedMap for Fjall {
+    fn backend(&self) -> &'static str {
+        BACKEND
+    }
+
+    fn max_value_bytes(&self) -> usize {
+        MAX_VALUE_BYTES
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.with(|tree| {
+            // Reads past a snapshot see batches that are only half applied.
+            let value = tree.db.snapshot().get(&tree.keyspace, key);
+            let value = value.map_err(|e| self.failure("read", e))?;
+            Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        })
+    }
+
+    fn range(
+        &self,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if is_empty(range) {
+            return Ok(());
+        }
+        self.with(|tree| {
+            let mut pairs = tree.db.snapshot().range::<&[u8], _>(&tree.keyspace, range);
+            loop {
+                let pair = if reverse {
+                    pairs.next_back()
+                } else {
+                    pairs.next()
+                };
+                let Some(pair) = pair else { return Ok(()) };
+                let (key, value) = pair.into_inner().map_err(|e| self.failure("read", e))?;
+                if visit(&key, &value).is_break() {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    fn apply(&self, ops: Vec<Op>) -> Result<()> {
+        self.check_poison()?;
+        let written = self.with(|tree| {
+            // All of a batch has one sequence number, so of two changes of a key either might win.
+            let mut last = HashMap::with_capacity(ops.len());
+            for op in ops {
+                match op {
+                    Op::Put(key, value) => last.insert(key, Some(value)),
+                    Op::Remove(key) => last.insert(key, None),
+                };
+            }
+            let mut batch = tree.db.batch().durability(Some(PersistMode::SyncData));
+            for (key, value) in last {
+                match value {
+                    Some(value) => batch.insert(&tree.keyspace, key, value.as_ref()),
+                    None => batch.remove(&tree.keyspace, key),
+                }
+            }
+            batch.commit().map_err(|e| self.failure("commit", e))
+        });
+        self.poisoning(written)
+    }
+
+    fn compact(&self) -> Result<u64> {
+        self.check_poison()?;
+        self.with(|tree| {
+            let size = || tree.db.disk_space().map_err(|e| self.failure("measure", e));
+            let before = size()?;
+            // Removals that are still in memory free nothing on disk.
+            let rotated = tree.keyspace.rotate_memtable();
+            if rotated.map_err(|e| self.failure("compact", e))? {
+                let until = Instant::now() + FLUSH_PATIENCE;
+                while tree.keyspace.sealed_memtable_count() > 0 && Instant::now() < until {
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+            let compacted = tree.keyspace.major_compact();
+            compacted.map_err(|e| self.failure("compact", e))?;
+            Ok(before.saturating_sub(size()?))
+        })
+    }
+
+    fn close(&self) -> Result<()> {
+        let tree = self
+            .tree
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match tree {
+            Some(tree) => guarded(&self.path, || {
+                let persisted = tree.db.persist(PersistMode::SyncAll);
+                drop(tree);
+                persisted.map_err(|e| self.failure("close", e))
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Fjall {
+    fn with<T>(&self, call: impl FnOnce(&Tree) -> Result<T>) -> Result<T> {
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        let tree = tree.as_ref().ok_or_else(|| StorageError::Closed {
+            location: self.path.display().to_string(),
+        })?;
+        guarded(&self.path, || call(tree))
+    }
+
+    fn check_poison(&self) -> Result<()> {
+        match self.poison.get() {
+            Some(cause) => Err(StorageError::Poisoned {
+                location: self.path.display().to_string(),
+                cause: cause.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// After a failed write nobody knows what is on the disk: only opening again finds out.
+    fn poisoning<T>(&self, written: Result<T>) -> Result<T> {
+        written.inspect_err(|error| {
+            if !matches!(error, StorageError::Closed { .. }) {
+                self.poison.get_or_init(|| error.to_string());
+            }
+        })
+    }
+
+    fn failure(&self, operation: &'static str, error: fjall::Error) -> StorageError {
+        failure(&self.path, operation, error)
+    }
+}
+
+/// fjall expects what it finds on disk to be what it wrote, and may panic where it is not.
+fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let what = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|&what| what.to_owned()))
+            .unwrap_or_default();
+        Err(StorageError::Corrupt {
+            location: path.display().to_string(),
+            what: format!("fjall panicked: {what}"),
+        })
+    })
+}
+
+fn failure(path: &Path, operation: &'static str, error: fjall::Error) -> StorageError {
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error))
+            if error.kind() != io::ErrorKind::UnexpectedEof =>
+        {
+            StorageError::io(operation, path, error)
+        }
+        fjall::Error::Locked => StorageError::InUse {
+            path: path.to_owned(),
+            holder: "somebody else".to_owned(),
+        },
+        fjall::Error::InvalidVersion(Some(found)) => StorageError::UnknownFormat {
+            location: path.display().to_string(),
+            found: format!("fjall {found:?}"),
+            supported: "fjall 3".to_owned(),
+        },
+        fjall::Error::Poisoned | fjall::Error::KeyspaceDeleted => StorageError::Backend {
+            backend: BACKEND,
+            operation,
+            source: Arc::new(error),
+        },
+        // Everything else that fjall knows is bytes which are not what they should be.
+        error => StorageError::Corrupt {
+            location: path.display().to_string(),
+            what: error.to_string(),
+        },
+    }
+}
+
+#[cfg(all(test, feature = "conformance"))]
+mod tests {
+    use super::*;
+    use crate::conformance::ordered::ordered_map;
+
+    #[test]
+    fn it_is_an_ordered_map() {
+        let dir = tempfile::tempdir().unwrap();
+        ordered_map(&open(dir.path()).unwrap());
+        // What the suite left, it left on disk.
+        let again = open(dir.path()).unwrap();
+        assert_eq!(again.get(b"last").unwrap(), Some("1".into()));
+        let error = open(dir.path()).unwrap_err();
+        assert!(matches!(error, StorageError::InUse { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn compaction_gives_space_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let map = open(dir.path()).unwrap();
+        let key = |n: u32| n.to_be_bytes().to_vec();
+        let values = (0..200).map(|n| Op::Put(key(n), vec![n as u8; 50_000].into()));
+        map.apply(values.collect()).unwrap();
+        map.compact().unwrap();
+        map.apply((0..200).map(|n| Op::Remove(key(n))).collect())
+            .unwrap();
+        assert!(map.compact().unwrap() > 0);
+    }
+
+    #[test]
+    fn nothing_is_written_after_a_failed_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let map = open(dir.path()).unwrap();
+        map.apply(vec![Op::Put(b"a".to_vec(), "1".into())]).unwrap();
+        let failed = map.poisoning::<()>(Err(map.failure("write", fjall::Error::Poisoned)));
+        assert!(failed.is_err());
+        let refused = map.apply(vec![Op::Put(b"a".to_vec(), "2".into())]);
+        assert!(matches!(refused, Err(StorageError::Poisoned { .. })));
+        assert!(matches!(map.compact(), Err(StorageError::Poisoned { .. })));
+        assert_eq!(map.get(b"a").unwrap(), Some("1".into()));
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let map = open(dir.path()).unwrap();
+        map.close().unwrap();
+        let version = dir.path().join("version");
+        assert!(version.exists());
+        std::fs::write(&version, "something else").unwrap();
+        let error = open(dir.path()).unwrap_err();
+        assert!(matches!(error, StorageError::Corrupt { .. }), "{error:?}");
+    }
+}
