@@ -1,0 +1,134 @@
+//! A deleted run was never there.
+
+use std::time::Duration;
+
+use super::kit::*;
+use crate::{Epoch, MessageId, Position, RunQuery, RunWrite, SendOutcome, Storage, ValueKey};
+
+/// A run with something of everything.
+async fn full(store: &dyn Storage, id: &str) -> (Owned, MessageId) {
+    let mut run = Owned::new(id).wake_at(9).create(store).await;
+    let blob = store.put_blob(noise(9_000, 4)).await.unwrap();
+    for n in 0..3 {
+        run.appended(store, noise(30_000, n)).await;
+    }
+    let keys = [
+        ValueKey::Output,
+        ValueKey::Error,
+        ValueKey::Metadata,
+        ValueKey::Step("s".to_owned()),
+    ];
+    let values = RunWrite {
+        values: keys.map(|key| (key, Some(noise(30_000, 8)))).to_vec(),
+        blobs: vec![blob],
+        ..run.write()
+    };
+    write(store, values).await;
+    let consumed = sent(store, message(&run, Some("consumed"), "c")).await;
+    write(store, run.consume(&[consumed])).await;
+    let kept = sent(store, message(&run, Some("kept"), noise(30_000, 1))).await;
+    (run, kept)
+}
+
+async fn assert_full(store: &dyn Storage, run: &Owned) {
+    assert_eq!(record(store, &run.run).await, Some(run.record.clone()));
+    let expected: Vec<_> = (0..3).map(|n| entry(n, noise(30_000, n))).collect();
+    assert!(journal(store, &run.run).await == expected);
+    for key in [ValueKey::Output, ValueKey::Step("s".to_owned())] {
+        assert!(value(store, &run.run, key).await == Some(noise(30_000, 8)));
+    }
+    assert!(bodies(store, &run.run).await == [noise(30_000, 1)]);
+    let outcomes = send(store, vec![message(run, Some("consumed"), "again")]).await;
+    assert_eq!(outcomes, [SendOutcome::Duplicate]);
+    assert!(due(store, 9, ALL).await.contains(&(9, run.run.to_string())));
+}
+
+/// Record, journal, values, inbox, timer, listing.
+pub async fn everything_of_a_run_goes(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let (run, _) = full(&*store, "a").await;
+    assert!(store.delete(&run.run, run.record.epoch).await.unwrap());
+
+    assert_eq!(record(&*store, &run.run).await, None);
+    assert_eq!(journal(&*store, &run.run).await, []);
+    let page = store.journal(&run.run, Position(2), ALL).await;
+    assert_eq!(page.unwrap(), []);
+    for key in [
+        ValueKey::Output,
+        ValueKey::Error,
+        ValueKey::Metadata,
+        ValueKey::Step("s".to_owned()),
+    ] {
+        assert_eq!(value(&*store, &run.run, key).await, None);
+    }
+    assert_eq!(inbox(&*store, &run.run).await, []);
+    assert_eq!(due(&*store, u64::MAX, ALL).await, []);
+    assert_eq!(listed(&*store, &RunQuery::default()).await.len(), 0);
+    let outcomes = send(&*store, vec![message(&run, None, "too late")]).await;
+    assert_eq!(outcomes, [SendOutcome::NotFound]);
+    let lease = Duration::from_secs(60);
+    let claimed = store.claim(&[run.run], NODE, lease).await.unwrap();
+    assert_eq!(claimed, [None]);
+}
+
+/// A delete is a write: it needs the run's epoch.
+pub async fn only_the_owner_deletes(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let (run, _) = full(&*store, "a").await;
+    assert!(!store.delete(&run.run, Epoch(9)).await.unwrap());
+    assert!(!store.delete(&run.run, Epoch(0)).await.unwrap());
+    assert_full(&*store, &run).await;
+}
+
+/// Deleting what is not there is no error, and does nothing.
+pub async fn an_unknown_run_is_not_deleted(stores: Stores<'_>) {
+    let store = stores.open().await;
+    assert!(!store.delete(&id("a"), Epoch::FIRST).await.unwrap());
+    let run = Owned::new("a").create(&*store).await;
+    assert!(store.delete(&run.run, Epoch::FIRST).await.unwrap());
+    assert!(!store.delete(&run.run, Epoch::FIRST).await.unwrap());
+}
+
+/// Runs whose ids begin with the deleted id, or with which it begins, keep everything.
+pub async fn other_runs_stay(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let (deleted, _) = full(&*store, "ab").await;
+    let mut others = Vec::new();
+    for id in ["a", "abc", "ab/", "ab\u{10ffff}", "ac", "AB"] {
+        others.push(full(&*store, id).await.0);
+    }
+    let epoch = deleted.record.epoch;
+    assert!(store.delete(&deleted.run, epoch).await.unwrap());
+    for other in &others {
+        assert_full(&*store, other).await;
+    }
+    let mut left = listed(&*store, &RunQuery::default()).await;
+    left.sort();
+    assert_eq!(left, ["AB", "a", "ab/", "abc", "ab\u{10ffff}", "ac"]);
+}
+
+/// A new run of a deleted id finds nothing of the old one, not even what it remembered of messages.
+pub async fn the_id_is_free_again(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let (old, _) = full(&*store, "a").await;
+    assert!(store.delete(&old.run, old.record.epoch).await.unwrap());
+
+    let mut new = Owned::new("a").created_at(77).create(&*store).await;
+    assert_eq!(record(&*store, &new.run).await, Some(new.record.clone()));
+    assert_eq!(journal(&*store, &new.run).await, []);
+    assert_eq!(value(&*store, &new.run, ValueKey::Output).await, None);
+    assert_eq!(inbox(&*store, &new.run).await, []);
+    assert_eq!(due(&*store, u64::MAX, ALL).await, []);
+    assert_eq!(listed(&*store, &RunQuery::default()).await, ["a"]);
+
+    new.appended(&*store, "new").await;
+    assert_eq!(journal(&*store, &new.run).await, [entry(0, "new")]);
+    sent(&*store, message(&new, Some("consumed"), "1")).await;
+    sent(&*store, message(&new, Some("kept"), "2")).await;
+    assert_eq!(bodies(&*store, &new.run).await, ["1", "2"]);
+    write(&*store, new.set(ValueKey::Output, Some("new".into()))).await;
+    assert_eq!(
+        value(&*store, &new.run, ValueKey::Output).await,
+        Some("new".into())
+    );
+}
