@@ -2,8 +2,8 @@
 
 use super::kit::*;
 use crate::{
-    Batch, Committed, Durability, Epoch, Position, RunQuery, StepCounts, StoredStatus, Timestamp,
-    ValueKey, WriteOutcome,
+    Batch, Committed, Durability, Epoch, MAX_RUN_ID_BYTES, Position, RunQuery, StepCounts,
+    StoredStatus, Timestamp, ValueKey, WriteOutcome,
 };
 
 /// Every field of a record comes back as it was written.
@@ -64,6 +64,46 @@ pub async fn a_batch_writes_all_of_its_runs(stores: Stores<'_>) {
         );
     }
     assert_eq!(listed(&*store, &RunQuery::default()).await.len(), 51);
+}
+
+/// Every id that may name a run does, also the longest, and those that differ only in their last byte.
+pub async fn every_valid_id_names_a_run(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let long = "x".repeat(MAX_RUN_ID_BYTES - 1);
+    let ids = [
+        format!("{long}a"),
+        format!("{long}b"),
+        long,
+        "é".repeat(MAX_RUN_ID_BYTES / 2),
+        "\u{10ffff}".repeat(MAX_RUN_ID_BYTES / 4),
+        " ".to_owned(),
+        "../a".to_owned(),
+        "%".to_owned(),
+        "'\"\\".to_owned(),
+    ];
+    let mut runs = Vec::new();
+    for (n, id) in (0..).zip(&ids) {
+        let mut run = Owned::new(id)
+            .created_at(n)
+            .wake_at(n)
+            .create(&*store)
+            .await;
+        run.appended(&*store, id.clone()).await;
+        let set = run.set(ValueKey::Output, Some(id.clone().into()));
+        write(&*store, set).await;
+        sent(&*store, message(&run, Some(id), id.clone())).await;
+        runs.push(run);
+    }
+    for (run, id) in runs.iter().zip(&ids) {
+        assert_eq!(record(&*store, &run.run).await, Some(run.record.clone()));
+        assert_eq!(journal(&*store, &run.run).await, [entry(0, id.clone())]);
+        let output = value(&*store, &run.run, ValueKey::Output).await;
+        assert_eq!(output, Some(id.clone().into()));
+        assert_eq!(bodies(&*store, &run.run).await, [id]);
+    }
+    assert_eq!(listed(&*store, &RunQuery::default()).await, ids);
+    let timers = due(&*store, u64::MAX, ALL).await;
+    assert!(timers.iter().map(|(_, id)| id).eq(&ids), "{timers:?}");
 }
 
 /// A batch of nothing is taken and answers nothing.

@@ -108,6 +108,20 @@ pub async fn a_key_arrives_once_also_after_consumption(stores: Stores<'_>) {
     assert_eq!(inbox(&*store, &run.run).await, []);
 }
 
+/// Keys that are longer than a store may want in one of its own, and differ only at their end, are told apart.
+pub async fn long_keys_are_told_apart(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let run = Owned::new("a").create(&*store).await;
+    let keys = ["", "a", "b"].map(|end| "long ".repeat(1_000) + end);
+    for key in &keys {
+        sent(&*store, message(&run, Some(key), "x")).await;
+    }
+    for key in &keys {
+        let again = send(&*store, vec![message(&run, Some(key), "x")]).await;
+        assert_eq!(again, [SendOutcome::Duplicate]);
+    }
+}
+
 /// The same key to two runs is two messages, also where one id begins with the other.
 pub async fn keys_belong_to_a_run(stores: Stores<'_>) {
     let store = stores.open().await;

@@ -29,6 +29,7 @@ macro_rules! __conformance {
             $crate::__conformance_theme! { commit, [], $opener;
                 written_runs_are_there_as_written,
                 a_batch_writes_all_of_its_runs,
+                every_valid_id_names_a_run,
                 an_empty_batch_is_fine,
                 outcomes_come_in_the_order_of_the_writes,
                 a_new_run_must_not_exist,
@@ -98,6 +99,7 @@ macro_rules! __conformance {
                 pages_go_on_after_a_number,
                 a_key_arrives_once,
                 a_key_arrives_once_also_after_consumption,
+                long_keys_are_told_apart,
                 keys_belong_to_a_run,
                 unknown_and_ended_runs_take_no_messages,
                 messages_meet_the_runs_as_written,

@@ -68,7 +68,10 @@ pub async fn keys_do_not_mix(stores: Stores<'_>) {
         ]
         .map(step),
     );
-    keys.push(step(&"long ".repeat(50)));
+    // Names that are longer than a store may want in a key, and differ only at their end.
+    for end in ["", "a", "b"] {
+        keys.push(step(&("long ".repeat(1_000) + end)));
+    }
     let write_all = crate::RunWrite {
         values: keys
             .iter()
