@@ -1,5 +1,10 @@
 //! Storage for [keepstep](https://docs.rs/keepstep): one trait, [`Storage`], and the stores that implement it.
 
+#![allow(
+    clippy::type_complexity,
+    reason = "it counts a closure over the bytes of a pair as complex"
+)]
+
 mod adapter;
 mod batch;
 mod blobs;

@@ -134,41 +134,35 @@ fn open_directory(
     let directory = Arc::new(Directory::open(&path, asked, DEFAULT)?);
     check_feature(url, directory.backend())?;
     let blobs = Blobs::in_directory(directory.blobs_path())?;
-    let store: Adapter = match directory.backend() {
+    let opened: Result<Adapter> = match directory.backend() {
         #[cfg(feature = "sled")]
-        "sled" => {
-            let map = crate::sled::open(Arc::clone(&directory))?;
-            Adapter::open_in(directory, map, blobs)?
-        }
+        "sled" => crate::sled::open(Arc::clone(&directory))
+            .and_then(|map| Adapter::open_in(directory, map, blobs)),
         #[cfg(feature = "redb")]
-        "redb" => {
-            let map = crate::redb::open(&directory.map_path())?;
-            Adapter::open_in(directory, map, blobs)?
-        }
+        "redb" => crate::redb::open(&directory.map_path())
+            .and_then(|map| Adapter::open_in(directory, map, blobs)),
         #[cfg(feature = "fjall")]
-        "fjall" => {
-            let map = crate::fjall::open(&directory.map_path())?;
-            Adapter::open_in(directory, map, blobs)?
-        }
+        "fjall" => crate::fjall::open(&directory.map_path())
+            .and_then(|map| Adapter::open_in(directory, map, blobs)),
         _ => {
             drop(blobs);
-            return Err(no_feature(url, directory.backend()));
+            Err(no_feature(url, directory.backend()))
         }
     };
-    Ok(Arc::new(store))
+    Ok(Arc::new(opened?))
 }
 
 fn check_feature(url: &str, backend: &str) -> Result<()> {
-    let is_there = match backend {
-        "sled" => cfg!(feature = "sled"),
-        "redb" => cfg!(feature = "redb"),
-        "fjall" => cfg!(feature = "fjall"),
-        _ => false,
-    };
-    if is_there {
-        return Ok(());
+    let built = [
+        ("sled", cfg!(feature = "sled")),
+        ("redb", cfg!(feature = "redb")),
+        ("fjall", cfg!(feature = "fjall")),
+    ];
+    if built.contains(&(backend, true)) {
+        Ok(())
+    } else {
+        Err(no_feature(url, backend))
     }
-    Err(no_feature(url, backend))
 }
 
 fn no_feature(url: &str, backend: &str) -> StorageError {

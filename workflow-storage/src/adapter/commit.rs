@@ -32,7 +32,11 @@ impl Core {
             committed.messages.push(commit.send(message)?);
         }
         let (ops, heads) = commit.finish()?;
-        self.apply(&writer, ops, heads)?;
+        self.apply(
+            &writer,
+            ops,
+            heads.into_iter().map(|(run, head)| (run, Some(head))),
+        )?;
         self.blobs.referred(&blobs);
         drop(writer);
         if committed
@@ -212,12 +216,11 @@ impl<'a> Commit<'a> {
     }
 
     /// The whole batch. Heads come last, each once, however often it changed.
-    fn finish(mut self) -> Result<(Vec<Op>, impl Iterator<Item = (RunId, Option<Head>)>)> {
+    fn finish(mut self) -> Result<(Vec<Op>, HashMap<RunId, Head>)> {
         for (run, head) in &self.heads {
             self.core.put_head(&mut self.ops, run, head)?;
         }
-        let heads = self.heads.into_iter();
-        Ok((self.ops, heads.map(|(run, head)| (run, Some(head)))))
+        Ok((self.ops, self.heads))
     }
 }
 

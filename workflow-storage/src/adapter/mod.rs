@@ -224,3 +224,6 @@ impl Storage for Adapter {
         self.on_map(Core::close).await
     }
 }
+
+#[cfg(test)]
+mod tests;
