@@ -1,7 +1,14 @@
 //! The engine of keepstep.
 
 mod arg;
+mod clock;
+mod context;
+mod engine;
 mod error;
+mod eval;
+mod executor;
+mod graph;
+mod journal;
 mod plan;
 mod registry;
 mod resource;
@@ -13,7 +20,15 @@ mod value;
 mod workflow;
 
 pub use arg::IntoArg;
+pub use clock::Clock;
+pub use context::{Context, context, try_context};
+pub use engine::{
+    Cursor, Engine, EngineBuilder, Filter, Handle, Metadata, Page, ProgressStream, RunSummary, cancel, default_engine,
+    delete, init, list, metadata, output, resume, resume_all, run, start, status, step_output, suspend, try_init,
+};
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
+pub use graph::{Graph, GraphNode, NodeState};
+pub use keepstep_storage::InvalidRunId;
 pub use run::StepId;
 pub use status::{Progress, Status};
 pub use step::StepValue;

@@ -71,6 +71,12 @@ impl Borrow<str> for RunId {
     }
 }
 
+impl AsRef<str> for RunId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
 impl TryFrom<String> for RunId {
     type Error = InvalidRunId;
 

@@ -107,23 +107,15 @@ impl Plan {
 
     /// Every value that stands in the plan.
     pub(crate) fn for_each_value(&self, visit: &mut impl FnMut(&Value)) {
-        fn in_arg(arg: &Arg, visit: &mut impl FnMut(&Value)) {
-            match arg {
-                Arg::Value(value) => visit(value),
-                Arg::Node(_) => {}
-                Arg::Seq(items) => items.iter().for_each(|item| in_arg(item, visit)),
-                Arg::Map(entries) => entries.iter().for_each(|(key, value)| {
-                    visit(key);
-                    in_arg(value, visit);
-                }),
-                Arg::Some(inner) => in_arg(inner, visit),
-            }
-        }
+        self.nodes.iter().for_each(|node| node.for_each_literal(visit));
+    }
 
-        for node in &self.nodes {
-            match &node.kind {
-                NodeKind::Step { args, .. } => args.iter().for_each(|arg| in_arg(arg, visit)),
-                NodeKind::Value(value) => visit(value),
+    /// Puts another value in the place of each value that stands in the plan.
+    pub(crate) fn for_each_value_mut(&mut self, change: &mut impl FnMut(&mut Value)) {
+        for node in &mut self.nodes {
+            match &mut node.kind {
+                NodeKind::Step { args, .. } => args.iter_mut().for_each(|arg| arg.for_each_literal_mut(change)),
+                NodeKind::Value(value) => change(value),
                 NodeKind::Catch(_) => {}
             }
         }
@@ -152,6 +144,15 @@ impl Plan {
 }
 
 impl PlanNode {
+    /// Shows the values that stand in the node to `visit`.
+    pub(crate) fn for_each_literal(&self, visit: &mut impl FnMut(&Value)) {
+        match &self.kind {
+            NodeKind::Step { args, .. } => args.iter().for_each(|arg| arg.for_each_literal(visit)),
+            NodeKind::Value(value) => visit(value),
+            NodeKind::Catch(_) => {}
+        }
+    }
+
     /// Shows each node this one depends on to `visit`, as often as it does.
     pub(crate) fn for_each_input(&self, visit: &mut impl FnMut(u32)) {
         match &self.kind {
@@ -166,6 +167,32 @@ impl PlanNode {
 }
 
 impl Arg {
+    fn for_each_literal(&self, visit: &mut impl FnMut(&Value)) {
+        match self {
+            Self::Value(value) => visit(value),
+            Self::Node(_) => {}
+            Self::Seq(items) => items.iter().for_each(|item| item.for_each_literal(visit)),
+            Self::Map(entries) => entries.iter().for_each(|(key, value)| {
+                visit(key);
+                value.for_each_literal(visit);
+            }),
+            Self::Some(inner) => inner.for_each_literal(visit),
+        }
+    }
+
+    fn for_each_literal_mut(&mut self, change: &mut impl FnMut(&mut Value)) {
+        match self {
+            Self::Value(value) => change(value),
+            Self::Node(_) => {}
+            Self::Seq(items) => items.iter_mut().for_each(|item| item.for_each_literal_mut(change)),
+            Self::Map(entries) => entries.iter_mut().for_each(|(key, value)| {
+                change(key);
+                value.for_each_literal_mut(change);
+            }),
+            Self::Some(inner) => inner.for_each_literal_mut(change),
+        }
+    }
+
     pub(crate) fn for_each_input(&self, visit: &mut impl FnMut(u32)) {
         match self {
             Self::Value(_) => {}

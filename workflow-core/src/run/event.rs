@@ -54,6 +54,15 @@ pub(crate) enum Event {
 }
 
 impl Event {
+    /// Whether the plans it brings, read from a store, refer to what they have.
+    pub(crate) fn plans_are_sound(&self) -> bool {
+        match self {
+            Self::Created { plan } | Self::StepExpanded { plan, .. } => plan.is_sound(),
+            Self::Snapshot(snapshot) => snapshot.plans().all(|plan| plan.is_sound()),
+            _ => true,
+        }
+    }
+
     /// The blobs that an event makes its run refer to.
     pub(crate) fn blobs(&self) -> Vec<BlobId> {
         match self {

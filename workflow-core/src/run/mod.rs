@@ -16,6 +16,7 @@ mod event;
 mod expand;
 mod fail;
 mod inspect;
+pub(crate) mod retry;
 mod segment;
 mod snapshot;
 #[cfg(test)]
@@ -28,12 +29,12 @@ use keepstep_storage::{StepCounts, Timestamp};
 
 pub use event::StepId;
 pub(crate) use event::{Event, Failure};
-pub(crate) use inspect::{History, NodeView};
-pub(crate) use segment::Ending;
+pub(crate) use inspect::ViewState;
+use inspect::History;
 use segment::{Node, Segment, State};
 
 use crate::error::{StepError, SuspendReason};
-use crate::plan::Plan;
+use crate::plan::{Plan, StepRef};
 use crate::status::Progress;
 use crate::value::Value;
 
@@ -272,6 +273,25 @@ impl Run {
     /// Whether a step's result is stored whatever the step says: its own result is a run's or an expansion's.
     pub(crate) fn must_store(&self, step: StepId) -> bool {
         self.locate(step).is_some_and(|(_, segment, index)| index == segment.plan.root())
+    }
+
+    /// Whether a step's body is executing for the run.
+    pub(crate) fn is_running(&self, step: StepId) -> bool {
+        self.locate(step).is_some_and(|(_, s, index)| matches!(s.nodes[index as usize].state, State::Running))
+    }
+
+    /// The name and version by which a step's code is found.
+    pub(crate) fn step_ref(&self, step: StepId) -> Option<&StepRef> {
+        let (_, segment, index) = self.locate(step)?;
+        segment.plan.step_of(index)
+    }
+
+    /// How many retries the user gave a step in this run, if any, and how many of its executions have failed.
+    pub(crate) fn attempts(&self, step: StepId) -> (Option<u32>, u32) {
+        self.locate(step).map_or((None, 0), |(_, segment, index)| {
+            let extra = segment.plan.node(index).extra.as_ref();
+            (extra.and_then(|extra| extra.retries), segment.nodes[index as usize].attempts)
+        })
     }
 
     pub(crate) fn counts(&self) -> StepCounts {

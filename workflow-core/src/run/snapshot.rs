@@ -53,6 +53,12 @@ enum StoredState {
     GoneSkipped,
 }
 
+impl Snapshot {
+    pub(super) fn plans(&self) -> impl Iterator<Item = &Plan> {
+        self.segments.iter().map(|segment| &*segment.plan)
+    }
+}
+
 impl Run {
     /// The state as it would be after a crash now: what is running is ready, what is not stored has not run.
     pub(crate) fn snapshot(&self) -> Snapshot {

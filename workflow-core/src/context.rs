@@ -1,0 +1,116 @@
+//! What a step can know of itself while it runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use keepstep_storage::RunId;
+use tokio_util::sync::CancellationToken;
+
+use crate::run::StepId;
+
+tokio::task_local! {
+    static CURRENT: Context;
+}
+
+/// The context of the step this code runs in.
+///
+/// # Panics
+/// Outside a step. [`try_context`] is for code that runs in both places.
+///
+/// ```
+/// # mod keepstep { pub use keepstep_core::*; }
+/// assert!(keepstep::try_context().is_none());
+/// ```
+#[must_use]
+pub fn context() -> Context {
+    match try_context() {
+        Some(context) => context,
+        None => panic!("`keepstep::context()` was called outside a step; use `try_context()` in code that runs in both places"),
+    }
+}
+
+/// The context of the step this code runs in; `None` outside a step, and in tasks that a step spawned.
+#[must_use]
+pub fn try_context() -> Option<Context> {
+    CURRENT.try_with(Clone::clone).ok()
+}
+
+/// Which execution of which step this is. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Context(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    run: RunId,
+    incarnation: u64,
+    step: StepId,
+    name: Arc<str>,
+    attempt: u32,
+    token: CancellationToken,
+    /// Whether the body can notice a cancellation: then it gets time to do so.
+    is_token_taken: AtomicBool,
+}
+
+impl Context {
+    pub(crate) fn new(run: RunId, incarnation: u64, step: StepId, name: Arc<str>, attempt: u32) -> Self {
+        let (token, is_token_taken) = (CancellationToken::new(), AtomicBool::new(false));
+        Self(Arc::new(Inner { run, incarnation, step, name, attempt, token, is_token_taken }))
+    }
+
+    /// The workflow id of the run.
+    #[must_use]
+    pub fn run_id(&self) -> &str {
+        self.0.run.as_str()
+    }
+
+    /// The number of the step in its run.
+    #[must_use]
+    pub fn step_id(&self) -> StepId {
+        self.0.step
+    }
+
+    /// The step's name: the one given with `.name()`, or that of its function.
+    #[must_use]
+    pub fn step_name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Which execution of the step this is, 1 for the first. Executions that a crash cut short are not counted.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.0.attempt
+    }
+
+    /// A key that is the same for every attempt of this step and for no other step: give it to services that drop
+    /// repeated requests, and an effect that happens at least once counts once.
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{:016x}/{}", self.0.run, self.0.incarnation, self.0.step)
+    }
+
+    /// Canceled when the step should stop: its run was canceled or suspended, or nothing needs its result any more. A
+    /// step that asked for the token gets a while to end by itself before it is dropped.
+    #[must_use]
+    pub fn cancellation_token(&self) -> CancellationToken {
+        self.0.is_token_taken.store(true, Ordering::Relaxed);
+        self.0.token.clone()
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.0.token.cancel();
+    }
+
+    pub(crate) fn is_token_taken(&self) -> bool {
+        self.0.is_token_taken.load(Ordering::Relaxed)
+    }
+
+    /// Runs a future in this context.
+    pub(crate) async fn scope<F: Future>(self, body: F) -> F::Output {
+        CURRENT.scope(self, body).await
+    }
+
+    /// Runs a function in this context.
+    pub(crate) fn sync_scope<R>(self, body: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self, body)
+    }
+}

@@ -1,0 +1,146 @@
+//! How an engine is put together.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use keepstep_storage::{NodeId, Storage};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::shared::{Roster, Shared};
+use super::{Engine, lock};
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::executor::{run_committer, run_timers};
+use crate::registry::Registry;
+use crate::resource::Resources;
+
+/// How many bodies execute at a time where nothing says otherwise.
+const DEFAULT_CONCURRENT_STEPS: usize = 1024;
+/// How many bodies of plain functions execute at a time: fewer than tokio has threads that may block, since commits need one.
+const BLOCKING_STEPS: usize = 384;
+
+/// An engine that is being put together: see [`Engine::builder`].
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until `open`"]
+pub struct EngineBuilder {
+    storage: Option<Arc<dyn Storage>>,
+    resources: Resources,
+    max_running_runs: Option<usize>,
+    max_pending_runs: Option<usize>,
+    max_concurrent_steps: Option<usize>,
+    resume_on_open: bool,
+    clock: Option<Clock>,
+    seed: Option<u64>,
+}
+
+impl EngineBuilder {
+    /// Uses a store that was opened elsewhere, or one of your own.
+    pub fn storage(mut self, storage: Arc<dyn Storage>) -> Self {
+        self.storage = Some(storage);
+        self
+    }
+
+    /// Gives the steps something to use that is not stored: a step takes it as `#[resource] name: &T`. One a type; the last
+    /// counts.
+    pub fn resource<T: Send + Sync + 'static>(mut self, resource: T) -> Self {
+        self.resources.insert(resource);
+        self
+    }
+
+    /// How many runs are in execution at a time; at least 1. Others are pending, first come, first served. A run that waits
+    /// outside memory for a timer does not count. Unlimited by default.
+    pub fn max_running_runs(mut self, n: usize) -> Self {
+        self.max_running_runs = Some(n.max(1));
+        self
+    }
+
+    /// How many runs may be pending; one more is refused with [`Error::QueueFull`](crate::Error::QueueFull). Unlimited by
+    /// default.
+    pub fn max_pending_runs(mut self, n: usize) -> Self {
+        self.max_pending_runs = Some(n);
+        self
+    }
+
+    /// How many bodies of steps execute at a time, over all runs; at least 1. 1,024 by default. Of plain functions, which
+    /// take a thread each, never more than 384.
+    pub fn max_concurrent_steps(mut self, n: usize) -> Self {
+        self.max_concurrent_steps = Some(n.clamp(1, Semaphore::MAX_PERMITS));
+        self
+    }
+
+    /// Whether opening also resumes every run that was interrupted. Off by default.
+    pub fn resume_on_open(mut self, resume: bool) -> Self {
+        self.resume_on_open = resume;
+        self
+    }
+
+    /// Where time comes from: [`Clock::tokio`] for tests with paused time.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Makes the jitter of pauses repeatable: for tests.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Opens the engine on a directory or a storage URL: see [`Engine::open`].
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub async fn open(mut self, path_or_url: impl AsRef<str>) -> Result<Engine> {
+        // Found out before a store is touched.
+        Registry::global()?;
+        self.storage = Some(keepstep_storage::open(path_or_url.as_ref()).await?);
+        self.build().await
+    }
+
+    /// Builds the engine on the store given with [`storage`](Self::storage), or on one in memory.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub async fn build(self) -> Result<Engine> {
+        let registry = Registry::global()?;
+        let storage = match self.storage {
+            Some(storage) => storage,
+            None => keepstep_storage::open("memory:").await?,
+        };
+        let (committer, requests) = mpsc::unbounded_channel();
+        let (timers, timer_requests) = mpsc::unbounded_channel();
+        let halted = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            storage: Arc::clone(&storage),
+            registry,
+            resources: Arc::new(self.resources),
+            clock: self.clock.unwrap_or_else(Clock::system),
+            // Not seeded: every opening of a store is another owner.
+            node: NodeId(fastrand::Rng::new().u64(1..)),
+            step_permits: Arc::new(Semaphore::new(self.max_concurrent_steps.unwrap_or(DEFAULT_CONCURRENT_STEPS))),
+            blocking_permits: Arc::new(Semaphore::new(BLOCKING_STEPS)),
+            max_running_runs: self.max_running_runs.unwrap_or(usize::MAX),
+            max_pending_runs: self.max_pending_runs.unwrap_or(usize::MAX),
+            committer,
+            timers,
+            random: Mutex::new(self.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
+            roster: Mutex::new(Roster { queue: VecDeque::new(), ..Roster::default() }),
+            locks: lock::KeyedLocks::default(),
+            tasks: TaskTracker::new(),
+            halted: halted.clone(),
+        });
+        tokio::spawn(run_committer(storage, requests));
+        tokio::spawn(run_timers(Arc::clone(&shared), timer_requests));
+        let engine = Engine { shared, _halts_when_dropped: Arc::new(halted.drop_guard()) };
+        if self.resume_on_open {
+            for (id, resumed) in engine.resume_all().await? {
+                if let Err(error) = resumed {
+                    tracing::warn!(run = id, %error, "run could not be resumed");
+                }
+            }
+        }
+        Ok(engine)
+    }
+}

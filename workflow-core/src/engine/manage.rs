@@ -1,0 +1,380 @@
+//! Changing runs from outside: resume, suspend, cancel, delete; and taking runs into memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keepstep_storage::{Expect, RunId, RunQuery, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome};
+
+use super::handle::{Attached, Handle};
+use super::shared::{Ended, Place, Seat, SeatState, Shared};
+use super::{Engine, forbid_in_step};
+use crate::error::{Error, Result, SuspendReason};
+use crate::executor::{RunMessage, load_run};
+use crate::journal::EntryWriter;
+use crate::run::Event;
+use crate::status::Status;
+use crate::value::{Codec, Value};
+
+/// How long a claim lasts on stores that several processes share.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// What a message to a run's task came to.
+enum Told {
+    /// The task has it; this is where the outcome will be.
+    Task(Attached),
+    /// No task drives the run.
+    NoTask,
+}
+
+impl Engine {
+    /// Goes on with a run that was interrupted, suspended, or that failed; a failed run tries again what failed, with a
+    /// fresh count of retries. A run in execution is attached to, one that was successful gives its stored output.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Canceled`], [`Error::Damaged`], [`Error::QueueFull`], [`Error::ShutDown`],
+    /// [`Error::InsideStep`], [`Error::Storage`].
+    pub async fn resume<T>(&self, id: impl AsRef<str>) -> Result<Handle<T>> {
+        forbid_in_step("resume")?;
+        let id = RunId::new(id)?;
+        let _lock = self.shared.locks.lock(&id).await;
+        let attached = match self.seat(&id) {
+            Some(seat) => Attached::to(&seat),
+            None => {
+                let record = self.record(&id).await?;
+                match self.shared.status_of(&id, &record) {
+                    Status::Canceled => return Err(Error::Canceled { run: id }),
+                    Status::Failed => self.take_over(&id).await?,
+                    _ => self.attach_to_stored(&id, None, record).await?,
+                }
+            }
+        };
+        Ok(Handle::new(self.clone(), id, attached))
+    }
+
+    /// Resumes every run that is [`Resumable`](Status::Resumable): those that were running first, oldest first. One that
+    /// cannot be resumed does not keep the others from it; its error stands beside its id.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if the runs cannot be listed, [`Error::InsideStep`], [`Error::ShutDown`].
+    pub async fn resume_all(&self) -> Result<Vec<(String, Result<Handle<serde_json::Value>>)>> {
+        forbid_in_step("resume_all")?;
+        let mut resumed = Vec::new();
+        for status in [StoredStatus::Running, StoredStatus::Pending] {
+            let mut ids = Vec::new();
+            let mut query = RunQuery { statuses: vec![status], limit: 1000, ..RunQuery::default() };
+            loop {
+                let page = self.shared.storage.list(&query).await?;
+                let resumable = |listed: &keepstep_storage::ListedRun| {
+                    self.shared.status_of(&listed.run, &listed.record) == Status::Resumable
+                };
+                ids.extend(page.runs.into_iter().filter(resumable).map(|listed| listed.run));
+                match page.next {
+                    Some(next) => query.after = Some(next),
+                    None => break,
+                }
+            }
+            for id in ids {
+                let handle = self.resume(&id).await;
+                resumed.push((id.to_string(), handle));
+            }
+        }
+        Ok(resumed)
+    }
+
+    /// Stops a run so that it can be resumed: its bodies are told to stop, and it is `Suspended` when this returns. Suspending a
+    /// suspended run does nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::AlreadyEnded`], also if it ends before it could be stopped.
+    pub async fn suspend(&self, id: impl AsRef<str>) -> Result<()> {
+        let reason = SuspendReason::Requested;
+        self.stop(id.as_ref(), Status::Suspended, || RunMessage::Suspend, Event::RunSuspended { reason }).await
+    }
+
+    /// Cancels a run, for good: pending, running, suspended or resumable. Its bodies are told to stop, what they held is
+    /// freed, and it is `Canceled` when this returns. Canceling a canceled run does nothing.
+    ///
+    /// A body that asked for its [cancellation token](crate::Context::cancellation_token) gets five seconds to end by
+    /// itself; an async body is then dropped. A plain function cannot be stopped from outside: its result is ignored.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::AlreadyEnded`], also if it ends before it could be canceled.
+    pub async fn cancel(&self, id: impl AsRef<str>) -> Result<()> {
+        self.stop(id.as_ref(), Status::Canceled, || RunMessage::Cancel, Event::RunCanceled).await
+    }
+
+    async fn stop(&self, id: &str, to: Status, message: impl Fn() -> RunMessage, event: Event) -> Result<()> {
+        let id = RunId::new(id)?;
+        // Twice is usual if the run leaves memory in between; a run that comes and goes all the time is not waited for.
+        loop {
+            let lock = self.shared.locks.lock(&id).await;
+            match self.tell(&id, message()) {
+                Told::Task(attached) => {
+                    drop(lock);
+                    match attached.ended().await {
+                        Ended::Interrupted(source) => return Err(Error::Interrupted { run: id, source }),
+                        Ended::ShutDown => return Err(Error::ShutDown),
+                        Ended::Unreadable(error) => return Err(error),
+                        // The record says how it ended, or it is suspended and can be written to.
+                        _ => {}
+                    }
+                }
+                Told::NoTask => {
+                    let record = self.record(&id).await?;
+                    let status = self.shared.status_of(&id, &record);
+                    if status == to {
+                        return Ok(());
+                    }
+                    if status.is_final() {
+                        return Err(Error::AlreadyEnded { run: id, status });
+                    }
+                    return self.stop_stored(&id, to, event).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a message to the task of a run.
+    fn tell(&self, id: &RunId, message: RunMessage) -> Told {
+        let roster = self.shared.roster();
+        match roster.seats.get(id) {
+            Some((SeatState::Active(messages, _), seat)) => {
+                let attached = Attached::to(seat);
+                // A task leaves its seat before it stops taking messages.
+                drop(messages.send(message));
+                Told::Task(attached)
+            }
+            _ => Told::NoTask,
+        }
+    }
+
+    /// Stops a run that no task drives: one entry at the end of its journal.
+    async fn stop_stored(&self, id: &RunId, to: Status, event: Event) -> Result<()> {
+        let record = self.claim(id).await?;
+        let (status, ended) = match &event {
+            Event::RunSuspended { reason } => (StoredStatus::Suspended, Ended::Suspended(reason.clone())),
+            _ => (StoredStatus::Canceled, Ended::Canceled),
+        };
+        debug_assert_eq!(Status::of(status, true), to);
+        self.append(id, &record, event, status).await?;
+        let seat = {
+            let mut roster = self.shared.roster();
+            roster.queue.retain(|queued| queued != id);
+            roster.lost.remove(id);
+            roster.seats.remove(id)
+        };
+        if let Some((_, seat)) = seat {
+            seat.ended.send_replace(Some(ended));
+        }
+        Ok(())
+    }
+
+    /// Appends an event to a run that no task drives.
+    async fn append(&self, id: &RunId, record: &RunRecord, event: Event, status: StoredStatus) -> Result<RunRecord> {
+        let now = self.shared.clock.timestamp();
+        let mut values = Vec::new();
+        if let Event::RunSuspended { reason } = &event {
+            let reason = Value::encode(reason, Codec::MessagePack).ok();
+            values.push((ValueKey::Error, reason.map(|reason| Bytes::copy_from_slice(reason.as_bytes()))));
+        }
+        let mut entry = EntryWriter::default();
+        entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
+        let entry = entry.finish(record.next_entry);
+        let next = RunRecord {
+            status,
+            ended_at: status.is_final().then_some(now),
+            wake_at: record.wake_at.filter(|_| status.is_active()),
+            next_entry: record.next_entry.next(),
+            journal_bytes: record.journal_bytes + entry.len() as u64,
+            ..record.clone()
+        };
+        let write = RunWrite {
+            run: id.clone(),
+            expect: Expect::Epoch(record.epoch),
+            record: next.clone(),
+            entry: Some(entry),
+            truncate: false,
+            values,
+            blobs: Vec::new(),
+            consumed: Vec::new(),
+        };
+        match self.write(write).await? {
+            WriteOutcome::Written => Ok(next),
+            _ => Err(Error::Fenced { run: id.clone() }),
+        }
+    }
+
+    /// Removes a run with all that is stored of it; its id can then be used again. A run that has ended, is suspended or
+    /// resumable can be deleted.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::StillActive`] if it is pending or running: cancel it first.
+    pub async fn delete(&self, id: impl AsRef<str>) -> Result<()> {
+        let id = RunId::new(id)?;
+        let _lock = self.shared.locks.lock(&id).await;
+        let record = self.record(&id).await?;
+        let status = self.shared.status_of(&id, &record);
+        if matches!(status, Status::Pending | Status::Running) || self.seat(&id).is_some() {
+            return Err(Error::StillActive { run: id, status });
+        }
+        // Whoever else believes to own the run is fenced off first.
+        let record = self.claim(&id).await?;
+        if !self.shared.storage.delete(&id, record.epoch).await? {
+            return Err(Error::NotFound { run: id });
+        }
+        self.shared.roster().lost.remove(&id);
+        Ok(())
+    }
+
+    async fn claim(&self, id: &RunId) -> Result<RunRecord> {
+        if self.shared.roster().is_closed {
+            return Err(Error::ShutDown);
+        }
+        let claimed = self.shared.storage.claim(std::slice::from_ref(id), self.shared.node, LEASE).await?;
+        claimed.into_iter().next().flatten().ok_or_else(|| Error::NotFound { run: id.clone() })
+    }
+
+    /// Attaches to a run that has no seat: gives its end, goes on with it, or waits for it.
+    pub(super) async fn attach_to_stored(
+        &self,
+        id: &RunId,
+        hash: Option<[u8; 32]>,
+        record: RunRecord,
+    ) -> Result<Attached> {
+        if hash.is_some_and(|hash| hash != record.plan_hash) {
+            return Err(Error::IdConflict { run: id.clone() });
+        }
+        match self.shared.status_of(id, &record) {
+            Status::Suspended | Status::Resumable => self.take_over(id).await,
+            Status::Pending | Status::Running => {
+                // It waits outside memory: since the caller holds the lock of its id, it stays there until it has a seat.
+                let seat = Seat::new(record.plan_hash);
+                seat.report(super::read::progress_of(&record));
+                let attached = Attached::to(&seat);
+                self.shared.roster().seats.entry(id.clone()).or_insert((SeatState::Parked, seat));
+                Ok(attached)
+            }
+            Status::Successful | Status::Failed | Status::Canceled => {
+                let progress = super::read::progress_of(&record);
+                Ok(Attached::Ended(self.stored_end(id, &record).await?, progress))
+            }
+        }
+    }
+
+    /// Claims a run and goes on with it, or queues it.
+    async fn take_over(&self, id: &RunId) -> Result<Attached> {
+        let place = self.shared.take_place()?;
+        let record = self.claim(id).await?;
+        let seat = Seat::new(record.plan_hash);
+        let attached = Attached::to(&seat);
+        let opening = (!record.status.is_active()).then_some(Event::RunResumed);
+        match place {
+            Some(place) => self.shared.load_and_drive(id, seat, record, opening, place).await?,
+            None => {
+                let record = match opening {
+                    Some(event) => self.append(id, &record, event, StoredStatus::Pending).await?,
+                    None => record,
+                };
+                self.shared.enqueue(id, seat, record.epoch)?;
+            }
+        }
+        Ok(attached)
+    }
+}
+
+impl Shared {
+    async fn load_and_drive(
+        self: &Arc<Self>,
+        id: &RunId,
+        seat: Arc<Seat>,
+        record: RunRecord,
+        opening: Option<Event>,
+        place: Place,
+    ) -> Result<()> {
+        let run = match load_run(&*self.storage, id, &record).await {
+            Ok(run) => run,
+            Err(error) => {
+                // It stays as it is stored, and nobody's.
+                self.roster().lost.insert(id.clone());
+                return Err(error);
+            }
+        };
+        seat.report(run.progress());
+        self.drive(id.clone(), seat, run, record, opening, place);
+        Ok(())
+    }
+
+    /// Starts pending runs while there are places.
+    pub(super) fn fill_places(self: &Arc<Self>) {
+        let mut roster = self.roster();
+        while roster.n_running < self.max_running_runs && !roster.is_closed {
+            let Some(next) = roster.queue.pop_front() else { return };
+            roster.n_running += 1;
+            let shared = Arc::clone(self);
+            let place = Place::taken(self);
+            self.tasks.spawn(async move { shared.promote(next, place).await });
+        }
+    }
+
+    /// Takes a pending run into memory.
+    pub(super) async fn promote(self: Arc<Self>, id: RunId, place: Place) {
+        let _lock = self.locks.lock(&id).await;
+        let seat = match self.roster().seats.get(&id) {
+            Some((SeatState::Queued(_), seat)) => Arc::clone(seat),
+            // It was canceled or suspended while it waited.
+            _ => return,
+        };
+        self.go_on_with(&id, seat, place).await;
+    }
+
+    /// Takes a run back into memory whose timer is due.
+    pub(crate) fn unpark(self: &Arc<Self>, id: RunId) {
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let _lock = shared.locks.lock(&id).await;
+            let waiting = match shared.roster().seats.get(&id) {
+                Some((SeatState::Parked, seat)) => Some(Arc::clone(seat)),
+                Some(_) => return,
+                None => None,
+            };
+            if shared.roster().is_closed {
+                return;
+            }
+            let place = shared.take_place_back();
+            let seat = waiting.unwrap_or_else(|| Seat::new([0; 32]));
+            shared.go_on_with(&id, seat, place).await;
+        });
+    }
+
+    /// Loads a run that this engine owns, and drives it. Those who wait for it are told if that fails.
+    async fn go_on_with(self: &Arc<Self>, id: &RunId, seat: Arc<Seat>, place: Place) {
+        let loaded = async {
+            let record = self.storage.record(id).await?.ok_or_else(|| Error::NotFound { run: id.clone() })?;
+            if record.owner != Some(self.node) || !record.status.is_active() {
+                return Ok(None);
+            }
+            let run = load_run(&*self.storage, id, &record).await?;
+            Ok::<_, Error>(Some((record, run)))
+        };
+        let ended = match loaded.await {
+            Ok(Some((record, run))) => {
+                let seat = if seat.plan_hash == record.plan_hash { seat } else { Seat::new(record.plan_hash) };
+                return self.drive(id.clone(), seat, run, record, None, place);
+            }
+            Ok(None) => Ended::Fenced,
+            Err(error) => {
+                tracing::warn!(run = %id, %error, "run could not be read; it is resumable");
+                self.roster().lost.insert(id.clone());
+                Ended::Unreadable(error)
+            }
+        };
+        let mut roster = self.roster();
+        if roster.seats.get(id).is_some_and(|(_, current)| Arc::ptr_eq(current, &seat)) {
+            roster.seats.remove(id);
+        }
+        drop(roster);
+        seat.ended.send_replace(Some(ended));
+    }
+}
+

@@ -1,0 +1,353 @@
+//! The engine: opened on a store, executes runs. This file has opening, starting and shutting down.
+
+mod builder;
+mod global;
+mod handle;
+mod list;
+mod lock;
+mod manage;
+mod read;
+mod shared;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keepstep_storage::{Epoch, Expect, Position, RunId, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome};
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::DropGuard;
+
+pub use builder::EngineBuilder;
+pub use global::{
+    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start, status, step_output, suspend, try_init,
+};
+pub use handle::{Handle, ProgressStream};
+pub use list::{Cursor, Filter, Page, RunSummary};
+pub use read::Metadata;
+pub(crate) use shared::{Ended, Seat, Shared};
+
+use crate::context::try_context;
+use crate::error::{Error, Result};
+use crate::executor::{CommitRequest, Reply, RunMessage, RunTask};
+use crate::journal::EntryWriter;
+use crate::plan::{self, Plan, flatten};
+use crate::run::{Event, Run};
+use crate::value::Value;
+use crate::workflow::Workflow;
+use handle::Attached;
+use shared::{Place, SeatState};
+
+/// Executes durable runs on a store.
+///
+/// Cloning is cheap and gives another handle on the same engine. When the last one is dropped, everything stops where it
+/// is, as in a crash; [`shutdown`](Self::shutdown) stops in good order.
+///
+/// Opening an engine runs nothing: runs that a crash left behind are [`Resumable`](crate::Status::Resumable) until
+/// [`resume`](Self::resume), [`resume_all`](Self::resume_all), or `run` with the same id and workflow goes on with them;
+/// [`EngineBuilder::resume_on_open`] does so at once.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    _halts_when_dropped: Arc<DropGuard>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl Engine {
+    /// Opens an engine on a directory, which is made if there is none, or a storage URL: `"memory:"` for the whole engine
+    /// without a disk, `"sled:path"`, `"redb:path"`, `"fjall:path"` (the last two behind features of their names).
+    ///
+    /// # Errors
+    /// [`Error::Storage`] says why the store cannot be opened: it is in use, damaged, of an unknown format, or not a
+    /// store. [`Error::DuplicateStep`] if two steps of the program have one name and version.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> keepstep_core::Result<()> {
+    /// let engine = keepstep_core::Engine::open("memory:").await?;
+    /// engine.shutdown().await
+    /// # }
+    /// ```
+    pub async fn open(path_or_url: impl AsRef<str>) -> Result<Self> {
+        Self::builder().open(path_or_url).await
+    }
+
+    /// An engine with resources and limits.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> keepstep_core::Result<()> {
+    /// let engine = keepstep_core::Engine::builder().max_running_runs(100).open("memory:").await?;
+    /// engine.shutdown().await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::default()
+    }
+
+    /// Runs a workflow to its end and returns its output, both durable.
+    ///
+    /// The same id again, with the same workflow: attaches while it runs, goes on with it if it was interrupted or suspended,
+    /// and returns the stored output or failure once it has ended; nothing is run twice.
+    ///
+    /// # Errors
+    /// [`Error::IdConflict`] if a run of this id is of another workflow; [`Error::Failed`], [`Error::Canceled`] and
+    /// [`Error::Suspended`] as the run ends; [`Error::InsideStep`] inside a step; and what [`start`](Self::start) returns.
+    pub async fn run<T: DeserializeOwned + 'static>(
+        &self,
+        id: impl AsRef<str>,
+        workflow: impl std::borrow::Borrow<Workflow<T>>,
+    ) -> Result<T> {
+        forbid_in_step("run")?;
+        self.start(id, workflow).await?.await
+    }
+
+    /// Starts a run. When this returns, the run is durable: it will end whatever happens to this process, as long as somebody
+    /// resumes it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRunId`], [`Error::IdConflict`], [`Error::MissingResource`], [`Error::Unencodable`],
+    /// [`Error::QueueFull`], [`Error::InsideStep`], [`Error::ShutDown`], [`Error::Storage`]. Nothing is stored then.
+    pub async fn start<T>(
+        &self,
+        id: impl AsRef<str>,
+        workflow: impl std::borrow::Borrow<Workflow<T>>,
+    ) -> Result<Handle<T>> {
+        forbid_in_step("start")?;
+        let id = RunId::new(id)?;
+        let flattened = flatten(workflow.borrow().node())?;
+        self.shared.check_resources(&flattened.defs)?;
+        let attached = self.submit(&id, flattened.plan).await?;
+        Ok(Handle::new(self.clone(), id, attached))
+    }
+
+    async fn submit(&self, id: &RunId, plan: Plan) -> Result<Attached> {
+        let hash = plan::hash(&plan);
+        let _lock = self.shared.locks.lock(id).await;
+        if let Some(seat) = self.seat(id) {
+            return if seat.plan_hash == hash { Ok(Attached::to(&seat)) } else { Err(Error::IdConflict { run: id.clone() }) };
+        }
+        let place = match self.shared.take_place() {
+            Ok(place) => place,
+            // A run that is there needs no place in the queue.
+            Err(full @ Error::QueueFull { .. }) => {
+                return match self.shared.storage.record(id).await? {
+                    Some(record) => self.attach_to_stored(id, Some(hash), record).await,
+                    None => Err(full),
+                };
+            }
+            Err(error) => return Err(error),
+        };
+        match self.create(id, plan, hash, place).await? {
+            Some(attached) => Ok(attached),
+            None => match self.shared.storage.record(id).await? {
+                Some(record) => self.attach_to_stored(id, Some(hash), record).await,
+                None => Err(Error::NotFound { run: id.clone() }),
+            },
+        }
+    }
+
+    /// Makes a new run durable, and starts or queues it; `None` if there is one of this id.
+    async fn create(&self, id: &RunId, plan: Plan, hash: [u8; 32], place: Option<Place>) -> Result<Option<Attached>> {
+        let shared = &self.shared;
+        let root = plan.root();
+        let workflow = plan.label(root).to_owned();
+        let metadata = plan.node(root).extra.as_ref().and_then(|extra| extra.metadata.clone());
+        let plan = Arc::new(shared.offload_plan(plan).await?);
+        let event = Event::Created { plan };
+        let mut run = Run::default();
+        let mut entry = EntryWriter::default();
+        let blobs = event.blobs();
+        let unencodable = |_| Error::PlanTooLarge;
+        entry.push(&event).map_err(unencodable)?;
+        // Folding a plan that was just made cannot fail.
+        run.apply(event).map_err(|error| unexpected(id, error.0))?;
+        let entry = entry.finish(Position(0));
+        let now = shared.clock.timestamp();
+        let record = RunRecord {
+            status: if place.is_some() { StoredStatus::Running } else { StoredStatus::Pending },
+            owner: Some(shared.node),
+            epoch: Epoch::FIRST,
+            incarnation: shared.random_u64(),
+            workflow,
+            plan_hash: hash,
+            created_at: now,
+            started_at: place.is_some().then_some(now),
+            ended_at: None,
+            wake_at: None,
+            first_entry: Position(0),
+            next_entry: Position(1),
+            journal_bytes: entry.len() as u64,
+            steps: run.counts(),
+        };
+        let metadata = metadata.map(|json| (ValueKey::Metadata, Some(Bytes::from(String::from(json)))));
+        let write = RunWrite {
+            run: id.clone(),
+            expect: Expect::New,
+            record: record.clone(),
+            entry: Some(entry),
+            truncate: false,
+            values: metadata.into_iter().collect(),
+            blobs,
+            consumed: Vec::new(),
+        };
+        match self.write(write).await? {
+            WriteOutcome::Written => {}
+            WriteOutcome::Exists => return Ok(None),
+            WriteOutcome::Fenced { .. } | WriteOutcome::NotFound => return Err(Error::Fenced { run: id.clone() }),
+        }
+        let seat = Seat::new(hash);
+        let attached = Attached::to(&seat);
+        match place {
+            Some(place) => self.shared.drive(id.clone(), seat, run, record, None, place),
+            None => self.shared.enqueue(id, seat, record.epoch)?,
+        }
+        Ok(Some(attached))
+    }
+
+    /// Commits a write that no run's task makes.
+    async fn write(&self, write: RunWrite) -> Result<WriteOutcome> {
+        let (reply, written) = oneshot::channel();
+        self.shared.commit(CommitRequest { write, reply: Reply::Once(reply) });
+        Ok(written.await.map_err(|_| Error::ShutDown)??)
+    }
+
+    /// The seat of a run that is in memory or waited for.
+    fn seat(&self, id: &RunId) -> Option<Arc<Seat>> {
+        self.shared.roster().seats.get(id).map(|(_, seat)| Arc::clone(seat))
+    }
+
+    /// Stops in good order: takes nothing new, stops the bodies that are executing (they run again when their runs are
+    /// resumed), finishes the commit under way, gives the runs up and closes the store, so that it can be opened again.
+    ///
+    /// Waiting handles get [`Error::ShutDown`]. Calling it again does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if the store could not be closed; it is closed as far as it goes.
+    pub async fn shutdown(&self) -> Result<()> {
+        let shared = &self.shared;
+        {
+            let mut roster = shared.roster();
+            if std::mem::replace(&mut roster.is_closed, true) {
+                drop(roster);
+                shared.tasks.wait().await;
+                return Ok(());
+            }
+            roster.queue.clear();
+            let mut queued = Vec::new();
+            for (id, (state, seat)) in &roster.seats {
+                match state {
+                    SeatState::Active(messages, _) => drop(messages.send(RunMessage::ShutDown)),
+                    SeatState::Queued(epoch) => {
+                        queued.push((id.clone(), *epoch));
+                        seat.ended.send_replace(Some(Ended::ShutDown));
+                    }
+                    SeatState::Parked => drop(seat.ended.send_replace(Some(Ended::ShutDown))),
+                }
+            }
+            roster.to_release.extend(queued);
+        }
+        shared.tasks.close();
+        shared.tasks.wait().await;
+        let to_release = std::mem::take(&mut shared.roster().to_release);
+        let released = if to_release.is_empty() { Ok(()) } else { shared.storage.release(&to_release).await };
+        shared.halted.cancel();
+        let closed = shared.storage.close().await;
+        Ok(released.and(closed)?)
+    }
+}
+
+impl Shared {
+    /// Starts the task of a run.
+    fn drive(
+        self: &Arc<Self>,
+        id: RunId,
+        seat: Arc<Seat>,
+        run: Run,
+        record: RunRecord,
+        opening: Option<Event>,
+        place: Place,
+    ) {
+        let channel = mpsc::unbounded_channel();
+        {
+            let mut roster = self.roster();
+            roster.lost.remove(&id);
+            if roster.is_closed {
+                // The messages of a shutdown have been sent.
+                drop(channel.0.send(RunMessage::ShutDown));
+            }
+            roster.seats.insert(id.clone(), (SeatState::Active(channel.0.clone(), record.epoch), Arc::clone(&seat)));
+        }
+        place.hand_over();
+        let span = tracing::info_span!("run", run = %id, workflow = record.workflow);
+        let task = RunTask::new(Arc::clone(self), seat, id, run, record, opening, channel);
+        self.tasks.spawn(tracing::Instrument::instrument(task.drive(), span));
+    }
+
+    /// Puts a run, which is stored as pending, at the end of the queue.
+    fn enqueue(self: &Arc<Self>, id: &RunId, seat: Arc<Seat>, epoch: Epoch) -> Result<()> {
+        {
+            let mut roster = self.roster();
+            roster.lost.remove(id);
+            if roster.is_closed {
+                roster.to_release.push((id.clone(), epoch));
+                return Err(Error::ShutDown);
+            }
+            roster.seats.insert(id.clone(), (SeatState::Queued(epoch), seat));
+            roster.queue.push_back(id.clone());
+        }
+        // A place may have become free since this run did not get one.
+        self.fill_places();
+        Ok(())
+    }
+}
+
+/// Running a workflow from inside a step would hide it from the run, and wait for it while holding a place.
+fn forbid_in_step(call: &'static str) -> Result<()> {
+    match try_context() {
+        None => Ok(()),
+        Some(context) => Err(Error::InsideStep { call, step: context.step_name().to_owned() }),
+    }
+}
+
+fn unexpected(run: &RunId, what: &'static str) -> Error {
+    let damage = crate::error::Damage::Entry { at: Position(0), what: what.to_owned() };
+    Error::Damaged { run: run.clone(), damage }
+}
+
+/// Decodes what a caller asked for.
+fn decode<T: DeserializeOwned>(value: &Value, what: impl FnOnce() -> String) -> Result<T> {
+    value.decode().map_err(|error| Error::Undecodable {
+        what: what(),
+        type_name: std::any::type_name::<T>(),
+        field: error.field,
+        message: error.message,
+    })
+}
+
+impl<T> Workflow<T> {
+    /// Runs this workflow on the default engine: see [`Engine::run`] and [`init`].
+    ///
+    /// # Errors
+    /// As [`Engine::run`], and what opening the default engine returns.
+    pub async fn run(&self, id: impl AsRef<str>) -> Result<T>
+    where
+        T: DeserializeOwned + 'static,
+    {
+        global::run(id, self).await
+    }
+
+    /// Starts this workflow on the default engine: see [`Engine::start`] and [`init`].
+    ///
+    /// # Errors
+    /// As [`Engine::start`], and what opening the default engine returns.
+    pub async fn start(&self, id: impl AsRef<str>) -> Result<Handle<T>> {
+        global::start(id, self).await
+    }
+}

@@ -1,0 +1,298 @@
+//! What an engine's tasks share, and who sits in memory.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use keepstep_storage::{Epoch, NodeId, RunId, RunRecord, Storage, StorageError, Timestamp};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::lock::KeyedLocks;
+use crate::clock::Clock;
+use crate::error::{Error, Result, StepError, SuspendReason};
+use crate::executor::{CommitRequest, RunMessage, TimerRequest};
+use crate::plan::Plan;
+use crate::registry::Registry;
+use crate::resource::Resources;
+use crate::status::{Progress, Status};
+use crate::step::StepDef;
+use crate::value::Value;
+
+/// Values longer than this are kept as blobs: the journal and the memory hold only their address.
+const MAX_INLINE_BYTES: usize = 64 << 10;
+
+/// What the tasks of an engine share.
+pub(crate) struct Shared {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) registry: &'static Registry,
+    pub(crate) resources: Arc<Resources>,
+    pub(crate) clock: Clock,
+    pub(crate) node: NodeId,
+    pub(crate) step_permits: Arc<Semaphore>,
+    pub(crate) blocking_permits: Arc<Semaphore>,
+    pub(super) max_running_runs: usize,
+    pub(super) max_pending_runs: usize,
+    pub(super) committer: mpsc::UnboundedSender<CommitRequest>,
+    pub(super) timers: mpsc::UnboundedSender<TimerRequest>,
+    pub(super) random: Mutex<fastrand::Rng>,
+    pub(super) roster: Mutex<Roster>,
+    /// One call at a time changes a run that is not in execution.
+    pub(super) locks: KeyedLocks,
+    pub(super) tasks: TaskTracker,
+    /// Canceled when the engine is dropped or has shut down: everything stops where it is.
+    pub(crate) halted: CancellationToken,
+}
+
+/// The runs of this engine that are in memory or somebody waits for.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    pub(super) seats: HashMap<RunId, (SeatState, Arc<Seat>)>,
+    /// Runs that take up a place of `max_running_runs`.
+    pub(super) n_running: usize,
+    /// Pending runs, first come, first served.
+    pub(super) queue: VecDeque<RunId>,
+    /// Runs that this engine owns by the store, and whose task is gone: a write failed.
+    pub(super) lost: HashSet<RunId>,
+    /// Runs to release when the engine has shut down.
+    pub(super) to_release: Vec<(RunId, Epoch)>,
+    pub(super) is_closed: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum SeatState {
+    /// Pending; its plan is in the store only.
+    Queued(Epoch),
+    /// A task drives it.
+    Active(mpsc::UnboundedSender<RunMessage>, Epoch),
+    /// It waits for a timer outside memory, and somebody waits for it.
+    Parked,
+}
+
+/// Where those who wait for a run are told of it.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(super) plan_hash: [u8; 32],
+    pub(super) ended: watch::Sender<Option<Ended>>,
+    pub(super) progress: watch::Sender<Progress>,
+}
+
+impl Seat {
+    pub(super) fn new(plan_hash: [u8; 32]) -> Arc<Self> {
+        Arc::new(Self { plan_hash, ended: watch::Sender::new(None), progress: watch::Sender::default() })
+    }
+
+    /// Shows how far the run is to whoever watches.
+    pub(crate) fn report(&self, progress: Progress) {
+        self.progress.send_if_modified(|shown| std::mem::replace(shown, progress) != progress);
+    }
+
+    fn is_watched(&self) -> bool {
+        self.ended.receiver_count() + self.progress.receiver_count() > 0
+    }
+}
+
+/// How a run left the engine.
+#[derive(Debug, Clone)]
+pub(crate) enum Ended {
+    Successful(Value),
+    Failed(Arc<StepError>),
+    Canceled,
+    Suspended(SuspendReason),
+    /// It could not be written.
+    Interrupted(StorageError),
+    /// It belongs to somebody else.
+    Fenced,
+    /// It could not be read.
+    Unreadable(Error),
+    ShutDown,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("storage", &self.storage.describe()).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// A place of `max_running_runs`, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place(Option<Arc<Shared>>);
+
+impl Place {
+    /// A place that was counted already.
+    pub(super) fn taken(shared: &Arc<Shared>) -> Self {
+        Self(Some(Arc::clone(shared)))
+    }
+
+    /// Hands the place to a run's task, which gives it back when it ends.
+    pub(super) fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.give_place_back();
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn roster(&self) -> MutexGuard<'_, Roster> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A random number from 0 up to 1.
+    pub(crate) fn random(&self) -> f64 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).f64()
+    }
+
+    pub(super) fn random_u64(&self) -> u64 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..)
+    }
+
+    /// Hands a write to the committer. If that is gone, the engine has halted, and the reply never comes.
+    pub(crate) fn commit(&self, request: CommitRequest) {
+        drop(self.committer.send(request));
+    }
+
+    pub(crate) fn set_timer(&self, due_at: Timestamp, run: RunId) {
+        drop(self.timers.send((due_at, run)));
+    }
+
+    /// The status that a record means.
+    pub(super) fn status_of(&self, run: &RunId, record: &RunRecord) -> Status {
+        let is_owned = record.owner == Some(self.node) && !self.roster().lost.contains(run);
+        Status::of(record.status, is_owned)
+    }
+
+    /// Checks that the engine has what these steps need.
+    pub(crate) fn check_resources(&self, defs: &[&'static StepDef]) -> Result<()> {
+        let missing = defs.iter().flat_map(|def| def.resources.iter().map(move |need| (def, need)));
+        match missing.into_iter().find(|(_, need)| !self.resources.contains((need.type_id)())) {
+            None => Ok(()),
+            Some((def, need)) => Err(Error::MissingResource {
+                step: def.name.to_owned(),
+                param: need.param.to_owned(),
+                type_name: (need.type_name)().to_owned(),
+            }),
+        }
+    }
+
+    /// Puts a value that is long into a blob.
+    pub(crate) async fn offload(&self, value: Value) -> Result<Value, StorageError> {
+        if value.len() <= MAX_INLINE_BYTES {
+            return Ok(value);
+        }
+        let len = value.len() as u64;
+        let id = self.storage.put_blob(Bytes::copy_from_slice(value.as_bytes())).await?;
+        Ok(Value::blob(id, len))
+    }
+
+    /// Puts the long values of a plan into blobs.
+    pub(crate) async fn offload_plan(&self, mut plan: Plan) -> Result<Plan, StorageError> {
+        let mut long = Vec::new();
+        plan.for_each_value(&mut |value| {
+            if value.len() > MAX_INLINE_BYTES {
+                long.push(value.clone());
+            }
+        });
+        if long.is_empty() {
+            return Ok(plan);
+        }
+        let mut offloaded = VecDeque::with_capacity(long.len());
+        for value in long {
+            offloaded.push_back(self.offload(value).await?);
+        }
+        plan.for_each_value_mut(&mut |value| {
+            if value.len() > MAX_INLINE_BYTES
+                && let Some(blob) = offloaded.pop_front()
+            {
+                *value = blob;
+            }
+        });
+        Ok(plan)
+    }
+
+    /// The value itself, from its blob if it is in one.
+    pub(super) async fn load_value(&self, value: Value) -> Result<Value, StorageError> {
+        match value.blob_id() {
+            None => Ok(value),
+            Some(id) => Ok(value.with_blob(&self.storage.blob(&id).await?)),
+        }
+    }
+
+    /// Takes a place for a run; `None` if it must queue.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`] if there is no room in the queue either, [`Error::ShutDown`].
+    pub(super) fn take_place(self: &Arc<Self>) -> Result<Option<Place>> {
+        let mut roster = self.roster();
+        if roster.is_closed {
+            return Err(Error::ShutDown);
+        }
+        if roster.n_running < self.max_running_runs && roster.queue.is_empty() {
+            roster.n_running += 1;
+            return Ok(Some(Place(Some(Arc::clone(self)))));
+        }
+        if roster.queue.len() < self.max_pending_runs {
+            return Ok(None);
+        }
+        Err(Error::QueueFull { limit: self.max_pending_runs })
+    }
+
+    /// Takes a place even if there is none: for a run that had one and left memory to wait.
+    pub(super) fn take_place_back(self: &Arc<Self>) -> Place {
+        self.roster().n_running += 1;
+        Place(Some(Arc::clone(self)))
+    }
+
+    fn give_place_back(self: &Arc<Self>) {
+        self.roster().n_running -= 1;
+        self.fill_places();
+    }
+
+    /// A run's task is over.
+    pub(crate) fn leave(self: &Arc<Self>, id: &RunId, seat: &Arc<Seat>, ended: Ended) {
+        {
+            let mut roster = self.roster();
+            if roster.seats.get(id).is_some_and(|(_, current)| Arc::ptr_eq(current, seat))
+                && let Some((SeatState::Active(_, epoch), _)) = roster.seats.remove(id)
+                && matches!(ended, Ended::ShutDown)
+            {
+                roster.to_release.push((id.clone(), epoch));
+            }
+            let is_lost = matches!(
+                ended,
+                Ended::Interrupted(_) | Ended::ShutDown | Ended::Suspended(SuspendReason::Invariant { .. })
+            );
+            if is_lost {
+                roster.lost.insert(id.clone());
+            }
+        }
+        seat.ended.send_replace(Some(ended));
+        self.give_place_back();
+    }
+
+    /// Lets a run leave memory until a timer; `false` if a message came for it.
+    pub(crate) fn park(self: &Arc<Self>, id: &RunId, seat: &Arc<Seat>, messages: &mut mpsc::UnboundedReceiver<RunMessage>) -> bool {
+        {
+            let mut roster = self.roster();
+            // Messages are sent under the same lock, so none can come after this look.
+            if !messages.is_empty() || roster.is_closed {
+                return false;
+            }
+            messages.close();
+            if seat.is_watched() {
+                roster.seats.insert(id.clone(), (SeatState::Parked, Arc::clone(seat)));
+            } else {
+                roster.seats.remove(id);
+            }
+        }
+        self.give_place_back();
+        true
+    }
+}

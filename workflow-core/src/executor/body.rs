@@ -1,0 +1,237 @@
+//! One execution of a step's body: from stored arguments to a stored result.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use keepstep_storage::{Storage, StorageError};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::RunMessage;
+use crate::context::Context;
+use crate::engine::Shared;
+use crate::error::{Error, StepErrorKind, SuspendReason};
+use crate::plan::{Arg, NodeKind, Plan, flatten};
+use crate::run::{Failure, Start, StepId};
+use crate::source::Source;
+use crate::step::{Fault, Output, StepBody, StepDef, StepFault, StepInput, StepOutput, StepResult};
+use crate::value::Value;
+
+/// How an execution ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Value(Value),
+    Plan(Arc<Plan>),
+    Failed(Failure),
+    /// The program cannot run the step as it was stored.
+    Unrunnable(SuspendReason),
+    /// The store failed before the result could be kept.
+    Storage(StorageError),
+    /// It was stopped.
+    Stopped,
+}
+
+/// What one execution needs.
+pub(super) struct Execution {
+    pub(super) shared: Arc<Shared>,
+    pub(super) def: &'static StepDef,
+    pub(super) start: Start,
+    pub(super) timeout: Option<Duration>,
+    pub(super) context: Context,
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// Tells the run how an execution ended, whatever became of it: also when it is dropped in the middle.
+pub(super) struct Report {
+    pub(super) to: mpsc::UnboundedSender<RunMessage>,
+    pub(super) step: StepId,
+    pub(super) execution: u64,
+    pub(super) outcome: Outcome,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Stopped);
+        let (step, execution) = (self.step, self.execution);
+        // The run may be gone: then nobody needs the outcome.
+        drop(self.to.send(RunMessage::Ended { step, execution, outcome }));
+    }
+}
+
+impl Execution {
+    pub(super) async fn run(self, mut report: Report) {
+        report.outcome = self.outcome().await.unwrap_or_else(|outcome| outcome);
+    }
+
+    async fn outcome(self) -> Result<Outcome, Outcome> {
+        let Self { shared, def, start, timeout, context, permit } = self;
+        let args = arguments(&start, &*shared.storage).await.map_err(Outcome::Storage)?;
+        drop(start);
+        let input = StepInput { def, args, resources: Arc::clone(&shared.resources) };
+        let body = execute(&shared, def, input, context, permit);
+        let result = match timeout {
+            None => body.await,
+            Some(limit) => match tokio::time::timeout(limit, body).await {
+                Ok(result) => result,
+                Err(_) => {
+                    let message = format!("it took longer than {limit:?}");
+                    return Err(Outcome::Failed(Failure { kind: StepErrorKind::Timeout, message, causes: vec![] }));
+                }
+            },
+        };
+        let output = match result {
+            Ok(Ok(StepOutput(output))) => output,
+            Ok(Err(StepFault(fault))) => return Err(faulted(def, fault)),
+            Err(panic) => return Err(panicked(&*panic)),
+        };
+        match output {
+            Output::Value(value) => Ok(Outcome::Value(shared.offload(value).await.map_err(Outcome::Storage)?)),
+            Output::Workflow(node) => {
+                let flattened = flatten(&node).map_err(not_storable)?;
+                drop(node);
+                shared.check_resources(&flattened.defs).map_err(|error| match error {
+                    Error::MissingResource { step, param, type_name } => {
+                        Outcome::Unrunnable(SuspendReason::MissingResource { step, param, type_name })
+                    }
+                    other => not_storable(other),
+                })?;
+                let plan = shared.offload_plan(flattened.plan).await.map_err(Outcome::Storage)?;
+                Ok(match &*plan.nodes {
+                    // A finished workflow is a value.
+                    [only] if only.extra.is_none() => match &only.kind {
+                        NodeKind::Value(value) => Outcome::Value(value.clone()),
+                        _ => Outcome::Plan(Arc::new(plan)),
+                    },
+                    _ => Outcome::Plan(Arc::new(plan)),
+                })
+            }
+        }
+    }
+}
+
+type Panic = Box<dyn Any + Send>;
+
+/// Runs the body, on the runtime or where it may block.
+async fn execute(
+    shared: &Shared,
+    def: &'static StepDef,
+    input: StepInput,
+    context: Context,
+    permit: OwnedSemaphorePermit,
+) -> Result<StepResult, Panic> {
+    match def.body {
+        StepBody::Async(body) => {
+            let _permit = permit;
+            // Also the call itself runs code that a panic may come from.
+            let body = AssertUnwindSafe(async move { body(input).await }).catch_unwind();
+            context.scope(body).await
+        }
+        StepBody::Blocking(body) => {
+            // Commits share the pool of threads that may block, so bodies must not take all of them.
+            let Ok(blocking_permit) = Arc::clone(&shared.blocking_permits).acquire_owned().await else {
+                return Err(Box::new("the engine was shut down"));
+            };
+            let call = move || {
+                let _permits = (permit, blocking_permit);
+                std::panic::catch_unwind(AssertUnwindSafe(|| context.sync_scope(|| body(input))))
+            };
+            tokio::task::spawn_blocking(call).await.unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => Err(panic),
+                Err(_) => Err(Box::new("the runtime was shut down")),
+            })
+        }
+    }
+}
+
+/// The arguments of a step, with the results of its inputs in their places.
+async fn arguments(start: &Start, storage: &dyn Storage) -> Result<Vec<Source>, StorageError> {
+    let mut inputs = Vec::with_capacity(start.inputs.len());
+    for value in &start.inputs {
+        inputs.push(load(value, storage).await?);
+    }
+    let NodeKind::Step { args, .. } = &start.plan.node(start.index).kind else { return Ok(Vec::new()) };
+    // Literals kept in blobs are loaded first: filling in is not async.
+    let mut blobs = Vec::new();
+    start.plan.node(start.index).for_each_literal(&mut |value| {
+        if value.blob_id().is_some() {
+            blobs.push(value.clone());
+        }
+    });
+    let mut literals = Vec::with_capacity(blobs.len());
+    for value in blobs {
+        let loaded = load(&value, storage).await?;
+        literals.push((value, loaded));
+    }
+    let mut inputs = inputs.into_iter();
+    let mut fill = Fill { inputs: &mut inputs, literals: &literals };
+    Ok(args.iter().map(|arg| fill.source(arg)).collect())
+}
+
+async fn load(value: &Value, storage: &dyn Storage) -> Result<Value, StorageError> {
+    match value.blob_id() {
+        None => Ok(value.clone()),
+        Some(id) => Ok(value.with_blob(&storage.blob(&id).await?)),
+    }
+}
+
+struct Fill<'a> {
+    inputs: &'a mut std::vec::IntoIter<Value>,
+    literals: &'a [(Value, Value)],
+}
+
+impl Fill<'_> {
+    fn source(&mut self, arg: &Arg) -> Source {
+        match arg {
+            Arg::Value(value) => Source::Value(self.literal(value)),
+            // There is an input for each: both come from the same walk.
+            Arg::Node(_) => Source::Value(self.inputs.next().unwrap_or_else(|| Value::from_bytes(&[][..]))),
+            Arg::Seq(items) => Source::Seq(items.iter().map(|item| self.source(item)).collect()),
+            Arg::Map(entries) => {
+                Source::Map(entries.iter().map(|(key, value)| (self.literal(key), self.source(value))).collect())
+            }
+            Arg::Some(inner) => Source::Some(Box::new(self.source(inner))),
+        }
+    }
+
+    fn literal(&self, value: &Value) -> Value {
+        let loaded = self.literals.iter().find(|(blob, _)| blob == value);
+        loaded.map_or_else(|| value.clone(), |(_, loaded)| loaded.clone())
+    }
+}
+
+fn faulted(def: &StepDef, fault: Fault) -> Outcome {
+    let (step, version) = (def.name.to_owned(), def.version);
+    match fault {
+        Fault::Error { message, causes } => Outcome::Failed(Failure { kind: StepErrorKind::Error, message, causes }),
+        Fault::Unencodable { message } => {
+            Outcome::Failed(Failure { kind: StepErrorKind::Unencodable, message, causes: vec![] })
+        }
+        Fault::Undecodable { param, error } => Outcome::Unrunnable(SuspendReason::Undecodable {
+            step,
+            version,
+            param: param.to_owned(),
+            field: error.field,
+            message: error.message,
+        }),
+        Fault::MissingResource { param, type_name } => Outcome::Unrunnable(SuspendReason::MissingResource {
+            step,
+            param: param.to_owned(),
+            type_name: type_name.to_owned(),
+        }),
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Outcome {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned());
+    Outcome::Failed(Failure { kind: StepErrorKind::Panic, message, causes: vec![] })
+}
+
+fn not_storable(error: Error) -> Outcome {
+    Outcome::Failed(Failure { kind: StepErrorKind::Unencodable, message: error.to_string(), causes: vec![] })
+}

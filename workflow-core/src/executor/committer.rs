@@ -1,0 +1,72 @@
+//! Group commit: one writer, which takes whatever has gathered while the last commit was being flushed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use keepstep_storage::{Batch, RunId, RunWrite, Storage, StorageError, WriteOutcome};
+use tokio::sync::{mpsc, oneshot};
+
+use super::RunMessage;
+
+/// A commit does not gather more than this, so that what waits for it does not wait for long.
+const MAX_BATCH_BYTES: usize = 16 << 20;
+const MAX_BATCH_WRITES: usize = 4096;
+
+/// What a write came to.
+pub(crate) type Written = Result<WriteOutcome, StorageError>;
+
+/// A write, and who is told what came of it.
+#[derive(Debug)]
+pub(crate) struct CommitRequest {
+    pub(crate) write: RunWrite,
+    pub(crate) reply: Reply,
+}
+
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Run(mpsc::UnboundedSender<RunMessage>),
+    Once(oneshot::Sender<Written>),
+}
+
+impl Reply {
+    /// Whoever asked may have gone; the write is what it is.
+    fn send(self, written: Written) {
+        match self {
+            Self::Run(run) => drop(run.send(RunMessage::Committed(written))),
+            Self::Once(once) => drop(once.send(written)),
+        }
+    }
+}
+
+/// Commits what arrives until nobody is left to send anything.
+pub(crate) async fn run_committer(storage: Arc<dyn Storage>, mut requests: mpsc::UnboundedReceiver<CommitRequest>) {
+    let mut gathered = Vec::new();
+    let mut runs: HashSet<RunId> = HashSet::new();
+    loop {
+        if gathered.is_empty() && requests.recv_many(&mut gathered, MAX_BATCH_WRITES).await == 0 {
+            return;
+        }
+        while gathered.len() < MAX_BATCH_WRITES
+            && let Ok(request) = requests.try_recv()
+        {
+            gathered.push(request);
+        }
+        runs.clear();
+        let mut bytes = 0;
+        // A batch has one write a run; a second one of the same run waits, and all behind it, so that order is kept.
+        let fits = |request: &CommitRequest| {
+            bytes += request.write.entry.as_ref().map_or(0, |entry| entry.len());
+            runs.insert(request.write.run.clone()) && bytes <= MAX_BATCH_BYTES
+        };
+        let n = gathered.iter().map(fits).take_while(|fits| *fits).count().max(1);
+        let later = gathered.split_off(n);
+        let (writes, replies): (Vec<_>, Vec<_>) =
+            std::mem::replace(&mut gathered, later).into_iter().map(|request| (request.write, request.reply)).unzip();
+        match storage.commit(Batch { writes, messages: Vec::new() }).await {
+            Ok(committed) => {
+                replies.into_iter().zip(committed.writes).for_each(|(reply, outcome)| reply.send(Ok(outcome)));
+            }
+            Err(error) => replies.into_iter().for_each(|reply| reply.send(Err(error.clone()))),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Reading a run back: its journal is checked and folded, entry by entry.
+
+use keepstep_storage::{Position, RunId, RunRecord, Storage};
+
+use crate::error::{Damage, Error, Result};
+use crate::journal::read_entry;
+use crate::run::Run;
+
+/// How much of a journal is read at a time.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// The state of a run that is to go on.
+pub(crate) async fn load_run(storage: &dyn Storage, id: &RunId, record: &RunRecord) -> Result<Run> {
+    let mut run = Run::default();
+    fold_journal(storage, id, record, &mut run).await?;
+    // Those were stored when they happened.
+    run.take_named();
+    run.take_stops();
+    Ok(run)
+}
+
+/// Folds the journal of a run into `run`.
+///
+/// # Errors
+/// [`Error::Damaged`] if an entry is missing, is not what was written, or cannot have happened. Nothing is run then: a step
+/// whose result is in the damaged part must not run again.
+pub(crate) async fn fold_journal(storage: &dyn Storage, id: &RunId, record: &RunRecord, run: &mut Run) -> Result<()> {
+    let damaged = |damage| Error::Damaged { run: id.clone(), damage };
+    let mut next = record.first_entry;
+    while next < record.next_entry {
+        let page = storage.journal(id, next, PAGE_BYTES).await?;
+        if page.is_empty() {
+            return Err(damaged(Damage::Hole { at: next }));
+        }
+        for entry in page {
+            if entry.position >= record.next_entry {
+                return Ok(());
+            }
+            if entry.position != next {
+                return Err(damaged(Damage::Hole { at: next }));
+            }
+            for event in read_entry(next, &entry.bytes).map_err(damaged)? {
+                check(&event, next).map_err(damaged)?;
+                let impossible = |error| damaged(Damage::Entry { at: next, what: format!("{error}") });
+                run.apply(event).map_err(impossible)?;
+            }
+            next = next.next();
+        }
+        // A long journal is folded without keeping other tasks of the thread waiting.
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Refuses plans that refer to what is not there.
+fn check(event: &crate::run::Event, at: Position) -> Result<(), Damage> {
+    if event.plans_are_sound() {
+        Ok(())
+    } else {
+        Err(Damage::Entry { at, what: "a plan refers to a node that is not before it".to_owned() })
+    }
+}

@@ -1,0 +1,395 @@
+//! The executor: drives one run. It takes what happened, folds and commits it, and does what the run then asks for.
+//!
+//! Each run in memory is one task. While a commit of it is being flushed, what happens gathers; nothing that an event
+//! allows is done before the event is durable. After a failed write the task ends and writes nothing more.
+
+mod body;
+mod committer;
+mod load;
+mod steps;
+mod timers;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use keepstep_storage::{Expect, RunId, RunRecord, RunWrite, StorageError, StoredStatus, ValueKey, WriteOutcome};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, warn};
+
+pub(crate) use body::Outcome;
+pub(crate) use committer::{CommitRequest, Reply, Written, run_committer};
+pub(crate) use load::{fold_journal, load_run};
+pub(crate) use timers::{TimerRequest, run_timers};
+
+use crate::engine::{Ended, Seat, Shared};
+use crate::error::SuspendReason;
+use crate::journal::EntryWriter;
+use crate::run::{Event, Impossible, Run, Settled, StepId};
+use crate::value::{Codec, Value};
+use steps::Steps;
+
+/// A journal with fewer bytes than this is not compacted.
+const MIN_COMPACTION_BYTES: u64 = 1 << 20;
+/// A journal is compacted when it has so many times the bytes that a snapshot would: each byte is then rewritten a bounded
+/// number of times, however long the run is.
+const COMPACTION_FACTOR: u64 = 4;
+/// A run that has only timers left, all of them further away than this, leaves memory.
+pub(crate) const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What a run's task is told.
+#[derive(Debug)]
+pub(crate) enum RunMessage {
+    /// An execution of a step ended.
+    Ended { step: StepId, execution: u64, outcome: Outcome },
+    /// What became of the commit that was under way.
+    Committed(Written),
+    /// Cancel the run.
+    Cancel,
+    /// Suspend the run.
+    Suspend,
+    /// Which steps are executing now?
+    Running(oneshot::Sender<Vec<StepId>>),
+    /// Stop without a trace: the engine is shutting down.
+    ShutDown,
+}
+
+/// One run in execution.
+pub(crate) struct RunTask {
+    shared: Arc<Shared>,
+    seat: Arc<Seat>,
+    id: RunId,
+    run: Run,
+    /// The record as it is stored.
+    record: RunRecord,
+    /// The record as the commit under way will leave it.
+    committing: Option<RunRecord>,
+    messages: mpsc::UnboundedReceiver<RunMessage>,
+    sender: mpsc::UnboundedSender<RunMessage>,
+    /// What happened and is not yet folded.
+    happened: VecDeque<(StepId, Outcome)>,
+    steps: Steps,
+    /// An event to begin with: the run goes on after a failure or a suspension.
+    opening: Option<Event>,
+    is_shutting_down: bool,
+}
+
+/// Why a run's task is over.
+enum Exit {
+    Ended(Ended),
+    Parked(keepstep_storage::Timestamp),
+}
+
+impl RunTask {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        seat: Arc<Seat>,
+        id: RunId,
+        run: Run,
+        record: RunRecord,
+        opening: Option<Event>,
+        (sender, messages): (mpsc::UnboundedSender<RunMessage>, mpsc::UnboundedReceiver<RunMessage>),
+    ) -> Self {
+        Self {
+            shared,
+            seat,
+            id,
+            run,
+            record,
+            committing: None,
+            messages,
+            sender,
+            happened: VecDeque::new(),
+            steps: Steps::default(),
+            opening,
+            is_shutting_down: false,
+        }
+    }
+
+    /// Drives the run until it ends, stops, or leaves memory.
+    pub(crate) async fn drive(mut self) {
+        let exit = self.drive_to_exit().await;
+        self.steps.abort_all();
+        match exit {
+            Exit::Ended(ended) => {
+                debug!(run = %self.id, ?ended, "run left the engine");
+                self.shared.leave(&self.id, &self.seat, ended);
+            }
+            Exit::Parked(wake_at) => {
+                debug!(run = %self.id, "run waits outside memory");
+                self.shared.set_timer(wake_at, self.id.clone());
+            }
+        }
+    }
+
+    async fn drive_to_exit(&mut self) -> Exit {
+        let mut inbox = Vec::new();
+        // A run that was pending, failed or suspended is first made running, durably.
+        if self.record.status == StoredStatus::Running {
+            self.go_on();
+        }
+        loop {
+            if self.committing.is_none() {
+                match self.fold_and_commit() {
+                    Ok(()) => {}
+                    Err(Impossible(what)) => {
+                        // The state in memory is not to be trusted; what is stored is.
+                        warn!(run = %self.id, what, "an invariant does not hold; the run is left as it is stored");
+                        let reason = SuspendReason::Invariant { what: what.to_owned() };
+                        return Exit::Ended(Ended::Suspended(reason));
+                    }
+                }
+                if self.committing.is_none()
+                    && let Some(exit) = self.exit_if_at_rest()
+                {
+                    return exit;
+                }
+            }
+            let timer = self.run.next_timer().filter(|_| self.run.is_active() && self.committing.is_none());
+            let clock = &self.shared.clock;
+            tokio::select! {
+                biased;
+                n = self.messages.recv_many(&mut inbox, 1024) => {
+                    debug_assert!(n > 0, "the task holds a sender itself");
+                }
+                permit = self.steps.permit(&self.shared.step_permits) => {
+                    self.steps.spare = permit;
+                }
+                () = self.steps.until_overdue() => self.steps.abort_overdue(),
+                () = async { match timer {
+                    Some(due_at) => clock.sleep_towards(due_at).await,
+                    None => std::future::pending().await,
+                } } => {
+                    self.run.wake(self.shared.clock.timestamp());
+                    let ready = self.run.take_ready();
+                    self.steps.allow(ready);
+                }
+                () = self.shared.halted.cancelled(), if !self.is_shutting_down => return Exit::Ended(Ended::ShutDown),
+            }
+            for message in inbox.drain(..) {
+                if let Some(exit) = self.take(message) {
+                    return exit;
+                }
+            }
+            self.start_steps();
+        }
+    }
+
+    fn take(&mut self, message: RunMessage) -> Option<Exit> {
+        match message {
+            RunMessage::Ended { step, execution, outcome } => {
+                if self.steps.ended(step, execution) {
+                    match outcome {
+                        Outcome::Stopped => self.run.stopped(step),
+                        Outcome::Storage(error) => return Some(self.lost(error)),
+                        outcome => self.happened.push_back((step, outcome)),
+                    }
+                }
+            }
+            RunMessage::Committed(Ok(WriteOutcome::Written)) => {
+                if let Some(record) = self.committing.take() {
+                    self.record = record;
+                    self.go_on();
+                }
+            }
+            RunMessage::Committed(Ok(WriteOutcome::Fenced { .. } | WriteOutcome::Exists | WriteOutcome::NotFound)) => {
+                return Some(Exit::Ended(Ended::Fenced));
+            }
+            RunMessage::Committed(Err(error)) => return Some(self.lost(error)),
+            // A run whose end is being written has ended.
+            RunMessage::Cancel | RunMessage::Suspend if self.is_ending() => {}
+            RunMessage::Cancel => {
+                self.run.cancel();
+                self.stop_steps();
+            }
+            RunMessage::Suspend => {
+                self.run.suspend(SuspendReason::Requested);
+                self.stop_steps();
+            }
+            RunMessage::Running(reply) => drop(reply.send(self.steps.running())),
+            RunMessage::ShutDown => {
+                self.is_shutting_down = true;
+                self.steps.forbid();
+                self.steps.stop_all();
+            }
+        }
+        None
+    }
+
+    /// A write failed: what is stored counts, and this task is no longer the run's owner.
+    fn lost(&mut self, error: StorageError) -> Exit {
+        warn!(run = %self.id, error = %error, "run stopped: it could not be written");
+        Exit::Ended(Ended::Interrupted(error))
+    }
+
+    /// Folds what happened since the last commit, and commits it in one entry.
+    fn fold_and_commit(&mut self) -> Result<(), Impossible> {
+        let mut entry = EntryWriter::default();
+        let compacts = self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * self.run.live_bytes();
+        let mut blobs = Vec::new();
+        let mut events: Vec<Event> = self.opening.take().into_iter().collect();
+        while let Some((step, outcome)) = self.happened.pop_front() {
+            if !self.run.is_running(step) {
+                continue;
+            }
+            match self.event_of(step, outcome) {
+                Ok(event) => events.push(event),
+                Err(reason) => {
+                    // The body did not run, or gave nothing: the step is as before, and the run waits for better code.
+                    self.run.stopped(step);
+                    self.run.suspend(reason);
+                }
+            }
+        }
+        if compacts && !events.is_empty() && self.run.is_active() {
+            write(&mut entry, &Event::Snapshot(Box::new(self.run.snapshot())))?;
+        }
+        let is_compacted = !entry.is_empty();
+        for event in events {
+            write(&mut entry, &event)?;
+            blobs.extend(event.blobs());
+            self.run.apply(event)?;
+        }
+        self.stop_steps();
+        let is_idle = self.steps.is_idle() && !self.is_shutting_down;
+        let mut settled = self.run.settle(is_idle);
+        if let Settled::By(event) = settled {
+            write(&mut entry, &event)?;
+            self.run.apply(event)?;
+            settled = self.run.settle(is_idle);
+        }
+        let status = match settled {
+            Settled::Successful => StoredStatus::Successful,
+            Settled::Stopped if self.run.is_canceled() => StoredStatus::Canceled,
+            Settled::Stopped if self.run.failure().is_some() => StoredStatus::Failed,
+            Settled::Stopped => StoredStatus::Suspended,
+            _ => StoredStatus::Running,
+        };
+        if entry.is_empty() && status == self.record.status {
+            return Ok(());
+        }
+        self.commit(entry, is_compacted, status, blobs);
+        Ok(())
+    }
+
+    fn commit(
+        &mut self,
+        entry: EntryWriter,
+        is_compacted: bool,
+        status: StoredStatus,
+        blobs: Vec<keepstep_storage::BlobId>,
+    ) {
+        let now = self.shared.clock.timestamp();
+        let mut record = self.record.clone();
+        record.status = status;
+        record.started_at.get_or_insert(now);
+        record.ended_at = status.is_final().then_some(now);
+        record.wake_at = self.run.next_timer().filter(|_| status.is_active());
+        record.steps = self.run.counts();
+        let entry = (!entry.is_empty()).then(|| entry.finish(record.next_entry));
+        if let Some(entry) = &entry {
+            if is_compacted {
+                record.first_entry = record.next_entry;
+                record.journal_bytes = 0;
+            }
+            record.next_entry = record.next_entry.next();
+            record.journal_bytes += entry.len() as u64;
+        }
+        let write = RunWrite {
+            run: self.id.clone(),
+            expect: Expect::Epoch(self.record.epoch),
+            record: record.clone(),
+            entry,
+            truncate: is_compacted,
+            values: self.values(status),
+            blobs,
+            consumed: Vec::new(),
+        };
+        self.committing = Some(record);
+        self.shared.commit(CommitRequest { write, reply: Reply::Run(self.sender.clone()) });
+    }
+
+    /// What is kept beside the journal, so that it is found without reading that.
+    fn values(&mut self, status: StoredStatus) -> Vec<(ValueKey, Option<bytes::Bytes>)> {
+        let bytes = |value: &Value| Some(bytes::Bytes::copy_from_slice(value.as_bytes()));
+        let mut values: Vec<_> =
+            self.run.take_named().iter().map(|(name, value)| (ValueKey::Step(name.to_string()), bytes(value))).collect();
+        let encoded = |error: &dyn erased::Encode| error.encode().as_ref().and_then(bytes);
+        match status {
+            StoredStatus::Successful => values.push((ValueKey::Output, self.run.output().and_then(bytes))),
+            StoredStatus::Failed => {
+                values.push((ValueKey::Error, self.run.failure().and_then(|error| encoded(error))));
+            }
+            StoredStatus::Suspended => {
+                values.push((ValueKey::Error, self.run.suspended().and_then(|reason| encoded(reason))));
+            }
+            _ => {}
+        }
+        values
+    }
+
+    /// Does what durable events allow.
+    fn go_on(&mut self) {
+        if self.is_shutting_down {
+            return;
+        }
+        self.seat.report(self.run.progress());
+        let ready = self.run.take_ready();
+        self.steps.allow(ready);
+        self.start_steps();
+    }
+
+    /// Whether nothing can happen any more without a timer or the world outside.
+    fn exit_if_at_rest(&mut self) -> Option<Exit> {
+        if !self.steps.is_idle() || !self.happened.is_empty() {
+            return None;
+        }
+        if self.is_shutting_down {
+            return Some(Exit::Ended(Ended::ShutDown));
+        }
+        match self.run.settle(true) {
+            Settled::Successful => {
+                let output = self.run.output().cloned().unwrap_or_else(|| Value::from_bytes(&[][..]));
+                Some(Exit::Ended(Ended::Successful(output)))
+            }
+            Settled::Stopped => Some(Exit::Ended(match (self.run.failure(), self.run.suspended()) {
+                (Some(error), _) => Ended::Failed(Arc::new(error.clone())),
+                (_, Some(reason)) => Ended::Suspended(reason.clone()),
+                _ => Ended::Canceled,
+            })),
+            Settled::Waiting(Some(due_at)) if !self.steps.has_work() => {
+                let far = self.shared.clock.timestamp().until(due_at) > PARK_AFTER;
+                (far && self.shared.park(&self.id, &self.seat, &mut self.messages)).then_some(Exit::Parked(due_at))
+            }
+            Settled::Waiting(None) if !self.steps.has_work() => {
+                self.run.suspend(SuspendReason::Invariant { what: "the run waits for nothing".to_owned() });
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.committing.as_ref().is_some_and(|record| record.status.is_final())
+    }
+}
+
+fn write(entry: &mut EntryWriter, event: &Event) -> Result<(), Impossible> {
+    entry.push(event).map_err(|_| Impossible("an event could not be encoded"))
+}
+
+/// Encoding errors and reasons alike.
+mod erased {
+    use serde::Serialize;
+
+    use super::{Codec, Value};
+
+    pub(super) trait Encode {
+        fn encode(&self) -> Option<Value>;
+    }
+
+    impl<T: Serialize> Encode for T {
+        fn encode(&self) -> Option<Value> {
+            Value::encode(self, Codec::MessagePack).ok()
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The steps of a run that are executing, and those that may: places, tokens, and stopping.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::body::{Execution, Report};
+use super::{Outcome, RunTask};
+use crate::context::Context;
+use crate::error::{StepErrorKind, SuspendReason};
+use crate::run::{Event, Failure, StepId, retry};
+use crate::step::StepDef;
+
+/// How long after it was dropped a body may go on before the run no longer waits for it: it is one that blocks, or does
+/// not yield.
+const ABANDON_AFTER: Duration = Duration::from_secs(1);
+
+/// The executions of one run.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    /// What may start, the last one first. All that it needs is durable.
+    allowed: Vec<StepId>,
+    running: FxHashMap<StepId, Running>,
+    /// Counts executions, so that a late report of one is not taken for another's.
+    n_executions: u64,
+    /// A place that was waited for.
+    pub(super) spare: Option<OwnedSemaphorePermit>,
+    /// Bodies that were told to stop.
+    n_stopping: usize,
+    is_forbidden: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    execution: u64,
+    abort: AbortHandle,
+    context: Context,
+    /// When a body that was told to stop is dropped, and when it is no longer waited for.
+    stopping: Option<(Instant, Stage)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It has its token, and time to end by itself.
+    Asked,
+    /// It is being dropped.
+    Dropped,
+}
+
+impl Steps {
+    /// Lets steps start; the last one first.
+    pub(super) fn allow(&mut self, ready: Vec<StepId>) {
+        if !self.is_forbidden {
+            self.allowed.extend(ready);
+        }
+    }
+
+    /// Starts nothing any more.
+    pub(super) fn forbid(&mut self) {
+        self.is_forbidden = true;
+        self.allowed.clear();
+        self.spare = None;
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        !self.allowed.is_empty()
+    }
+
+    /// Whether no body is executing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    pub(super) fn running(&self) -> Vec<StepId> {
+        self.running.keys().copied().collect()
+    }
+
+    /// Waits for a place, if a step needs one.
+    pub(super) async fn permit(&self, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        if self.allowed.is_empty() || self.spare.is_some() {
+            return pending().await;
+        }
+        Arc::clone(permits).acquire_owned().await.ok()
+    }
+
+    /// An execution reported; `false` if it is one that is no longer waited for.
+    pub(super) fn ended(&mut self, step: StepId, execution: u64) -> bool {
+        let is_current = self.running.get(&step).is_some_and(|running| running.execution == execution);
+        if is_current && self.running.remove(&step).is_some_and(|running| running.stopping.is_some()) {
+            self.n_stopping -= 1;
+        }
+        is_current
+    }
+
+    fn stop(&mut self, step: StepId, grace: Duration) {
+        let Some(running) = self.running.get_mut(&step).filter(|running| running.stopping.is_none()) else { return };
+        running.context.cancel();
+        self.n_stopping += 1;
+        if running.context.is_token_taken() && !grace.is_zero() {
+            running.stopping = Some((Instant::now() + grace, Stage::Asked));
+        } else {
+            running.abort.abort();
+            running.stopping = Some((Instant::now() + ABANDON_AFTER, Stage::Dropped));
+        }
+    }
+
+    /// Tells every body to stop.
+    pub(super) fn stop_all(&mut self) {
+        for step in self.running() {
+            self.stop(step, GRACE);
+        }
+    }
+
+    /// Drops every body at once.
+    pub(super) fn abort_all(&mut self) {
+        self.running.drain().for_each(|(_, running)| {
+            running.context.cancel();
+            running.abort.abort();
+        });
+        self.n_stopping = 0;
+    }
+
+    /// Waits until a body that was told to stop has not done so for too long.
+    pub(super) async fn until_overdue(&self) {
+        if self.n_stopping == 0 {
+            return pending().await;
+        }
+        match self.running.values().filter_map(|running| running.stopping).map(|(until, _)| until).min() {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => pending().await,
+        }
+    }
+
+    /// Drops bodies that did not end by themselves in time, and gives up on those that cannot be dropped.
+    pub(super) fn abort_overdue(&mut self) {
+        let now = Instant::now();
+        let n_stopping = &mut self.n_stopping;
+        self.running.retain(|_, running| match running.stopping {
+            Some((until, Stage::Asked)) if until <= now => {
+                running.abort.abort();
+                running.stopping = Some((now + ABANDON_AFTER, Stage::Dropped));
+                true
+            }
+            Some((until, Stage::Dropped)) if until <= now => {
+                *n_stopping -= 1;
+                false
+            }
+            _ => true,
+        });
+    }
+}
+
+/// How long a body that asked for its token may take to end by itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl RunTask {
+    /// Stops what the run no longer needs.
+    pub(super) fn stop_steps(&mut self) {
+        for step in self.run.take_stops() {
+            self.steps.stop(step, GRACE);
+        }
+    }
+
+    /// Starts what may start, as far as there are places.
+    pub(super) fn start_steps(&mut self) {
+        while let Some(step) = self.steps.allowed.last().copied() {
+            let permit = match self.steps.spare.take() {
+                Some(permit) => permit,
+                None => match Arc::clone(&self.shared.step_permits).try_acquire_owned() {
+                    Ok(permit) => permit,
+                    Err(_) => return,
+                },
+            };
+            self.steps.allowed.pop();
+            self.start_step(step, permit);
+        }
+        self.steps.spare = None;
+    }
+
+    fn start_step(&mut self, step: StepId, permit: OwnedSemaphorePermit) {
+        let Some(start) = self.run.start(step) else { return };
+        let Some(step_ref) = start.plan.step_of(start.index) else { return };
+        let Some(def) = self.shared.registry.find(&step_ref.name, step_ref.version) else {
+            let (name, version) = (step_ref.name.to_string(), step_ref.version);
+            self.run.stopped(step);
+            self.run.suspend(SuspendReason::UnknownStep { step: name, version });
+            self.stop_steps();
+            return;
+        };
+        let name = start.plan.name_of(start.index).map_or_else(|| Arc::clone(&step_ref.name), Arc::clone);
+        let timeout = start.plan.node(start.index).extra.as_ref().and_then(|extra| extra.timeout);
+        let timeout = timeout.map(Duration::from_micros).or(def.options.timeout);
+        let span = tracing::info_span!("step", run = %self.id, step = %step, name = &*name, attempt = start.attempt);
+        let context = Context::new(self.id.clone(), self.record.incarnation, step, name, start.attempt);
+        self.steps.n_executions += 1;
+        let execution = self.steps.n_executions;
+        let report = Report { to: self.sender.clone(), step, execution, outcome: Outcome::Stopped };
+        let shared = Arc::clone(&self.shared);
+        let body = Execution { shared, def, start, timeout, context: context.clone(), permit }.run(report);
+        let abort = tokio::spawn(body.instrument(span)).abort_handle();
+        self.steps.running.insert(step, Running { execution, abort, context, stopping: None });
+    }
+
+    /// What the journal says of an outcome; `Err` if the run cannot go on with the code there is.
+    pub(super) fn event_of(&mut self, step: StepId, outcome: Outcome) -> Result<Event, SuspendReason> {
+        Ok(match outcome {
+            Outcome::Value(value) => {
+                let is_kept = self.run.must_store(step) || self.def_of(step).is_none_or(|def| def.options.checkpoint);
+                if is_kept {
+                    Event::StepSucceeded { step, value }
+                } else {
+                    Event::StepRan { step, value: Some(value) }
+                }
+            }
+            Outcome::Plan(plan) => Event::StepExpanded { step, plan },
+            Outcome::Failed(failure) => self.failed(step, failure),
+            Outcome::Unrunnable(reason) => return Err(reason),
+            Outcome::Stopped | Outcome::Storage(_) => {
+                let message = "the outcome was not one of a body".to_owned();
+                return Err(SuspendReason::Invariant { what: message });
+            }
+        })
+    }
+
+    fn failed(&mut self, step: StepId, failure: Failure) -> Event {
+        let options = self.def_of(step).map(|def| def.options);
+        let (retries, attempts) = self.run.attempts(step);
+        let retries = retries.or(options.map(|options| options.retries)).unwrap_or(0);
+        // Encoding the same value again gives the same error.
+        let retries = if failure.kind == StepErrorKind::Unencodable { 0 } else { retries };
+        let backoff = options.map_or(crate::step::Backoff::DEFAULT, |options| options.backoff);
+        let pause = retry::pause(attempts + 1, retries, backoff, self.shared.random());
+        let retry_at = pause.map(|pause| self.shared.clock.timestamp().after(pause));
+        tracing::debug!(run = %self.id, %step, attempt = attempts + 1, message = failure.message, ?retry_at, "attempt failed");
+        Event::AttemptFailed { step, failure, retry_at }
+    }
+
+    fn def_of(&self, step: StepId) -> Option<&'static StepDef> {
+        let step_ref = self.run.step_ref(step)?;
+        self.shared.registry.find(&step_ref.name, step_ref.version)
+    }
+}

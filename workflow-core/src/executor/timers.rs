@@ -1,0 +1,65 @@
+//! Waking runs that wait outside memory: those whose time is near are kept in a heap, the others stay in the store's index.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepstep_storage::{RunId, Timestamp};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::engine::Shared;
+
+/// Times within this are kept in memory, and looked up in the store once in half of it.
+const HORIZON: Duration = Duration::from_secs(120);
+/// How many due runs are read from the store at a time.
+const PAGE: usize = 10_000;
+
+/// A run that left memory and is to be woken.
+pub(crate) type TimerRequest = (Timestamp, RunId);
+
+/// Wakes runs until the engine halts.
+pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<TimerRequest>) {
+    let mut near: BTreeSet<TimerRequest> = BTreeSet::new();
+    // Whether the store may know of runs that are not in `near`.
+    let mut has_far = false;
+    let mut next_lookup = Timestamp::MAX;
+    loop {
+        let next = near.first().map_or(Timestamp::MAX, |(due_at, _)| *due_at).min(next_lookup);
+        tokio::select! {
+            request = requests.recv() => {
+                let Some((due_at, run)) = request else { return };
+                let now = shared.clock.timestamp();
+                if due_at <= now.after(HORIZON) {
+                    near.insert((due_at, run));
+                } else {
+                    has_far = true;
+                    next_lookup = next_lookup.min(now.after(HORIZON / 2));
+                }
+            }
+            () = shared.clock.sleep_towards(next), if next < Timestamp::MAX => {}
+            () = shared.halted.cancelled() => return,
+        }
+        let now = shared.clock.timestamp();
+        if has_far && next_lookup <= now {
+            match shared.storage.due(now.after(HORIZON), PAGE).await {
+                Ok(due) => {
+                    let is_all = due.len() < PAGE;
+                    near.extend(due);
+                    // More than a page: once these are woken, the next ones are read.
+                    next_lookup = if is_all { now.after(HORIZON / 2) } else { now.after(Duration::from_secs(1)) };
+                }
+                Err(error) => {
+                    warn!(%error, "could not look up timers; trying again");
+                    next_lookup = now.after(Duration::from_secs(1));
+                }
+            }
+        }
+        while let Some((due_at, run)) = near.first()
+            && *due_at <= now
+        {
+            shared.unpark(run.clone());
+            near.pop_first();
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Journal entries: the events of a run in one commit, as bytes.
+//!
+//! An entry is `version: u8`, `n_events: u32`, `length: u32`, `crc32: u32` (little endian), then `length` bytes of events in
+//! bincode 1.3 with variable-length integers. The checksum covers the entry's position, `n_events` and the events, so
+//! that an entry that stands in another's place is noticed.
+
+use bincode::Options;
+use bytes::Bytes;
+use keepstep_storage::Position;
+use serde::Deserialize;
+
+use crate::error::Damage;
+use crate::run::Event;
+
+const VERSION: u8 = 1;
+const HEADER: usize = 13;
+
+/// The bytes of an entry that is being written.
+#[derive(Debug, Default)]
+pub(crate) struct EntryWriter {
+    bytes: Vec<u8>,
+    n_events: u32,
+}
+
+impl EntryWriter {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.n_events == 0
+    }
+
+    pub(crate) fn push(&mut self, event: &Event) -> Result<(), bincode::Error> {
+        if self.bytes.is_empty() {
+            self.bytes.resize(HEADER, 0);
+        }
+        let before = self.bytes.len();
+        bincode::DefaultOptions::new().serialize_into(&mut self.bytes, event).inspect_err(|_| self.bytes.truncate(before))?;
+        self.n_events += 1;
+        Ok(())
+    }
+
+    /// The whole entry.
+    pub(crate) fn finish(self, position: Position) -> Bytes {
+        let mut bytes = self.bytes;
+        bytes.resize(bytes.len().max(HEADER), 0);
+        let length = (bytes.len() - HEADER) as u32;
+        let checksum = checksum(position, self.n_events, &bytes[HEADER..]);
+        bytes[0] = VERSION;
+        bytes[1..5].copy_from_slice(&self.n_events.to_le_bytes());
+        bytes[5..9].copy_from_slice(&length.to_le_bytes());
+        bytes[9..13].copy_from_slice(&checksum.to_le_bytes());
+        bytes.into()
+    }
+}
+
+/// The events of an entry.
+pub(crate) fn read_entry(position: Position, bytes: &[u8]) -> Result<Vec<Event>, Damage> {
+    let damaged = |what: &str| Damage::Entry { at: position, what: what.to_owned() };
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes);
+    match bytes.first() {
+        None => return Err(damaged("it is empty")),
+        Some(&VERSION) => {}
+        Some(&version) => return Err(Damage::Format { at: position, version }),
+    }
+    let (Some(n_events), Some(length), Some(stored)) = (word(1), word(5), word(9)) else {
+        return Err(damaged("its header is cut off"));
+    };
+    let payload = &bytes[HEADER..];
+    if payload.len() != length as usize {
+        return Err(damaged(&format!("it has {} bytes and should have {length}", payload.len())));
+    }
+    if checksum(position, n_events, payload) != stored {
+        return Err(damaged("its checksum does not match"));
+    }
+    let options = bincode::DefaultOptions::new().with_limit(payload.len() as u64 + 64);
+    let mut decoder = bincode::Deserializer::from_slice(payload, options);
+    (0..n_events)
+        .map(|_| Event::deserialize(&mut decoder).map_err(|error| damaged(&format!("an event does not decode: {error}"))))
+        .collect()
+}
+
+fn checksum(position: Position, n_events: u32, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&position.0.to_le_bytes());
+    hasher.update(&n_events.to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::StepId;
+    use crate::value::{Codec, Value};
+
+    fn entry() -> (Vec<Event>, Bytes) {
+        let value = Value::encode(&"a result", Codec::MessagePack).unwrap();
+        let events = vec![
+            Event::StepSucceeded { step: StepId(3), value },
+            Event::RunSuspended { reason: crate::SuspendReason::Requested },
+            Event::RunResumed,
+        ];
+        let mut writer = EntryWriter::default();
+        events.iter().for_each(|event| writer.push(event).unwrap());
+        (events, writer.finish(Position(7)))
+    }
+
+    #[test]
+    fn an_entry_reads_back_as_written() {
+        let (events, bytes) = entry();
+        assert_eq!(read_entry(Position(7), &bytes).unwrap(), events);
+    }
+
+    #[test]
+    fn every_damaged_byte_and_every_cut_is_noticed() {
+        let (_, bytes) = entry();
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.to_vec();
+                damaged[at] ^= 1 << bit;
+                assert!(read_entry(Position(7), &damaged).is_err(), "bit {bit} of byte {at}");
+            }
+            assert!(read_entry(Position(7), &bytes[..at]).is_err(), "cut at {at}");
+        }
+        assert!(read_entry(Position(8), &bytes).is_err(), "another position");
+    }
+}
