@@ -43,8 +43,8 @@ pub mod __private {
     pub use crate::arg::BuildArg;
     pub use crate::registry::Registered;
     pub use crate::step::{
-        Backoff, ResourceNeed, StepBody, StepDef, StepFault, StepFuture, StepInput, StepOptions, StepOutput, StepResult,
-        end_with_result, end_with_value, end_with_workflow, end_with_workflow_result,
+        Backoff, Borrowed, Fallible, ResourceNeed, StepBody, StepDef, StepFault, StepFuture, StepInput, StepOptions,
+        StepOutput, StepResult, end_with_result, end_with_value, end_with_workflow, end_with_workflow_result,
     };
     pub use crate::value::Codec;
     pub use crate::workflow::build_step;
