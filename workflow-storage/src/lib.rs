@@ -1,4 +1,87 @@
 //! Storage for [keepstep](https://docs.rs/keepstep): one trait, [`Storage`], and the stores that implement it.
+//!
+//! Who only runs workflows needs nothing of this crate: an engine opens its store from a URL. Read on to look into a
+//! store, to test against one, or to write a backend.
+//!
+//! # Opening
+//!
+//! [`open`] takes a path or a URL: `data`, `sled:data`, `redb:data`, `fjall:data`, `memory:`. A directory is locked while
+//! it is open. [`memory()`] is the store without a disk: it needs no threads, so tests and simulations can drive it.
+//!
+//! # What a store holds
+//!
+//! A store knows runs, not steps. Of each run it has
+//!
+//! - a [`RunRecord`]: status, owner, epoch, times and counts. Listings, statuses and claims read nothing else;
+//! - a journal: numbered entries of bytes, appended at the end and truncated at the beginning;
+//! - values beside the journal, by [`ValueKey`]: the output, the error, outputs of named steps;
+//! - an inbox: [messages](Send) by anybody, in order of arrival, each key once;
+//! - references to blobs, which are large bytes under the address of their content.
+//!
+//! # Writing
+//!
+//! Everything is written by one call, [`Storage::commit`], which makes a [`Batch`] durable: atomically, for many runs at
+//! once. A write to a run names the [`Epoch`] its owner got from [`Storage::claim`]; when the run has another owner since,
+//! that write is refused, and the others are not.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! use keepstep_storage::{
+//!     Batch, Epoch, Expect, NodeId, Position, RunId, RunRecord, RunWrite, StepCounts, StoredStatus,
+//!     Timestamp, WriteOutcome, memory,
+//! };
+//!
+//! let store = memory();
+//! let run = RunId::new("order/17").unwrap();
+//! let record = RunRecord {
+//!     status: StoredStatus::Running,
+//!     owner: Some(NodeId(1)),
+//!     epoch: Epoch::FIRST,
+//!     incarnation: 1,
+//!     workflow: "ship".to_owned(),
+//!     plan_hash: [0; 32],
+//!     created_at: Timestamp(1_700_000_000_000_000),
+//!     started_at: None,
+//!     ended_at: None,
+//!     wake_at: None,
+//!     first_entry: Position(0),
+//!     next_entry: Position(1),
+//!     journal_bytes: 7,
+//!     steps: StepCounts::default(),
+//! };
+//! let write = RunWrite {
+//!     run: run.clone(),
+//!     expect: Expect::New,
+//!     record,
+//!     entry: Some("created".into()),
+//!     truncate: false,
+//!     values: vec![],
+//!     blobs: vec![],
+//!     consumed: vec![],
+//! };
+//! let done = store.commit(Batch { writes: vec![write], messages: vec![] }).await?;
+//! assert_eq!(done.writes, [WriteOutcome::Written]);
+//!
+//! let journal = store.journal(&run, Position(0), 1 << 20).await?;
+//! assert_eq!(journal[0].bytes, "created");
+//! # Ok::<(), keepstep_storage::StorageError>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Backends
+//!
+//! | backend | feature | choose it |
+//! | --- | --- | --- |
+//! | sled | `sled`, on by default | for the least latency of single commits without another thought |
+//! | redb | `redb` | when damage to the disk must be noticed above all |
+//! | fjall | `fjall` | for many writes |
+//! | memory | | for tests |
+//!
+//! A backend of your own implements [`OrderedMap`], an ordered map with atomic and durable batches, and an [`Adapter`]
+//! makes a store of it; or it implements [`Storage`] itself, when it can do more than that. Either way the suite in
+//! `conformance` (a feature) says whether it is right, and [`fault`] breaks any store on purpose.
+//!
+//! The file `FORMAT.md` of this crate has every byte of an embedded store.
 
 #![allow(
     clippy::type_complexity,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::directory::Directory;
-use crate::{Adapter, Blobs, Result, Storage, StorageError, memory};
+use crate::{Adapter, Blobs, OrderedMap, Result, Storage, StorageError, memory};
 
 /// The backend of a new store whose URL names none.
 const DEFAULT: &str = "sled";
@@ -134,22 +134,20 @@ fn open_directory(
     let directory = Arc::new(Directory::open(&path, asked, DEFAULT)?);
     check_feature(url, directory.backend())?;
     let blobs = Blobs::in_directory(directory.blobs_path())?;
-    let opened: Result<Adapter> = match directory.backend() {
+    let map = open_map(url, &directory)?;
+    Ok(Arc::new(Adapter::open_in(directory, map, blobs)?))
+}
+
+fn open_map(url: &str, directory: &Arc<Directory>) -> Result<Box<dyn OrderedMap>> {
+    match directory.backend() {
         #[cfg(feature = "sled")]
-        "sled" => crate::sled::open(Arc::clone(&directory))
-            .and_then(|map| Adapter::open_in(directory, map, blobs)),
+        "sled" => Ok(Box::new(crate::sled::open(Arc::clone(directory))?)),
         #[cfg(feature = "redb")]
-        "redb" => crate::redb::open(&directory.map_path())
-            .and_then(|map| Adapter::open_in(directory, map, blobs)),
+        "redb" => Ok(Box::new(crate::redb::open(&directory.map_path())?)),
         #[cfg(feature = "fjall")]
-        "fjall" => crate::fjall::open(&directory.map_path())
-            .and_then(|map| Adapter::open_in(directory, map, blobs)),
-        _ => {
-            drop(blobs);
-            Err(no_feature(url, directory.backend()))
-        }
-    };
-    Ok(Arc::new(opened?))
+        "fjall" => Ok(Box::new(crate::fjall::open(&directory.map_path())?)),
+        other => Err(no_feature(url, other)),
+    }
 }
 
 fn check_feature(url: &str, backend: &str) -> Result<()> {

@@ -81,11 +81,11 @@ impl Adapter {
     /// Opens a store in a directory, on the map that lives there. Takes the directory's lock along.
     pub(crate) fn open_in(
         directory: Arc<Directory>,
-        map: impl OrderedMap,
+        map: Box<dyn OrderedMap>,
         blobs: Blobs,
     ) -> Result<Self> {
         let location = directory.root().display().to_string();
-        let mut core = Core::new(Box::new(map), blobs, location);
+        let mut core = Core::new(map, blobs, location);
         // An empty map in a directory that has been a store before is damage, not a new store.
         core.check_format(directory.is_new())?;
         directory.finish()?;

@@ -5,6 +5,7 @@
 //! names it, and the old one is removed after that; what a crash leaves over is removed at the next opening.
 
 use std::ops::{Bound, ControlFlow};
+use std::path::Path;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
@@ -25,21 +26,12 @@ const FRESH: u64 = 2 * 1024 * 1024;
 const PORTION: usize = 1024 * 1024;
 
 /// What is known of the space that the map takes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Space {
     /// Bytes in keys and values. `None` until somebody had to know.
     live: Option<u64>,
-    /// How large the file may become before it is looked at again.
-    look_at: u64,
-}
-
-impl Default for Space {
-    fn default() -> Self {
-        Self {
-            live: None,
-            look_at: SMALL,
-        }
-    }
+    /// How large the file was after the last compaction of this opening.
+    fresh: u64,
 }
 
 impl Space {
@@ -59,13 +51,19 @@ impl Space {
         Ok(())
     }
 
-    pub(super) fn is_worth_a_look(&self, disk: u64) -> bool {
-        disk >= self.look_at
+    /// Whether a file of that size is much larger than what is in it, or may be.
+    pub(super) fn may_be_bloated(&self, disk: u64) -> bool {
+        // Many short pairs take more than their bytes also in a fresh file, so that it must have grown since.
+        disk >= SMALL
+            && disk >= self.fresh.saturating_mul(2)
+            && self
+                .live
+                .is_none_or(|live| disk >= live.saturating_mul(BLOAT))
     }
 
-    /// Looks again when the file has doubled.
+    /// Lets the file double before it is compacted again.
     pub(super) fn postpone(&mut self, disk: u64) {
-        self.look_at = disk.saturating_mul(2);
+        self.fresh = disk;
     }
 
     fn live(&mut self, generation: &Generation) -> Result<u64> {
@@ -84,13 +82,11 @@ impl Space {
 }
 
 impl Sled {
-    /// Compacts if the file is much larger than what is in it; else says when to look again.
+    /// Compacts if the file is much larger than what is in it.
     pub(super) fn compact_if_bloated(&self, space: &mut Space, disk: u64) -> Result<()> {
-        let live = self.with(|generation| space.live(generation))?;
-        if disk >= live.saturating_mul(BLOAT) {
+        self.with(|generation| space.live(generation))?;
+        if space.may_be_bloated(disk) {
             self.copy(space)?;
-        } else {
-            space.look_at = live.saturating_mul(BLOAT);
         }
         Ok(())
     }
@@ -108,24 +104,26 @@ impl Sled {
     /// Lets a fresh copy take the map's place. Readers may go on; writers wait.
     fn copy(&self, space: &mut Space) -> Result<u64> {
         let (next, path) = self.directory.prepare_next()?;
-        let fresh = Generation::open(path, false)?;
-        let live = self.with(|old| copy_pairs(old, &fresh))?;
-        fresh.sync()?;
-        fresh.sync_files()?;
+        let (fresh, live) = match self.with(|old| copy_of(old, &path)) {
+            Ok(copied) => copied,
+            Err(error) => {
+                // Half a copy must not take what may be the last of the disk.
+                let _ = std::fs::remove_dir_all(&path);
+                return Err(error);
+            }
+        };
+        let disk = fresh.disk_bytes()?;
 
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         // Once the marker may name the fresh store, nothing must be written to the old one.
         self.directory
             .advance(next)
             .map_err(|error| self.poisoned(error))?;
-        let disk = fresh.disk_bytes()?;
         let old = current.replace(fresh);
         drop(current);
 
         space.live = Some(live);
-        space.look_at = SMALL
-            .max(live.saturating_mul(BLOAT))
-            .max(disk.saturating_mul(2));
+        space.fresh = disk;
         let Some(old) = old else { return Ok(0) };
         let before = old.disk_bytes()?;
         let path = old.path().to_owned();
@@ -139,6 +137,15 @@ impl Sled {
         );
         Ok(before.saturating_sub(disk))
     }
+}
+
+/// A synced copy in a folder of its own, and how many bytes its pairs have.
+fn copy_of(old: &Generation, path: &Path) -> Result<(Generation, u64)> {
+    let fresh = Generation::open(path.to_owned(), false)?;
+    let live = copy_pairs(old, &fresh)?;
+    fresh.sync()?;
+    fresh.sync_files()?;
+    Ok((fresh, live))
 }
 
 /// Copies every pair, and says how many bytes they have.

@@ -88,7 +88,7 @@ impl OrderedMap for Sled {
         drop(current);
         // The commit is durable: whatever becomes of the compaction is no failure of it.
         if let Ok(disk) = disk
-            && space.is_worth_a_look(disk)
+            && space.may_be_bloated(disk)
             && let Err(error) = self.compact_if_bloated(&mut space, disk)
         {
             space.postpone(disk);

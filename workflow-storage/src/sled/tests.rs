@@ -57,6 +57,29 @@ fn compaction_keeps_every_pair_and_nothing_else_on_disk() {
 }
 
 #[test]
+fn a_commit_compacts_a_map_that_has_lost_most_of_its_pairs() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    directory.finish().unwrap();
+    let map = open(Arc::clone(&directory)).unwrap();
+    let key = |n: usize| format!("key {n:05}");
+    let disk = || map.with(Generation::disk_bytes).unwrap();
+    for chunk in 0..20 {
+        let keys = chunk * 1000..(chunk + 1) * 1000;
+        map.apply(keys.map(|n| put(&key(n), vec![7; 3500])).collect())
+            .unwrap();
+    }
+    assert!(disk() > 64 << 20);
+    assert!(directory.map_path().ends_with("map-1"));
+    let gone = (0..20_000).filter(|n| n % 100 != 0);
+    map.apply(gone.map(|n| Op::Remove(key(n).into_bytes())).collect())
+        .unwrap();
+    assert!(directory.map_path().ends_with("map-2"));
+    assert!(disk() < 8 << 20, "{}", disk());
+    assert_eq!(pairs(&map).len(), 200);
+}
+
+#[test]
 fn no_pair_goes_to_a_file_that_sled_does_not_sync() {
     let dir = tempfile::tempdir().unwrap();
     let directory = directory(dir.path());
