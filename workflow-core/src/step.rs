@@ -16,7 +16,7 @@ use crate::value::{Codec, Value};
 use crate::workflow::{BuildNode, Workflow};
 
 /// How often a step is tried again where nothing says otherwise.
-pub const DEFAULT_RETRIES: u32 = 3;
+const DEFAULT_RETRIES: u32 = 3;
 
 /// A step as it was written: the static that `#[step]` leaves in the program.
 #[derive(Debug)]
@@ -79,7 +79,10 @@ pub struct Backoff {
 
 impl Backoff {
     /// From 100 ms to 30 s.
-    pub const DEFAULT: Self = Self { min: Duration::from_millis(100), max: Duration::from_secs(30) };
+    pub const DEFAULT: Self = Self {
+        min: Duration::from_millis(100),
+        max: Duration::from_secs(30),
+    };
 }
 
 /// A `#[resource]` parameter.
@@ -147,13 +150,22 @@ pub struct StepFault(pub(crate) Fault);
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// The body returned an error.
-    Error { message: String, causes: Vec<String> },
+    Error {
+        message: String,
+        causes: Vec<String>,
+    },
     /// The result cannot be encoded.
     Unencodable { message: String },
     /// A stored argument does not decode to what the parameter is now.
-    Undecodable { param: &'static str, error: DecodeError },
+    Undecodable {
+        param: &'static str,
+        error: DecodeError,
+    },
     /// A resource is missing.
-    MissingResource { param: &'static str, type_name: &'static str },
+    MissingResource {
+        param: &'static str,
+        type_name: &'static str,
+    },
 }
 
 /// What a body is given.
@@ -171,22 +183,32 @@ impl StepInput {
         let param = self.def.params.get(index).copied().unwrap_or("?");
         let decoded = match self.args.get(index) {
             Some(source) => source.decode(),
-            None => Err(serde::de::Error::custom("the stored call has no such argument")),
+            None => Err(serde::de::Error::custom(
+                "the stored call has no such argument",
+            )),
         };
         decoded.map_err(|error| StepFault(Fault::Undecodable { param, error }))
     }
 
     /// The resource of a type.
-    pub fn resource<T: Send + Sync + 'static>(&self, param: &'static str) -> Result<Arc<T>, StepFault> {
-        self.resources
-            .get::<T>()
-            .ok_or_else(|| StepFault(Fault::MissingResource { param, type_name: std::any::type_name::<T>() }))
+    pub fn resource<T: Send + Sync + 'static>(
+        &self,
+        param: &'static str,
+    ) -> Result<Arc<T>, StepFault> {
+        self.resources.get::<T>().ok_or_else(|| {
+            StepFault(Fault::MissingResource {
+                param,
+                type_name: std::any::type_name::<T>(),
+            })
+        })
     }
 
     fn encode<T: Serialize>(codec: Codec, value: &T) -> StepResult {
         match Value::encode(value, codec) {
             Ok(value) => Ok(StepOutput(Output::Value(value))),
-            Err(error) => Err(StepFault(Fault::Unencodable { message: error.to_string() })),
+            Err(error) => Err(StepFault(Fault::Unencodable {
+                message: error.to_string(),
+            })),
         }
     }
 }
@@ -226,8 +248,13 @@ where
 
 fn fault<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> StepFault {
     let error: Box<dyn std::error::Error + Send + Sync> = error.into();
-    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect();
-    StepFault(Fault::Error { message: error.to_string(), causes })
+    let causes = std::iter::successors(error.source(), |cause| cause.source())
+        .map(ToString::to_string)
+        .collect();
+    StepFault(Fault::Error {
+        message: error.to_string(),
+        causes,
+    })
 }
 
 /// What can be passed between steps: owned types that serde can write and read.
