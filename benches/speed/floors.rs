@@ -22,7 +22,12 @@ async fn commit_all(url: &str, batches: Vec<Batch>) -> anyhow::Result<Duration> 
     let start = Instant::now();
     for batch in batches {
         let committed = store.commit(batch).await?;
-        assert!(committed.writes.iter().all(|outcome| *outcome == WriteOutcome::Written));
+        assert!(
+            committed
+                .writes
+                .iter()
+                .all(|outcome| *outcome == WriteOutcome::Written)
+        );
     }
     let elapsed = start.elapsed();
     store.close().await?;
@@ -40,7 +45,9 @@ pub async fn commits_batched(url: &str, log: &[Mutation]) -> anyhow::Result<Dura
     let mut last = std::collections::HashSet::new();
     for write in batches(log).into_iter().flat_map(|batch| batch.writes) {
         // A batch has one write a run.
-        let is_full = batched.last().is_none_or(|batch| batch.writes.len() == 1_000);
+        let is_full = batched
+            .last()
+            .is_none_or(|batch| batch.writes.len() == 1_000);
         if is_full || !last.insert(write.run.clone()) {
             batched.push(Batch::default());
             last.clear();
@@ -57,7 +64,11 @@ pub async fn commits_batched(url: &str, log: &[Mutation]) -> anyhow::Result<Dura
 pub fn appends_one_by_one(path: &Path, log: &[Mutation]) -> anyhow::Result<Duration> {
     std::fs::create_dir_all(path)?;
     let mut file = File::create(path.join("log"))?;
-    let entries: Vec<_> = batches(log).into_iter().flat_map(|batch| batch.writes).filter_map(|write| write.entry).collect();
+    let entries: Vec<_> = batches(log)
+        .into_iter()
+        .flat_map(|batch| batch.writes)
+        .filter_map(|write| write.entry)
+        .collect();
     let start = Instant::now();
     for entry in entries {
         file.write_all(&entry)?;

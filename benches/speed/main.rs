@@ -99,17 +99,29 @@ impl Row {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let filter: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let filter: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
     // `cargo test --benches` only wants to know that it runs.
     let is_test = std::env::args().any(|arg| arg == "--test");
-    let wanted = |name: &str| filter.is_empty() || filter.iter().any(|part| name.contains(part.as_str()));
+    let wanted =
+        |name: &str| filter.is_empty() || filter.iter().any(|part| name.contains(part.as_str()));
     let rounds = if is_test { 1 } else { ROUNDS };
     let shrink = |n: u64| if is_test { n / 100 } else { n };
     let backend = std::env::var("KEEPSTEP_BENCH_STORE").unwrap_or_else(|_| "sled".to_owned());
-    let root = std::env::var_os("KEEPSTEP_BENCH_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+    let root = std::env::var_os("KEEPSTEP_BENCH_DIR")
+        .map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
     let root = root.join("speed");
-    let mut place = Place { root: root.clone(), backend, n: 0 };
-    println!("store: {}; rates a second, medians of {rounds}; ratios: median (lowest–highest)\n", place.backend);
+    let mut place = Place {
+        root: root.clone(),
+        backend,
+        n: 0,
+    };
+    println!(
+        "store: {}; rates a second, medians of {rounds}; ratios: median (lowest–highest)\n",
+        place.backend
+    );
     println!("| work | keepstep | floor | of it | ratio | at least |\n|---|---|---|---|---|---|");
     if wanted("chain") {
         chain_rows(&mut place, rounds, shrink(CHAIN)).await?;
@@ -141,12 +153,29 @@ async fn chain_rows(place: &mut Place, rounds: usize, length: u64) -> anyhow::Re
         let ours = start.elapsed();
         engine.shutdown().await?;
         let path = place.fresh();
-        on_store.push((ours, floors::commits_one_by_one(&place.url(&path), &log).await?));
+        on_store.push((
+            ours,
+            floors::commits_one_by_one(&place.url(&path), &log).await?,
+        ));
         on_file.push((ours, floors::appends_one_by_one(&place.fresh(), &log)?));
     }
     let units = length;
-    Row { work: "chain", floor: "the store, same bytes one by one", aim: "0.9", units, pairs: on_store }.print();
-    Row { work: "chain", floor: "append + fdatasync, same bytes", aim: "0.8 (fastest store)", units, pairs: on_file }.print();
+    Row {
+        work: "chain",
+        floor: "the store, same bytes one by one",
+        aim: "0.9",
+        units,
+        pairs: on_store,
+    }
+    .print();
+    Row {
+        work: "chain",
+        floor: "append + fdatasync, same bytes",
+        aim: "0.8 (fastest store)",
+        units,
+        pairs: on_file,
+    }
+    .print();
     Ok(())
 }
 
@@ -162,10 +191,20 @@ async fn fan_out_row(place: &mut Place, rounds: usize, width: u64) -> anyhow::Re
         let ours = start.elapsed();
         assert_eq!(output, (0..width).map(|n| n * n).sum::<u64>());
         engine.shutdown().await?;
-        pairs.push((ours, floors::tasks_group_committed(&place.fresh(), width).await?));
+        pairs.push((
+            ours,
+            floors::tasks_group_committed(&place.fresh(), width).await?,
+        ));
     }
     let floor = "a task a step, group commit to a raw file";
-    Row { work: "fan-out and gather", floor, aim: "0.3, aim 0.5", units: width, pairs }.print();
+    Row {
+        work: "fan-out and gather",
+        floor,
+        aim: "0.3, aim 0.5",
+        units: width,
+        pairs,
+    }
+    .print();
     Ok(())
 }
 
@@ -185,7 +224,11 @@ async fn many_runs_row(place: &mut Place, rounds: usize, n: u64) -> anyhow::Resu
     }
 
     let recorded = Arc::new(Recorded::new(keepstep::storage::memory()));
-    run_all(&Engine::builder().storage(recorded.clone()).build().await?, n).await?;
+    run_all(
+        &Engine::builder().storage(recorded.clone()).build().await?,
+        n,
+    )
+    .await?;
     let log = recorded.log();
     let mut pairs = Vec::new();
     for _ in 0..rounds {
@@ -194,9 +237,19 @@ async fn many_runs_row(place: &mut Place, rounds: usize, n: u64) -> anyhow::Resu
         let ours = run_all(&engine, n).await?;
         engine.shutdown().await?;
         let path = place.fresh();
-        pairs.push((ours, floors::commits_batched(&place.url(&path), &log).await?));
+        pairs.push((
+            ours,
+            floors::commits_batched(&place.url(&path), &log).await?,
+        ));
     }
     let floor = "the store, same bytes batched";
-    Row { work: "runs of 3 steps", floor, aim: "0.3", units: n, pairs }.print();
+    Row {
+        work: "runs of 3 steps",
+        floor,
+        aim: "0.3",
+        units: n,
+        pairs,
+    }
+    .print();
     Ok(())
 }

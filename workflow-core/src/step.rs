@@ -3,6 +3,7 @@
 use std::any::TypeId;
 use std::fmt;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +130,8 @@ pub type StepFuture = Pin<Box<dyn Future<Output = StepResult> + Send>>;
 #[doc(hidden)]
 pub type StepResult = Result<StepOutput, StepFault>;
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// What a body that did not fail gave back.
 #[derive(Debug)]
 #[doc(hidden)]
@@ -179,7 +182,11 @@ pub struct StepInput {
 
 impl StepInput {
     /// Decodes the value of a parameter.
-    pub fn arg<T: DeserializeOwned>(&self, index: usize) -> Result<T, StepFault> {
+    pub fn arg<T: Storable<M>, M>(&self, index: usize) -> Result<T, StepFault> {
+        T::decode(self, index)
+    }
+
+    fn decode<T: DeserializeOwned>(&self, index: usize) -> Result<T, StepFault> {
         let param = self.def.params.get(index).copied().unwrap_or("?");
         let decoded = match self.args.get(index) {
             Some(source) => source.decode(),
@@ -202,29 +209,20 @@ impl StepInput {
             })
         })
     }
-
-    fn encode<T: Serialize>(codec: Codec, value: &T) -> StepResult {
-        match Value::encode(value, codec) {
-            Ok(value) => Ok(StepOutput(Output::Value(value))),
-            Err(error) => Err(StepFault(Fault::Unencodable {
-                message: error.to_string(),
-            })),
-        }
-    }
 }
 
 /// Ends a body that returns `T`.
 #[doc(hidden)]
-pub fn end_with_value<T: Serialize>(def: &'static StepDef, value: &T) -> StepResult {
-    StepInput::encode(def.options.codec, value)
+pub fn end_with_value<T: Storable<M>, M>(def: &'static StepDef, value: &T) -> StepResult {
+    value.end(def)
 }
 
 /// Ends a body that returns `Result<T, E>`.
 #[doc(hidden)]
-pub fn end_with_result<T: Serialize, E>(def: &'static StepDef, result: Result<T, E>) -> StepResult
-where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+pub fn end_with_result<T: Storable<M>, E: Failure<N>, M, N>(
+    def: &'static StepDef,
+    result: Result<T, E>,
+) -> StepResult {
     match result {
         Ok(value) => end_with_value(def, &value),
         Err(error) => Err(fault(error)),
@@ -239,15 +237,12 @@ pub fn end_with_workflow<T>(workflow: Workflow<T>) -> StepResult {
 
 /// Ends a body that returns `Result<Workflow<T>, E>`.
 #[doc(hidden)]
-pub fn end_with_workflow_result<T, E>(result: Result<Workflow<T>, E>) -> StepResult
-where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+pub fn end_with_workflow_result<T, E: Failure<N>, N>(result: Result<Workflow<T>, E>) -> StepResult {
     result.map_err(fault).and_then(end_with_workflow)
 }
 
-fn fault<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> StepFault {
-    let error: Box<dyn std::error::Error + Send + Sync> = error.into();
+fn fault<E: Failure<N>, N>(error: E) -> StepFault {
+    let error = error.into_error();
     let causes = std::iter::successors(error.source(), |cause| cause.source())
         .map(ToString::to_string)
         .collect();
@@ -257,15 +252,155 @@ fn fault<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> StepFau
     })
 }
 
+/// A `Result` whose type arguments an alias hides: what it yields is known to the compiler only.
+#[doc(hidden)]
+pub trait Fallible {
+    /// What a workflow of the step yields.
+    type Value;
+    /// Ends a body that returns this.
+    fn end(self, def: &'static StepDef) -> StepResult;
+}
+
+impl<T: Yields, E: Into<BoxError>> Fallible for Result<T, E> {
+    type Value = T::Value;
+
+    fn end(self, def: &'static StepDef) -> StepResult {
+        self.map_err(fault).and_then(|value| value.end(def))
+    }
+}
+
+/// A value, or a workflow that yields one.
+#[doc(hidden)]
+pub trait Yields {
+    /// The value's type.
+    type Value;
+    /// Ends a body that returns this.
+    fn end(self, def: &'static StepDef) -> StepResult;
+}
+
+impl<T: StepValue> Yields for T {
+    type Value = T;
+
+    fn end(self, def: &'static StepDef) -> StepResult {
+        end_with_value(def, &self)
+    }
+}
+
+impl<T> Yields for Workflow<T> {
+    type Value = T;
+
+    fn end(self, _def: &'static StepDef) -> StepResult {
+        end_with_workflow(self)
+    }
+}
+
+/// What a borrowed parameter is borrowed from.
+#[doc(hidden)]
+pub trait Borrowed {
+    /// The owned type.
+    type Owner;
+}
+
+impl<T> Borrowed for T {
+    type Owner = T;
+}
+
+impl Borrowed for Path {
+    type Owner = PathBuf;
+}
+
 /// What can be passed between steps: owned types that serde can write and read.
 ///
 /// Implemented for every type that is `Serialize`, `DeserializeOwned` and `Send`.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be passed to or returned from a step",
-    label = "not a value that keepstep can store",
-    note = "values between steps are stored: derive `serde::Serialize` and `serde::Deserialize` for the type",
-    note = "for something that cannot be stored, such as a connection, write `#[resource] name: &Type`"
-)]
 pub trait StepValue: Serialize + DeserializeOwned + Send + 'static {}
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> StepValue for T {}
+
+/// [`StepValue`] as generated code asks for it, so that the compiler says what is wrong in our words.
+///
+/// The compiler shows a trait's own message only if it had more than one implementation to try and none fits. For the
+/// single one of `StepValue` it would report the bounds behind it, once for each of serde's traits, and list a hundred
+/// types that have it. So there is a second one, which never fits; the parameter `M` keeps the two apart.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be passed to or returned from a step",
+    label = "not a value that keepstep can store",
+    note = "values between steps are stored: they are owned, `Send`, and implement `serde::Serialize` and `serde::Deserialize`",
+    note = "derive both for your own types; for types of other crates, look for a feature named `serde`",
+    note = "for what cannot be stored, such as a connection, take a parameter `#[resource] name: &Type`"
+)]
+pub trait Storable<M>: Send + Sized + 'static {
+    /// Ends a body with this as its result.
+    fn end(&self, def: &'static StepDef) -> StepResult;
+    /// Decodes an argument.
+    fn decode(input: &StepInput, index: usize) -> Result<Self, StepFault>;
+}
+
+impl<T: StepValue> Storable<Fits> for T {
+    fn end(&self, def: &'static StepDef) -> StepResult {
+        match Value::encode(self, def.options.codec) {
+            Ok(value) => Ok(StepOutput(Output::Value(value))),
+            Err(error) => Err(StepFault(Fault::Unencodable {
+                message: error.to_string(),
+            })),
+        }
+    }
+
+    fn decode(input: &StepInput, index: usize) -> Result<Self, StepFault> {
+        input.decode(index)
+    }
+}
+
+impl<T: FitsNever> Storable<FitsNot> for T {
+    fn end(&self, _def: &'static StepDef) -> StepResult {
+        self.never()
+    }
+
+    fn decode(_input: &StepInput, _index: usize) -> Result<Self, StepFault> {
+        T::never_made()
+    }
+}
+
+/// What a step may fail with, asked for in the way of [`Storable`].
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a step cannot fail with `{Self}`",
+    label = "`{Self}` is not an error that keepstep can report",
+    note = "the error of a step must convert into `Box<dyn std::error::Error + Send + Sync>`",
+    note = "implement `std::error::Error` for it (`thiserror` derives it), or return `anyhow::Result<T>`"
+)]
+pub trait Failure<M> {
+    /// The error as every error can be seen.
+    fn into_error(self) -> BoxError;
+}
+
+impl<E: Into<BoxError>> Failure<Fits> for E {
+    fn into_error(self) -> BoxError {
+        self.into()
+    }
+}
+
+impl<E: FitsNever> Failure<FitsNot> for E {
+    fn into_error(self) -> BoxError {
+        self.never()
+    }
+}
+
+/// Marks the implementation that is used.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Fits;
+
+/// Marks the implementation that is there to be tried.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct FitsNot;
+
+/// Implemented by nothing.
+#[doc(hidden)]
+pub trait FitsNever: Send + Sized + 'static {
+    /// Never called.
+    fn never<T>(&self) -> T;
+    /// Never called.
+    fn never_made<T>() -> T;
+}

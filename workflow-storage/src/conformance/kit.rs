@@ -232,6 +232,7 @@ pub(super) async fn journal(store: &dyn Storage, run: &RunId) -> Vec<JournalEntr
         let Some(last) = page.last() else {
             return entries;
         };
+        assert!(last.position >= from, "an entry from before the page");
         from = last.position.next();
         entries.extend(page);
     }
@@ -264,8 +265,12 @@ pub(super) async fn listed(store: &dyn Storage, query: &RunQuery) -> Vec<String>
             "an empty page says that there is more"
         );
         ids.extend(page.runs.iter().map(|run| run.run.to_string()));
+        assert!(ids.len() < ALL, "the pages never end");
         match page.next {
-            Some(next) => query.after = Some(next),
+            Some(next) => {
+                assert_ne!(query.after, Some(next.clone()), "the pages never end");
+                query.after = Some(next);
+            }
             None => return ids,
         }
     }

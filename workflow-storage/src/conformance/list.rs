@@ -154,6 +154,11 @@ pub async fn a_changed_status_is_found_once(stores: Stores<'_>) {
             );
         }
         assert_eq!(listed(&*store, &RunQuery::default()).await, ["a"]);
+        let every = RunQuery {
+            statuses: StoredStatus::ALL.to_vec(),
+            ..RunQuery::default()
+        };
+        assert_eq!(listed(&*store, &every).await, ["a"]);
     }
 }
 

@@ -1,9 +1,10 @@
 //! The ordered map on fjall: a log-structured tree, the fastest here at writing much. One keyspace holds everything,
 //! because idle keyspaces keep their journals for ever.
 //!
-//! What it says of damage is less than redb says: bytes damaged in the middle of its newest journal are cut off
-//! quietly, which a run's own numbering then reports as a hole; and a power cut in the middle of a large batch may
-//! leave a store that does not open ([`StorageError::Corrupt`]), although nothing acknowledged is lost.
+//! It says less of damage than redb does: some kinds of damage in its newest journal make it drop all that follows
+//! without a word, which a run's own numbers then report as a hole.
+
+mod torn;
 
 use std::collections::HashMap;
 use std::io;
@@ -30,9 +31,14 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 /// Opens the map in a directory of its own, which exists and is locked.
 pub(crate) fn open(dir: &Path) -> Result<Fjall> {
     let tree = guarded(dir, || {
-        let db = Database::builder(dir)
-            .open()
-            .map_err(|error| failure(dir, "open", error))?;
+        let mut opened = Database::builder(dir).open();
+        if let Err(fjall::Error::JournalRecovery(damage)) = &opened
+            && torn::cut_torn_batch(dir).map_err(|error| StorageError::io("mend", dir, error))?
+        {
+            tracing::warn!(?dir, ?damage, "cut off a batch that was never committed");
+            opened = Database::builder(dir).open();
+        }
+        let db = opened.map_err(|error| failure(dir, "open", error))?;
         let keyspace = db
             .keyspace(KEYSPACE, KeyspaceCreateOptions::default)
             .map_err(|error| failure(dir, "open", error))?;

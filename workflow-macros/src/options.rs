@@ -1,0 +1,269 @@
+//! The options of an attribute: `#[step(name = "billing/charge", retries = 5)]`.
+
+use std::time::Duration;
+
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use quote::quote;
+use syn::ext::IdentExt;
+use syn::parse::{ParseStream, Parser};
+use syn::{Expr, ExprLit, Lit, LitStr, Path, Token};
+
+use crate::diag::Diag;
+use crate::duration;
+use crate::paths::Root;
+
+/// What `#[step(…)]` may say, each with an example of its use.
+const KNOWN: [(&str, &str); 8] = [
+    ("name", "name = \"billing/charge\""),
+    ("version", "version = 2"),
+    ("retries", "retries = 5"),
+    ("backoff", "backoff = \"100ms..30s\""),
+    ("timeout", "timeout = \"30s\""),
+    ("checkpoint", "checkpoint = false"),
+    ("codec", "codec = \"bincode\""),
+    ("crate", "crate = my_keepstep"),
+];
+
+/// What an attribute says; `None` where it says nothing.
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) name: Option<LitStr>,
+    pub(crate) version: Option<u32>,
+    pub(crate) retries: Option<u32>,
+    pub(crate) backoff: Option<(Duration, Duration)>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) checkpoint: Option<bool>,
+    pub(crate) codec: Option<Codec>,
+    pub(crate) root: Root,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Codec {
+    MessagePack,
+    Bincode,
+}
+
+impl Options {
+    /// Reads all options; one that is wrong is reported and left out.
+    pub(crate) fn parse(tokens: TokenStream, diag: &mut Diag) -> Self {
+        let mut options = Self::default();
+        let mut seen: Vec<String> = Vec::new();
+        for chunk in split_at_commas(tokens) {
+            let (key, value) = match key_and_value.parse2(chunk) {
+                Ok(option) => option,
+                Err(error) => {
+                    diag.push(error);
+                    continue;
+                }
+            };
+            let name = key.to_string();
+            if seen.contains(&name) {
+                diag.error(
+                    &key,
+                    format_args!("`{name}` is given twice: keep one of the two"),
+                );
+                continue;
+            }
+            seen.push(name);
+            if let Err(error) = options.set(&key, value) {
+                diag.push(error);
+            }
+        }
+        options
+    }
+
+    fn set(&mut self, key: &Ident, value: Option<TokenStream>) -> syn::Result<()> {
+        let name = key.to_string();
+        let Some((_, example)) = KNOWN.iter().find(|(known, _)| *known == name) else {
+            return Err(unknown(key, &name));
+        };
+        let value = Value {
+            example,
+            tokens: value.ok_or_else(|| no_value(key, &name, example))?,
+        };
+        match &*name {
+            "name" => self.name = Some(value.step_name()?),
+            "version" => self.version = Some(value.number()?),
+            "retries" => self.retries = Some(value.number()?),
+            "backoff" => self.backoff = Some(value.text(duration::parse_range)?.into_inner()),
+            "timeout" => self.timeout = Some(value.text(duration::parse)?),
+            "checkpoint" => self.checkpoint = Some(value.bool()?),
+            "codec" => self.codec = Some(value.text(Codec::parse)?),
+            _ => self.root = Root::renamed(value.path()?),
+        }
+        Ok(())
+    }
+}
+
+impl Codec {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "msgpack" => Ok(Self::MessagePack),
+            "bincode" => Ok(Self::Bincode),
+            _ => Err("is not a codec: write `\"msgpack\"` (the default) or `\"bincode\"`".into()),
+        }
+    }
+}
+
+/// What stands behind the `=` of an option.
+struct Value<'a> {
+    example: &'a str,
+    tokens: TokenStream,
+}
+
+impl Value<'_> {
+    fn wrong(&self, expected: &str) -> syn::Error {
+        syn::Error::new_spanned(
+            &self.tokens,
+            format_args!("this is not {expected}: write `{}`", self.example),
+        )
+    }
+
+    fn lit(&self) -> Option<Lit> {
+        match syn::parse2(self.tokens.clone()) {
+            Ok(Expr::Lit(ExprLit { lit, .. })) => Some(lit),
+            _ => None,
+        }
+    }
+
+    fn str(&self) -> syn::Result<LitStr> {
+        match self.lit() {
+            Some(Lit::Str(text)) => Ok(text),
+            _ => Err(self.wrong("a text in quotes")),
+        }
+    }
+
+    fn text<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> syn::Result<T> {
+        let text = self.str()?;
+        let value = text.value();
+        parse(&value).map_err(|why| syn::Error::new(text.span(), format_args!("`{value}` {why}")))
+    }
+
+    fn step_name(&self) -> syn::Result<LitStr> {
+        let text = self.str()?;
+        let value = text.value();
+        if value.is_empty() {
+            return Err(syn::Error::new(
+                text.span(),
+                "the name of a step cannot be empty: leave `name` out for the path of its function",
+            ));
+        }
+        if let Some(control) = value.chars().find(|c| c.is_control()) {
+            let message = format!(
+                "the name of a step cannot contain the control character {control:?}: use printable ones"
+            );
+            return Err(syn::Error::new(text.span(), message));
+        }
+        Ok(text)
+    }
+
+    fn number(&self) -> syn::Result<u32> {
+        match self.lit() {
+            Some(Lit::Int(number)) => number
+                .base10_parse()
+                .map_err(|_| self.wrong("a number from 0 to 4294967295")),
+            _ => Err(self.wrong("a number from 0 to 4294967295")),
+        }
+    }
+
+    fn bool(&self) -> syn::Result<bool> {
+        match self.lit() {
+            Some(Lit::Bool(value)) => Ok(value.value),
+            _ => Err(self.wrong("`true` or `false`")),
+        }
+    }
+
+    fn path(&self) -> syn::Result<Path> {
+        Path::parse_mod_style
+            .parse2(self.tokens.clone())
+            .map_err(|_| self.wrong("the path of a crate"))
+    }
+}
+
+/// Cuts the options apart, so that a mistake in one does not hide those in the next.
+fn split_at_commas(tokens: TokenStream) -> Vec<TokenStream> {
+    let mut chunks = vec![TokenStream::new()];
+    for token in tokens {
+        match (&token, chunks.last_mut()) {
+            (TokenTree::Punct(punct), _) if punct.as_char() == ',' => {
+                chunks.push(TokenStream::new())
+            }
+            (_, Some(last)) => last.extend([token]),
+            (_, None) => {}
+        }
+    }
+    chunks.retain(|chunk| !chunk.is_empty());
+    chunks
+}
+
+fn key_and_value(input: ParseStream<'_>) -> syn::Result<(Ident, Option<TokenStream>)> {
+    if !input.peek(Ident::peek_any) {
+        let rest: TokenStream = input.parse()?;
+        return Err(syn::Error::new_spanned(
+            rest,
+            format_args!("expected an option: {}", list()),
+        ));
+    }
+    let key = input.call(Ident::parse_any)?;
+    if input.is_empty() {
+        return Ok((key, None));
+    }
+    if input.parse::<Option<Token![=]>>()?.is_none() {
+        let rest: TokenStream = input.parse()?;
+        return Err(syn::Error::new_spanned(
+            rest,
+            format_args!("expected `=` and a value after `{key}`"),
+        ));
+    }
+    let value: TokenStream = input.parse()?;
+    Ok((key, (!value.is_empty()).then_some(value)))
+}
+
+fn no_value(key: &Ident, name: &str, example: &str) -> syn::Error {
+    syn::Error::new(
+        key.span(),
+        format_args!("`{name}` needs a value: write `{example}`"),
+    )
+}
+
+fn unknown(key: &Ident, name: &str) -> syn::Error {
+    let nearest = KNOWN
+        .iter()
+        .map(|(known, _)| (distance(name, known), *known))
+        .min();
+    let hint = match nearest {
+        Some((distance, known)) if distance <= 2.max(known.len() / 3) => {
+            format!("; did you mean `{known}`?")
+        }
+        _ => String::new(),
+    };
+    syn::Error::new(
+        key.span(),
+        format_args!("a step has no option `{name}`{hint} {}", list()),
+    )
+}
+
+fn list() -> String {
+    let names: Vec<_> = KNOWN.iter().map(|(name, _)| format!("`{name}`")).collect();
+    format!("(the options are {})", names.join(", "))
+}
+
+/// How many letters to add, remove or replace to get from `a` to `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// A duration as code that is constant.
+pub(crate) fn duration_tokens(duration: Duration) -> TokenStream {
+    let (secs, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    quote!(::core::time::Duration::new(#secs, #nanos))
+}

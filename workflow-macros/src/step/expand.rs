@@ -1,0 +1,262 @@
+//! The code that a step becomes.
+//!
+//! It is thin: what it calls does the work, once for all steps. Everything is nested in the constructor, so that nothing
+//! but the constructor's name is taken; and the glue is one block deeper than the body, so that the body cannot see it.
+//!
+//! Spans that come from here are those of the macro, placed where the user has to look: so the compiler points there,
+//! and lints take the code for what it is, generated.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+
+use super::model::{Param, ParamKind, Shape, Step};
+use crate::options::{Codec, duration_tokens};
+
+/// The constructor, and in it the step.
+pub(crate) fn step(step: &Step) -> TokenStream {
+    let Step { attrs, vis, .. } = step;
+    let root = &step.options.root;
+    let private = root.private();
+    let name = &step.sig.ident;
+    let value = &step.returns.value;
+    let arg_docs = arg_docs(step);
+    let (params, types): (Vec<_>, Vec<_>) = step
+        .values()
+        .map(|(param, owned)| (&param.name, owned))
+        .unzip();
+    let impls = step
+        .values()
+        .map(|(param, owned)| quote_spanned!(here(param.ty.span())=> impl #root::IntoArg<#owned>));
+    let body = body(step);
+    let call = call(step);
+    let definition = definition(step);
+    let args = if params.is_empty() {
+        quote!(::std::vec::Vec::new())
+    } else {
+        quote!(::std::vec![#(#root::IntoArg::<#types>::into_arg(#params)),*])
+    };
+    quote! {
+        #(#attrs)*
+        #arg_docs
+        #[allow(dead_code, clippy::too_many_arguments)]
+        #vis fn #name(#(#params: #impls),*) -> #root::Workflow<#value> {
+            #body
+            {
+                #call
+                #definition
+                #private::inventory::submit! { #private::Registered(&__KEEPSTEP_STEP) }
+                #private::build_step(&__KEEPSTEP_STEP, #args)
+            }
+        }
+    }
+}
+
+/// Docs of parameters, which the compiler does not take there.
+fn arg_docs(step: &Step) -> Option<TokenStream> {
+    let documented: Vec<_> = step
+        .values()
+        .filter(|(param, _)| !param.docs.is_empty())
+        .collect();
+    if documented.is_empty() {
+        return None;
+    }
+    let entries = documented.iter().map(|(param, _)| {
+        let head = format!("- `{}`:", param.label());
+        let docs = &param.docs;
+        quote!(#[doc = #head] #(#docs)*)
+    });
+    Some(quote!(#[doc = ""] #[doc = "# Arguments"] #(#entries)*))
+}
+
+/// The user's function under a name that its own name does not hide: so `fib(n - 1)` in it is the constructor.
+fn body(step: &Step) -> TokenStream {
+    let Step {
+        body_attrs,
+        sig,
+        body,
+        ..
+    } = step;
+    let (asyncness, inputs, output) = (&sig.asyncness, &sig.inputs, &sig.output);
+    quote! {
+        #(#body_attrs)*
+        #asyncness fn __keepstep_body(#inputs) #output #body
+    }
+}
+
+/// What the engine calls: takes the arguments out of its input, and makes a result of what the body returns.
+fn call(step: &Step) -> TokenStream {
+    let private = step.options.root.private();
+    let at = here(step.sig.ident.span());
+    let takes = step
+        .params
+        .iter()
+        .enumerate()
+        .scan(0usize, |next, (index, param)| {
+            Some(take(index, param, next))
+        });
+    let args = step
+        .params
+        .iter()
+        .enumerate()
+        .map(|(index, param)| pass(index, param));
+    let dot_await = step.is_async().then(|| quote_spanned!(at=> .await));
+    let end = end(
+        step,
+        quote_spanned!(at=> __keepstep_body(#(#args),*) #dot_await),
+    );
+    let steps = quote_spanned! {at=>
+        #(#takes)*
+        // The arguments are decoded: their encoded form need not wait for the end of the body.
+        ::core::mem::drop(input);
+        #end
+    };
+    if step.is_async() {
+        quote_spanned! {at=>
+            fn __keepstep_call(input: #private::StepInput) -> #private::StepFuture {
+                ::std::boxed::Box::pin(async move { #steps })
+            }
+        }
+    } else {
+        quote_spanned! {at=>
+            fn __keepstep_call(input: #private::StepInput) -> #private::StepResult { #steps }
+        }
+    }
+}
+
+/// Takes a parameter out of the input.
+fn take(index: usize, param: &Param, next: &mut usize) -> TokenStream {
+    let local = local(index);
+    let at = here(param.ty.span());
+    match &param.kind {
+        ParamKind::Value { owned, .. } => {
+            let position = *next;
+            *next += 1;
+            quote_spanned!(at=> let #local = input.arg::<#owned, _>(#position)?;)
+        }
+        ParamKind::Resource { ty, .. } => {
+            let label = param.label();
+            quote_spanned!(at=> let #local = input.resource::<#ty>(#label)?;)
+        }
+    }
+}
+
+/// Passes it to the body.
+fn pass(index: usize, param: &Param) -> TokenStream {
+    let local = local(index);
+    let at = here(param.ty.span());
+    match param.kind {
+        ParamKind::Value { borrowed: true, .. } | ParamKind::Resource { borrowed: true, .. } => {
+            quote_spanned!(at=> &#local)
+        }
+        _ => local.into_token_stream(),
+    }
+}
+
+fn end(step: &Step, output: TokenStream) -> TokenStream {
+    let private = step.options.root.private();
+    let value = &step.returns.value;
+    let at = here(step.returns.at);
+    let def = quote!(&__KEEPSTEP_STEP);
+    match step.returns.shape {
+        Shape::Value => quote_spanned!(at=> #private::end_with_value::<#value, _>(#def, &#output)),
+        Shape::Workflow => quote_spanned!(at=> #private::end_with_workflow::<#value>(#output)),
+        Shape::ResultOfValue => {
+            quote_spanned!(at=> #private::end_with_result::<#value, _, _, _>(#def, #output))
+        }
+        Shape::ResultOfWorkflow => {
+            quote_spanned!(at=> #private::end_with_workflow_result::<#value, _, _>(#output))
+        }
+        Shape::ResultOfUnknown => quote_spanned!(at=> #private::Fallible::end(#output, #def)),
+    }
+}
+
+/// The static that the linker collects.
+fn definition(step: &Step) -> TokenStream {
+    let private = step.options.root.private();
+    let ident = &step.sig.ident;
+    let name = match &step.options.name {
+        Some(name) => name.to_token_stream(),
+        None => {
+            let own = ident.unraw().to_string();
+            quote!(::core::concat!(::core::module_path!(), "::", #own))
+        }
+    };
+    let version = step.options.version.unwrap_or(1);
+    let params = step.values().map(|(param, _)| param.label());
+    let resources = step.resources().map(|(param, ty)| {
+        let label = param.label();
+        quote_spanned! {here(ty.span())=>
+            #private::ResourceNeed {
+                param: #label,
+                type_name: ::core::any::type_name::<#ty>,
+                type_id: ::core::any::TypeId::of::<#ty>,
+            }
+        }
+    });
+    let options = options(step);
+    let body = format_ident!("{}", if step.is_async() { "Async" } else { "Blocking" });
+    let line = quote_spanned!(ident.span()=> ::core::line!());
+    quote! {
+        static __KEEPSTEP_STEP: #private::StepDef = #private::StepDef {
+            name: #name,
+            version: #version,
+            params: &[#(#params),*],
+            resources: &[#(#resources),*],
+            options: #options,
+            body: #private::StepBody::#body(__keepstep_call),
+            file: ::core::file!(),
+            line: #line,
+        };
+    }
+}
+
+fn options(step: &Step) -> TokenStream {
+    let private = step.options.root.private();
+    let or_default = |name: &str, value: Option<TokenStream>| {
+        let field = Ident::new(name, Span::mixed_site());
+        let value = value.unwrap_or_else(|| quote!(#private::StepOptions::DEFAULT.#field));
+        quote!(#field: #value)
+    };
+    let options = &step.options;
+    let fields = [
+        or_default("retries", options.retries.map(ToTokens::into_token_stream)),
+        or_default(
+            "backoff",
+            options.backoff.map(|(min, max)| {
+                let (min, max) = (duration_tokens(min), duration_tokens(max));
+                quote!(#private::Backoff { min: #min, max: #max })
+            }),
+        ),
+        or_default(
+            "timeout",
+            options.timeout.map(|timeout| {
+                let timeout = duration_tokens(timeout);
+                quote!(::core::option::Option::Some(#timeout))
+            }),
+        ),
+        or_default(
+            "checkpoint",
+            options.checkpoint.map(ToTokens::into_token_stream),
+        ),
+        or_default(
+            "codec",
+            options.codec.map(|codec| match codec {
+                Codec::MessagePack => quote!(#private::Codec::MessagePack),
+                Codec::Bincode => quote!(#private::Codec::Bincode),
+            }),
+        ),
+    ];
+    quote!(#private::StepOptions { #(#fields),* })
+}
+
+/// A local variable that the user's code cannot see.
+fn local(index: usize) -> Ident {
+    Ident::new(&format!("arg{index}"), Span::mixed_site())
+}
+
+/// Shown at the user's `span`, but known to be generated.
+fn here(span: Span) -> Span {
+    Span::mixed_site().located_at(span)
+}

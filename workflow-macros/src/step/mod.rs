@@ -1,0 +1,44 @@
+//! `#[step]`: parse → model → check → expand.
+
+mod check;
+mod expand;
+mod model;
+mod parse;
+
+use proc_macro2::TokenStream;
+
+use crate::diag::Diag;
+use crate::fallback;
+use crate::options::Options;
+pub(crate) use model::Step;
+
+/// Turns a function into a step. What is wrong with it is reported, and the rest of the crate goes on compiling.
+pub(crate) fn step(options: TokenStream, item: TokenStream) -> TokenStream {
+    let mut diag = Diag::default();
+    let options = Options::parse(options, &mut diag);
+    let function = match parse::function(item.clone()) {
+        Ok(function) => function,
+        Err(error) => {
+            diag.push(error);
+            return fallback::item(item, diag);
+        }
+    };
+    check::function(&function, &mut diag);
+    let step = Step::of(function, options);
+    match diag.into_compile_errors() {
+        Some(errors) => fallback::stub(&step, errors),
+        None => {
+            let code = expand::step(&step);
+            print_if_asked(&step, &code);
+            code
+        }
+    }
+}
+
+/// Shows what a step becomes to who asks for it by name.
+fn print_if_asked(step: &Step, code: &TokenStream) {
+    let name = step.sig.ident.to_string();
+    if std::env::var("KEEPSTEP_DEBUG_MACRO").is_ok_and(|asked| asked == name) {
+        eprintln!("{code}");
+    }
+}
