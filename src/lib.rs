@@ -8,5 +8,5 @@ pub use keepstep_core::__private;
 
 /// What most programs need.
 pub mod prelude {
-    pub use crate::{IntoArg, StepError, Workflow, step};
+    pub use crate::{Engine, Error, Handle, IntoArg, Status, StepError, Workflow, context, step};
 }

@@ -114,7 +114,10 @@ impl<T> IntoArg<Option<T>> for Option<Workflow<T>> {
 
 impl<K: Serialize, T, S: BuildHasher> IntoArg<HashMap<K, T, S>> for HashMap<K, Workflow<T>, S> {
     fn into_arg(self) -> BuildArg {
-        let mut entries: Vec<_> = self.into_iter().map(|(key, w)| (ArgShape::encode(&key), ArgShape::of(w))).collect();
+        let mut entries: Vec<_> = self
+            .into_iter()
+            .map(|(key, w)| (ArgShape::encode(&key), ArgShape::of(w)))
+            .collect();
         // The order of a hash map differs from process to process; the plan of the same workflow must not.
         entries.sort_by(|(a, _), (b, _)| match (a, b) {
             (ArgShape::Value(a), ArgShape::Value(b)) => a.as_bytes().cmp(b.as_bytes()),
@@ -126,7 +129,11 @@ impl<K: Serialize, T, S: BuildHasher> IntoArg<HashMap<K, T, S>> for HashMap<K, W
 
 impl<K: Serialize, T> IntoArg<BTreeMap<K, T>> for BTreeMap<K, Workflow<T>> {
     fn into_arg(self) -> BuildArg {
-        BuildArg(ArgShape::Map(self.into_iter().map(|(key, w)| (ArgShape::encode(&key), ArgShape::of(w))).collect()))
+        BuildArg(ArgShape::Map(
+            self.into_iter()
+                .map(|(key, w)| (ArgShape::encode(&key), ArgShape::of(w)))
+                .collect(),
+        ))
     }
 }
 

@@ -32,7 +32,10 @@ pub struct Clock(Source);
 #[derive(Debug, Clone)]
 enum Source {
     System,
-    Tokio { anchor: tokio::time::Instant, at: SystemTime },
+    Tokio {
+        anchor: tokio::time::Instant,
+        at: SystemTime,
+    },
 }
 
 impl Clock {
@@ -45,7 +48,10 @@ impl Clock {
     /// The time at this call, and from then on what tokio's clock says: stands still where that is paused, for tests.
     #[must_use]
     pub fn tokio() -> Self {
-        Self(Source::Tokio { anchor: tokio::time::Instant::now(), at: SystemTime::now() })
+        Self(Source::Tokio {
+            anchor: tokio::time::Instant::now(),
+            at: SystemTime::now(),
+        })
     }
 
     /// The time.

@@ -25,7 +25,9 @@ tokio::task_local! {
 pub fn context() -> Context {
     match try_context() {
         Some(context) => context,
-        None => panic!("`keepstep::context()` was called outside a step; use `try_context()` in code that runs in both places"),
+        None => panic!(
+            "`keepstep::context()` was called outside a step; use `try_context()` in code that runs in both places"
+        ),
     }
 }
 
@@ -52,9 +54,23 @@ struct Inner {
 }
 
 impl Context {
-    pub(crate) fn new(run: RunId, incarnation: u64, step: StepId, name: Arc<str>, attempt: u32) -> Self {
+    pub(crate) fn new(
+        run: RunId,
+        incarnation: u64,
+        step: StepId,
+        name: Arc<str>,
+        attempt: u32,
+    ) -> Self {
         let (token, is_token_taken) = (CancellationToken::new(), AtomicBool::new(false));
-        Self(Arc::new(Inner { run, incarnation, step, name, attempt, token, is_token_taken }))
+        Self(Arc::new(Inner {
+            run,
+            incarnation,
+            step,
+            name,
+            attempt,
+            token,
+            is_token_taken,
+        }))
     }
 
     /// The workflow id of the run.

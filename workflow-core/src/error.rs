@@ -1,7 +1,6 @@
 //! What can go wrong, told apart by what a caller does about it.
 
 use std::fmt;
-use std::sync::Arc;
 
 use keepstep_storage::{InvalidRunId, Position, RunId, StorageError};
 use serde::{Deserialize, Serialize};
@@ -25,7 +24,9 @@ pub enum Error {
         run: RunId,
     },
     /// There is a run of this id, of another workflow.
-    #[error("run {run:?} exists and was made of another workflow; choose another id, or delete the run first")]
+    #[error(
+        "run {run:?} exists and was made of another workflow; choose another id, or delete the run first"
+    )]
     IdConflict {
         /// The id.
         run: RunId,
@@ -69,7 +70,9 @@ pub enum Error {
         source: StorageError,
     },
     /// Another owner has taken the run over.
-    #[error("run {run:?} was taken over by another owner; ask that one, or resume the run to take it back")]
+    #[error(
+        "run {run:?} was taken over by another owner; ask that one, or resume the run to take it back"
+    )]
     Fenced {
         /// The run.
         run: RunId,
@@ -97,7 +100,9 @@ pub enum Error {
         limit: usize,
     },
     /// No step of this name has finished in the run, or its output is no longer kept.
-    #[error("run {run:?} has no output of a step {step:?}; steps named with `.name()` keep theirs as long as the run")]
+    #[error(
+        "run {run:?} has no output of a step {step:?}; steps named with `.name()` keep theirs as long as the run"
+    )]
     StepNotFound {
         /// The run.
         run: RunId,
@@ -105,7 +110,9 @@ pub enum Error {
         step: String,
     },
     /// An engine was called inside a step to run a workflow.
-    #[error("`{call}` was called inside the step {step:?}; return the workflow instead, and it runs in the step's place")]
+    #[error(
+        "`{call}` was called inside the step {step:?}; return the workflow instead, and it runs in the step's place"
+    )]
     InsideStep {
         /// The call.
         call: &'static str,
@@ -125,7 +132,9 @@ pub enum Error {
         type_name: String,
     },
     /// Two steps of the program have one name and version.
-    #[error("two steps are named {name:?} (version {version}): {first} and {second}; give one of them another `name` or `version`")]
+    #[error(
+        "two steps are named {name:?} (version {version}): {first} and {second}; give one of them another `name` or `version`"
+    )]
     DuplicateStep {
         /// The name.
         name: String,
@@ -181,7 +190,11 @@ pub enum Error {
 }
 
 fn at_field(field: &str) -> String {
-    if field.is_empty() { String::new() } else { format!(" at field `{field}`") }
+    if field.is_empty() {
+        String::new()
+    } else {
+        format!(" at field `{field}`")
+    }
 }
 
 /// What is wrong with a journal.
@@ -249,7 +262,9 @@ impl fmt::Display for StepError {
             write!(f, " {} times", self.attempts)?;
         }
         write!(f, ": {}", self.message)?;
-        self.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))?;
+        self.causes
+            .iter()
+            .try_for_each(|cause| write!(f, ": {cause}"))?;
         if self.path.len() > 1 {
             write!(f, " (in {})", self.path.join(" > "))?;
         }
@@ -303,7 +318,9 @@ pub enum SuspendReason {
         message: String,
     },
     /// The engine lacks a resource that a step needs.
-    #[error("step {step:?} needs the resource `{param}: {type_name}`, which this engine was not given")]
+    #[error(
+        "step {step:?} needs the resource `{param}: {type_name}`, which this engine was not given"
+    )]
     MissingResource {
         /// The step.
         step: String,
@@ -319,6 +336,3 @@ pub enum SuspendReason {
         what: String,
     },
 }
-
-/// An error that several waiters are told.
-pub(crate) type SharedError = Arc<Error>;

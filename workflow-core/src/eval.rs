@@ -26,7 +26,10 @@ impl<T: DeserializeOwned + 'static> Workflow<T> {
     /// ```
     pub async fn eval(&self) -> Result<T> {
         if let Some(context) = try_context() {
-            return Err(Error::InsideStep { call: "eval", step: context.step_name().to_owned() });
+            return Err(Error::InsideStep {
+                call: "eval",
+                step: context.step_name().to_owned(),
+            });
         }
         let engine = Engine::builder().clock(Clock::tokio()).build().await?;
         let output = engine.run("eval", self).await;

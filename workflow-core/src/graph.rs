@@ -75,7 +75,10 @@ impl NodeState {
 
     fn look(self) -> (&'static str, &'static str) {
         // Every state stands in the table.
-        Self::ALL.iter().find(|(state, ..)| *state == self).map_or(("", ""), |(_, name, color)| (*name, *color))
+        Self::ALL
+            .iter()
+            .find(|(state, ..)| *state == self)
+            .map_or(("", ""), |(_, name, color)| (*name, *color))
     }
 }
 
@@ -91,13 +94,15 @@ impl<T> Workflow<T> {
     /// Draws the workflow for [Mermaid](https://mermaid.js.org/).
     #[must_use]
     pub fn to_mermaid(&self) -> String {
-        self.graph().map_or_else(|error| format!("%% {error}\n"), |graph| graph.to_mermaid())
+        self.graph()
+            .map_or_else(|error| format!("%% {error}\n"), |graph| graph.to_mermaid())
     }
 
     /// Draws the workflow for [Graphviz](https://graphviz.org/).
     #[must_use]
     pub fn to_dot(&self) -> String {
-        self.graph().map_or_else(|error| format!("// {error}\n"), |graph| graph.to_dot())
+        self.graph()
+            .map_or_else(|error| format!("// {error}\n"), |graph| graph.to_dot())
     }
 }
 
@@ -105,7 +110,9 @@ impl Graph {
     fn of_plan(plan: &Plan) -> Self {
         let mut run = Run::default();
         // Folding a plan that was just made cannot fail.
-        drop(run.apply(crate::run::Event::Created { plan: std::sync::Arc::new(plan.clone()) }));
+        drop(run.apply(crate::run::Event::Created {
+            plan: std::sync::Arc::new(plan.clone()),
+        }));
         let mut graph = Self::of_run(&run, &[]);
         graph.nodes.iter_mut().for_each(|node| node.state = None);
         graph
@@ -134,9 +141,13 @@ impl Graph {
             inputs: node.inputs,
             expanded_from: node.origin,
             failed_attempts: node.attempts,
-            metadata: node.metadata.and_then(|json| serde_json::from_str(json).ok()),
+            metadata: node
+                .metadata
+                .and_then(|json| serde_json::from_str(json).ok()),
         });
-        Self { nodes: nodes.collect() }
+        Self {
+            nodes: nodes.collect(),
+        }
     }
 
     /// Draws the graph for [Mermaid](https://mermaid.js.org/): what an expansion brought in stands in a box of its own.
@@ -150,8 +161,15 @@ impl Graph {
                 let _ = writeln!(out, "    subgraph x{origin}[\"{}\"]", mermaid_text(&name));
             }
             for node in &nodes {
-                let class = node.state.map_or(String::new(), |state| format!(":::{}", state.look().0));
-                let _ = writeln!(out, "{indent}s{}[\"{}\"]{class}", node.id, mermaid_text(&node.name));
+                let class = node
+                    .state
+                    .map_or(String::new(), |state| format!(":::{}", state.look().0));
+                let _ = writeln!(
+                    out,
+                    "{indent}s{}[\"{}\"]{class}",
+                    node.id,
+                    mermaid_text(&node.name)
+                );
             }
             if origin.is_some() {
                 out.push_str("    end\n");
@@ -173,19 +191,29 @@ impl Graph {
     /// Draws the graph for [Graphviz](https://graphviz.org/).
     #[must_use]
     pub fn to_dot(&self) -> String {
-        let mut out = String::from("digraph workflow {\n    node [shape=box, style=\"rounded,filled\", fillcolor=white];\n");
+        let mut out = String::from(
+            "digraph workflow {\n    node [shape=box, style=\"rounded,filled\", fillcolor=white];\n",
+        );
         for (origin, nodes) in self.clusters() {
             let indent = if origin.is_some() { "        " } else { "    " };
             if let Some(origin) = origin {
                 let name = dot_text(&self.name_of(origin));
-                let _ = writeln!(out, "    subgraph cluster_{origin} {{\n        label=\"{name}\";");
+                let _ = writeln!(
+                    out,
+                    "    subgraph cluster_{origin} {{\n        label=\"{name}\";"
+                );
             }
             for node in &nodes {
                 let look = node.state.map_or(String::new(), |state| {
                     let (name, color) = state.look();
                     format!(", fillcolor=\"{color}\", tooltip=\"{name}\"")
                 });
-                let _ = writeln!(out, "{indent}s{} [label=\"{}\"{look}];", node.id, dot_text(&node.name));
+                let _ = writeln!(
+                    out,
+                    "{indent}s{} [label=\"{}\"{look}];",
+                    node.id,
+                    dot_text(&node.name)
+                );
             }
             if origin.is_some() {
                 out.push_str("    }\n");
@@ -209,7 +237,10 @@ impl Graph {
 
     fn name_of(&self, id: StepId) -> String {
         let place = self.nodes.binary_search_by_key(&id, |node| node.id);
-        place.map_or_else(|_| format!("step {id}"), |place| self.nodes[place].name.clone())
+        place.map_or_else(
+            |_| format!("step {id}"),
+            |place| self.nodes[place].name.clone(),
+        )
     }
 
     /// From, to, and whether it leads from a step into its expansion.
@@ -219,7 +250,10 @@ impl Graph {
         for node in &self.nodes {
             edges.extend(node.inputs.iter().map(|input| (*input, node.id, false)));
             // Into an expansion: to the nodes that begin it.
-            if let Some(origin) = node.expanded_from.filter(|origin| node.inputs.is_empty() && known.contains(origin)) {
+            if let Some(origin) = node
+                .expanded_from
+                .filter(|origin| node.inputs.is_empty() && known.contains(origin))
+            {
                 edges.push((origin, node.id, true));
             }
         }
@@ -228,9 +262,14 @@ impl Graph {
 }
 
 fn mermaid_text(text: &str) -> String {
-    text.replace('#', "#35;").replace('"', "#quot;").replace('<', "#lt;").replace('>', "#gt;")
+    text.replace('#', "#35;")
+        .replace('"', "#quot;")
+        .replace('<', "#lt;")
+        .replace('>', "#gt;")
 }
 
 fn dot_text(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }

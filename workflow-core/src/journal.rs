@@ -32,7 +32,9 @@ impl EntryWriter {
             self.bytes.resize(HEADER, 0);
         }
         let before = self.bytes.len();
-        bincode::DefaultOptions::new().serialize_into(&mut self.bytes, event).inspect_err(|_| self.bytes.truncate(before))?;
+        bincode::DefaultOptions::new()
+            .serialize_into(&mut self.bytes, event)
+            .inspect_err(|_| self.bytes.truncate(before))?;
         self.n_events += 1;
         Ok(())
     }
@@ -53,19 +55,35 @@ impl EntryWriter {
 
 /// The events of an entry.
 pub(crate) fn read_entry(position: Position, bytes: &[u8]) -> Result<Vec<Event>, Damage> {
-    let damaged = |what: &str| Damage::Entry { at: position, what: what.to_owned() };
-    let word = |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes);
+    let damaged = |what: &str| Damage::Entry {
+        at: position,
+        what: what.to_owned(),
+    };
+    let word = |at: usize| {
+        bytes
+            .get(at..at + 4)
+            .and_then(|word| word.try_into().ok())
+            .map(u32::from_le_bytes)
+    };
     match bytes.first() {
         None => return Err(damaged("it is empty")),
         Some(&VERSION) => {}
-        Some(&version) => return Err(Damage::Format { at: position, version }),
+        Some(&version) => {
+            return Err(Damage::Format {
+                at: position,
+                version,
+            });
+        }
     }
     let (Some(n_events), Some(length), Some(stored)) = (word(1), word(5), word(9)) else {
         return Err(damaged("its header is cut off"));
     };
     let payload = &bytes[HEADER..];
     if payload.len() != length as usize {
-        return Err(damaged(&format!("it has {} bytes and should have {length}", payload.len())));
+        return Err(damaged(&format!(
+            "it has {} bytes and should have {length}",
+            payload.len()
+        )));
     }
     if checksum(position, n_events, payload) != stored {
         return Err(damaged("its checksum does not match"));
@@ -73,7 +91,10 @@ pub(crate) fn read_entry(position: Position, bytes: &[u8]) -> Result<Vec<Event>,
     let options = bincode::DefaultOptions::new().with_limit(payload.len() as u64 + 64);
     let mut decoder = bincode::Deserializer::from_slice(payload, options);
     (0..n_events)
-        .map(|_| Event::deserialize(&mut decoder).map_err(|error| damaged(&format!("an event does not decode: {error}"))))
+        .map(|_| {
+            Event::deserialize(&mut decoder)
+                .map_err(|error| damaged(&format!("an event does not decode: {error}")))
+        })
         .collect()
 }
 
@@ -94,8 +115,13 @@ mod tests {
     fn entry() -> (Vec<Event>, Bytes) {
         let value = Value::encode(&"a result", Codec::MessagePack).unwrap();
         let events = vec![
-            Event::StepSucceeded { step: StepId(3), value },
-            Event::RunSuspended { reason: crate::SuspendReason::Requested },
+            Event::StepSucceeded {
+                step: StepId(3),
+                value,
+            },
+            Event::RunSuspended {
+                reason: crate::SuspendReason::Requested,
+            },
             Event::RunResumed,
         ];
         let mut writer = EntryWriter::default();
@@ -116,9 +142,15 @@ mod tests {
             for bit in 0..8 {
                 let mut damaged = bytes.to_vec();
                 damaged[at] ^= 1 << bit;
-                assert!(read_entry(Position(7), &damaged).is_err(), "bit {bit} of byte {at}");
+                assert!(
+                    read_entry(Position(7), &damaged).is_err(),
+                    "bit {bit} of byte {at}"
+                );
             }
-            assert!(read_entry(Position(7), &bytes[..at]).is_err(), "cut at {at}");
+            assert!(
+                read_entry(Position(7), &bytes[..at]).is_err(),
+                "cut at {at}"
+            );
         }
         assert!(read_entry(Position(8), &bytes).is_err(), "another position");
     }

@@ -23,8 +23,9 @@ pub use arg::IntoArg;
 pub use clock::Clock;
 pub use context::{Context, context, try_context};
 pub use engine::{
-    Cursor, Engine, EngineBuilder, Filter, Handle, Metadata, Page, ProgressStream, RunSummary, cancel, default_engine,
-    delete, init, list, metadata, output, resume, resume_all, run, start, status, step_output, suspend, try_init,
+    Cursor, Engine, EngineBuilder, Filter, Handle, Metadata, Page, ProgressStream, RunSummary,
+    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start,
+    status, step_output, suspend, try_init,
 };
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};
@@ -35,6 +36,9 @@ pub use step::StepValue;
 pub use value::Codec;
 pub use workflow::Workflow;
 
+/// The storage crate: the trait, the stores, and the wrappers that tests use.
+pub use keepstep_storage as storage;
+
 /// What the code that `#[step]` writes uses. Not for people: it may change in any version.
 #[doc(hidden)]
 pub mod __private {
@@ -43,8 +47,9 @@ pub mod __private {
     pub use crate::arg::BuildArg;
     pub use crate::registry::Registered;
     pub use crate::step::{
-        Backoff, Borrowed, Fallible, ResourceNeed, StepBody, StepDef, StepFault, StepFuture, StepInput, StepOptions,
-        StepOutput, StepResult, end_with_result, end_with_value, end_with_workflow, end_with_workflow_result,
+        Backoff, Borrowed, Fallible, ResourceNeed, StepBody, StepDef, StepFault, StepFuture,
+        StepInput, StepOptions, StepOutput, StepResult, end_with_result, end_with_value,
+        end_with_workflow, end_with_workflow_result,
     };
     pub use crate::value::Codec;
     pub use crate::workflow::build_step;

@@ -26,7 +26,10 @@ impl Registry {
     /// [`Error::DuplicateStep`] if two steps have one name and version.
     pub(crate) fn global() -> Result<&'static Self, Error> {
         static REGISTRY: OnceLock<Result<Registry, Error>> = OnceLock::new();
-        REGISTRY.get_or_init(|| Self::of(inventory::iter::<Registered>().map(|step| step.0))).as_ref().map_err(Clone::clone)
+        REGISTRY
+            .get_or_init(|| Self::of(inventory::iter::<Registered>().map(|step| step.0)))
+            .as_ref()
+            .map_err(Clone::clone)
     }
 
     fn of(steps: impl Iterator<Item = &'static StepDef>) -> Result<Self, Error> {
@@ -38,7 +41,12 @@ impl Registry {
                 let mut places = [other, step].map(|step| format!("{}:{}", step.file, step.line));
                 places.sort();
                 let [first, second] = places;
-                return Err(Error::DuplicateStep { name: step.name.into(), version: step.version, first, second });
+                return Err(Error::DuplicateStep {
+                    name: step.name.into(),
+                    version: step.version,
+                    first,
+                    second,
+                });
             }
         }
         Ok(Self { by_name })

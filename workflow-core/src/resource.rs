@@ -16,7 +16,9 @@ impl Resources {
     }
 
     pub(crate) fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
-        Arc::clone(self.by_type.get(&TypeId::of::<T>())?).downcast().ok()
+        Arc::clone(self.by_type.get(&TypeId::of::<T>())?)
+            .downcast()
+            .ok()
     }
 
     pub(crate) fn contains(&self, type_id: TypeId) -> bool {

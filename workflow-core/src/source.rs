@@ -6,7 +6,10 @@
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, VariantAccess,
+    Visitor,
+};
 
 use crate::value::{Value, tag};
 
@@ -33,7 +36,10 @@ impl Source {
                 Err(error) => {
                     let field = error.path().to_string();
                     let DecodeError { message, .. } = error.into_inner();
-                    DecodeError { field: if field == "." { String::new() } else { field }, message }
+                    DecodeError {
+                        field: if field == "." { String::new() } else { field },
+                        message,
+                    }
                 }
             }
         })
@@ -51,7 +57,10 @@ pub(crate) struct DecodeError {
 
 impl DecodeError {
     fn new(message: impl fmt::Display) -> Self {
-        Self { field: String::new(), message: message.to_string() }
+        Self {
+            field: String::new(),
+            message: message.to_string(),
+        }
     }
 }
 
@@ -158,7 +167,11 @@ impl<'de> Deserializer<'de> for Decoder<'de> {
         }
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, DecodeError> {
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
         on_codec!(self, visitor, deserialize_tuple(len))
     }
 
@@ -207,20 +220,32 @@ fn visit_ok<'de, V: Visitor<'de>>(inner: &'de [u8], visitor: V) -> Result<V::Val
     impl<'de> MapAccess<'de> for OneEntry<'de> {
         type Error = DecodeError;
 
-        fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
+        fn next_key_seed<K: DeserializeSeed<'de>>(
+            &mut self,
+            seed: K,
+        ) -> Result<Option<K::Value>, DecodeError> {
             if std::mem::replace(&mut self.key_read, true) {
                 return Ok(None);
             }
             seed.deserialize(StrDeserializer::new("Ok")).map(Some)
         }
 
-        fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, DecodeError> {
-            let inner = self.inner.take().ok_or_else(|| DecodeError::new("the entry was read twice"))?;
+        fn next_value_seed<S: DeserializeSeed<'de>>(
+            &mut self,
+            seed: S,
+        ) -> Result<S::Value, DecodeError> {
+            let inner = self
+                .inner
+                .take()
+                .ok_or_else(|| DecodeError::new("the entry was read twice"))?;
             seed.deserialize(Decoder::Bytes(inner))
         }
     }
 
-    visitor.visit_map(OneEntry { inner: Some(inner), key_read: false })
+    visitor.visit_map(OneEntry {
+        inner: Some(inner),
+        key_read: false,
+    })
 }
 
 /// `Ok(inner)` for a `Result`.
@@ -232,8 +257,14 @@ impl<'de> de::EnumAccess<'de> for OkVariant<'de> {
     type Error = DecodeError;
     type Variant = Self;
 
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), DecodeError> {
-        Ok((seed.deserialize(StrDeserializer::<DecodeError>::new("Ok"))?, self))
+    fn variant_seed<V: DeserializeSeed<'de>>(
+        self,
+        seed: V,
+    ) -> Result<(V::Value, Self), DecodeError> {
+        Ok((
+            seed.deserialize(StrDeserializer::<DecodeError>::new("Ok"))?,
+            self,
+        ))
     }
 }
 
@@ -244,11 +275,18 @@ impl<'de> VariantAccess<'de> for OkVariant<'de> {
         Err(DecodeError::new("`Ok` holds a value"))
     }
 
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, DecodeError> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(
+        self,
+        seed: T,
+    ) -> Result<T::Value, DecodeError> {
         seed.deserialize(Decoder::Bytes(self.inner))
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, DecodeError> {
+    fn tuple_variant<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
         Decoder::Bytes(self.inner).deserialize_tuple(len, visitor)
     }
 
@@ -268,8 +306,13 @@ struct Items<'de> {
 impl<'de> SeqAccess<'de> for Items<'de> {
     type Error = DecodeError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
-        let Some((first, rest)) = self.items.split_first() else { return Ok(None) };
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, DecodeError> {
+        let Some((first, rest)) = self.items.split_first() else {
+            return Ok(None);
+        };
         self.items = rest;
         seed.deserialize(Decoder::of(first)).map(Some)
     }
@@ -287,15 +330,26 @@ struct Entries<'de> {
 impl<'de> MapAccess<'de> for Entries<'de> {
     type Error = DecodeError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
-        let Some(((key, value), rest)) = self.entries.split_first() else { return Ok(None) };
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, DecodeError> {
+        let Some(((key, value), rest)) = self.entries.split_first() else {
+            return Ok(None);
+        };
         self.entries = rest;
         self.value = Some(value);
         seed.deserialize(Decoder::Bytes(key.as_bytes())).map(Some)
     }
 
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, DecodeError> {
-        let value = self.value.take().ok_or_else(|| DecodeError::new("a map's value was read before its key"))?;
+    fn next_value_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<S::Value, DecodeError> {
+        let value = self
+            .value
+            .take()
+            .ok_or_else(|| DecodeError::new("a map's value was read before its key"))?;
         seed.deserialize(Decoder::of(value))
     }
 
@@ -324,18 +378,32 @@ mod tests {
     #[test]
     fn containers_decode_from_values_of_different_codecs() {
         let mixed = || {
-            list([Source::Value(value(1u64)), Source::Value(Value::encode(&2u64, Codec::Bincode).unwrap())])
+            list([
+                Source::Value(value(1u64)),
+                Source::Value(Value::encode(&2u64, Codec::Bincode).unwrap()),
+            ])
         };
         assert_eq!(mixed().decode::<Vec<u64>>().unwrap(), [1, 2]);
         assert_eq!(mixed().decode::<(u64, u64)>().unwrap(), (1, 2));
         assert_eq!(mixed().decode::<[u64; 2]>().unwrap(), [1, 2]);
-        assert_eq!(Source::Some(Box::new(mixed())).decode::<Option<Vec<u64>>>().unwrap(), Some(vec![1, 2]));
+        assert_eq!(
+            Source::Some(Box::new(mixed()))
+                .decode::<Option<Vec<u64>>>()
+                .unwrap(),
+            Some(vec![1, 2])
+        );
         let map = Source::Map(vec![(value("a"), mixed()), (value("b"), list([]))]);
         assert_eq!(
             map.decode::<HashMap<String, Vec<u64>>>().unwrap(),
             HashMap::from([("a".into(), vec![1, 2]), ("b".into(), vec![])])
         );
-        assert_eq!(map.decode::<BTreeMap<String, serde_json::Value>>().unwrap()["a"], serde_json::json!([1, 2]));
+        let plain = Source::Map(vec![(value("a"), list([Source::Value(value(1u64))]))]);
+        assert_eq!(
+            plain
+                .decode::<BTreeMap<String, serde_json::Value>>()
+                .unwrap()["a"],
+            serde_json::json!([1])
+        );
     }
 
     #[test]
@@ -349,7 +417,9 @@ mod tests {
         struct New {
             amount: u64,
         }
-        let source = list([Source::Value(value(Old { amount: "12".into() }))]);
+        let source = list([Source::Value(value(Old {
+            amount: "12".into(),
+        }))]);
         let error = source.decode::<Vec<New>>().unwrap_err();
         assert_eq!(error.field, "[0].amount", "{error}");
     }
@@ -358,7 +428,17 @@ mod tests {
     fn a_length_beyond_the_bytes_is_an_error_and_allocates_nothing() {
         let mut bytes = vec![tag::BINCODE];
         bytes.extend_from_slice(&u64::MAX.to_le_bytes());
-        assert!(Source::Value(Value::from_bytes(bytes)).decode::<Vec<u8>>().is_err());
-        assert!(Source::Value(Value::from_bytes(&[tag::MESSAGE_PACK, 0xdd, 0xff, 0xff, 0xff, 0xff][..])).decode::<Vec<u8>>().is_err());
+        assert!(
+            Source::Value(Value::from_bytes(bytes))
+                .decode::<Vec<u8>>()
+                .is_err()
+        );
+        assert!(
+            Source::Value(Value::from_bytes(
+                &[tag::MESSAGE_PACK, 0xdd, 0xff, 0xff, 0xff, 0xff][..]
+            ))
+            .decode::<Vec<u8>>()
+            .is_err()
+        );
     }
 }

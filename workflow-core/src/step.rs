@@ -17,7 +17,7 @@ use crate::value::{Codec, Value};
 use crate::workflow::{BuildNode, Workflow};
 
 /// How often a step is tried again where nothing says otherwise.
-pub const DEFAULT_RETRIES: u32 = 3;
+const DEFAULT_RETRIES: u32 = 3;
 
 /// A step as it was written: the static that `#[step]` leaves in the program.
 #[derive(Debug)]
@@ -80,7 +80,10 @@ pub struct Backoff {
 
 impl Backoff {
     /// From 100 ms to 30 s.
-    pub const DEFAULT: Self = Self { min: Duration::from_millis(100), max: Duration::from_secs(30) };
+    pub const DEFAULT: Self = Self {
+        min: Duration::from_millis(100),
+        max: Duration::from_secs(30),
+    };
 }
 
 /// A `#[resource]` parameter.
@@ -150,13 +153,22 @@ pub struct StepFault(pub(crate) Fault);
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// The body returned an error.
-    Error { message: String, causes: Vec<String> },
+    Error {
+        message: String,
+        causes: Vec<String>,
+    },
     /// The result cannot be encoded.
     Unencodable { message: String },
     /// A stored argument does not decode to what the parameter is now.
-    Undecodable { param: &'static str, error: DecodeError },
+    Undecodable {
+        param: &'static str,
+        error: DecodeError,
+    },
     /// A resource is missing.
-    MissingResource { param: &'static str, type_name: &'static str },
+    MissingResource {
+        param: &'static str,
+        type_name: &'static str,
+    },
 }
 
 /// What a body is given.
@@ -178,16 +190,24 @@ impl StepInput {
         let param = self.def.params.get(index).copied().unwrap_or("?");
         let decoded = match self.args.get(index) {
             Some(source) => source.decode(),
-            None => Err(serde::de::Error::custom("the stored call has no such argument")),
+            None => Err(serde::de::Error::custom(
+                "the stored call has no such argument",
+            )),
         };
         decoded.map_err(|error| StepFault(Fault::Undecodable { param, error }))
     }
 
     /// The resource of a type.
-    pub fn resource<T: Send + Sync + 'static>(&self, param: &'static str) -> Result<Arc<T>, StepFault> {
-        self.resources
-            .get::<T>()
-            .ok_or_else(|| StepFault(Fault::MissingResource { param, type_name: std::any::type_name::<T>() }))
+    pub fn resource<T: Send + Sync + 'static>(
+        &self,
+        param: &'static str,
+    ) -> Result<Arc<T>, StepFault> {
+        self.resources.get::<T>().ok_or_else(|| {
+            StepFault(Fault::MissingResource {
+                param,
+                type_name: std::any::type_name::<T>(),
+            })
+        })
     }
 }
 
@@ -199,7 +219,10 @@ pub fn end_with_value<T: Storable<M>, M>(def: &'static StepDef, value: &T) -> St
 
 /// Ends a body that returns `Result<T, E>`.
 #[doc(hidden)]
-pub fn end_with_result<T: Storable<M>, E: Failure<N>, M, N>(def: &'static StepDef, result: Result<T, E>) -> StepResult {
+pub fn end_with_result<T: Storable<M>, E: Failure<N>, M, N>(
+    def: &'static StepDef,
+    result: Result<T, E>,
+) -> StepResult {
     match result {
         Ok(value) => end_with_value(def, &value),
         Err(error) => Err(fault(error)),
@@ -220,8 +243,13 @@ pub fn end_with_workflow_result<T, E: Failure<N>, N>(result: Result<Workflow<T>,
 
 fn fault<E: Failure<N>, N>(error: E) -> StepFault {
     let error = error.into_error();
-    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect();
-    StepFault(Fault::Error { message: error.to_string(), causes })
+    let causes = std::iter::successors(error.source(), |cause| cause.source())
+        .map(ToString::to_string)
+        .collect();
+    StepFault(Fault::Error {
+        message: error.to_string(),
+        causes,
+    })
 }
 
 /// A `Result` whose type arguments an alias hides: what it yields is known to the compiler only.
@@ -312,7 +340,9 @@ impl<T: StepValue> Storable<Fits> for T {
     fn end(&self, def: &'static StepDef) -> StepResult {
         match Value::encode(self, def.options.codec) {
             Ok(value) => Ok(StepOutput(Output::Value(value))),
-            Err(error) => Err(StepFault(Fault::Unencodable { message: error.to_string() })),
+            Err(error) => Err(StepFault(Fault::Unencodable {
+                message: error.to_string(),
+            })),
         }
     }
 

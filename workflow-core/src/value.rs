@@ -42,16 +42,21 @@ pub(crate) struct Value(Arc<[u8]>);
 
 impl Value {
     /// Encodes `value`.
-    pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, codec: Codec) -> Result<Self, EncodeError> {
+    pub(crate) fn encode<T: Serialize + ?Sized>(
+        value: &T,
+        codec: Codec,
+    ) -> Result<Self, EncodeError> {
         let mut bytes = Vec::with_capacity(32);
         match codec {
             Codec::MessagePack => {
                 bytes.push(tag::MESSAGE_PACK);
-                rmp_serde::encode::write_named(&mut bytes, value).map_err(|e| EncodeError(e.to_string()))?;
+                rmp_serde::encode::write_named(&mut bytes, value)
+                    .map_err(|e| EncodeError(e.to_string()))?;
             }
             Codec::Bincode => {
                 bytes.push(tag::BINCODE);
-                bincode::serialize_into(&mut bytes, value).map_err(|e| EncodeError(e.to_string()))?;
+                bincode::serialize_into(&mut bytes, value)
+                    .map_err(|e| EncodeError(e.to_string()))?;
             }
         }
         Ok(Self(bytes.into()))
@@ -118,7 +123,12 @@ impl Value {
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Value(tag {}, {} bytes)", self.0.first().copied().unwrap_or(0), self.0.len())
+        write!(
+            f,
+            "Value(tag {}, {} bytes)",
+            self.0.first().copied().unwrap_or(0),
+            self.0.len()
+        )
     }
 }
 
@@ -151,7 +161,7 @@ impl<'de> Deserialize<'de> for Value {
 /// Why a value could not be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct EncodeError(pub(crate) String);
+pub(crate) struct EncodeError(pub(crate) String);
 
 #[cfg(test)]
 mod tests {
@@ -163,7 +173,11 @@ mod tests {
         for codec in [Codec::MessagePack, Codec::Bincode] {
             let stored = Value::encode(&value, codec).unwrap();
             assert_eq!(stored.decode::<T>().unwrap(), value, "{codec:?}");
-            assert_eq!(stored.ok().decode::<Result<T, String>>().unwrap(), Ok(value_again(&stored)), "{codec:?}");
+            assert_eq!(
+                stored.ok().decode::<Result<T, String>>().unwrap(),
+                Ok(value_again(&stored)),
+                "{codec:?}"
+            );
         }
     }
 
@@ -187,7 +201,13 @@ mod tests {
     #[test]
     fn json_values_survive_in_message_pack() {
         let value = serde_json::json!({"a": [1, 2.5, null, {"b": "c"}]});
-        assert_eq!(Value::encode(&value, Codec::MessagePack).unwrap().decode::<serde_json::Value>().unwrap(), value);
+        assert_eq!(
+            Value::encode(&value, Codec::MessagePack)
+                .unwrap()
+                .decode::<serde_json::Value>()
+                .unwrap(),
+            value
+        );
     }
 
     #[test]
@@ -196,15 +216,32 @@ mod tests {
         let id = BlobId([7; 32]);
         let wrapped = Value::blob(id, 2).ok();
         assert_eq!(wrapped.blob_id(), Some(id));
-        assert_eq!(wrapped.with_blob(stored.as_bytes()).decode::<Result<u8, String>>().unwrap(), Ok(7));
+        assert_eq!(
+            wrapped
+                .with_blob(stored.as_bytes())
+                .decode::<Result<u8, String>>()
+                .unwrap(),
+            Ok(7)
+        );
         assert!(wrapped.decode::<Result<u8, String>>().is_err());
         assert_eq!(stored.blob_id(), None);
     }
 
     #[test]
     fn damaged_bytes_are_an_error() {
-        for bytes in [&[][..], &[0], &[99, 1], &[tag::MESSAGE_PACK], &[tag::BINCODE, 1], &[tag::OK], &[tag::BLOB, 1]] {
-            assert!(Value::from_bytes(bytes).decode::<u64>().is_err(), "{bytes:?}");
+        for bytes in [
+            &[][..],
+            &[0],
+            &[99, 1],
+            &[tag::MESSAGE_PACK],
+            &[tag::BINCODE, 1],
+            &[tag::OK],
+            &[tag::BLOB, 1],
+        ] {
+            assert!(
+                Value::from_bytes(bytes).decode::<u64>().is_err(),
+                "{bytes:?}"
+            );
         }
     }
 }

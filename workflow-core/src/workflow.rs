@@ -34,7 +34,10 @@ pub struct Workflow<T> {
 
 impl<T> Workflow<T> {
     pub(crate) fn of(node: Arc<BuildNode>) -> Self {
-        Self { node, yields: PhantomData }
+        Self {
+            node,
+            yields: PhantomData,
+        }
     }
 
     pub(crate) fn node(&self) -> &Arc<BuildNode> {
@@ -52,7 +55,10 @@ impl<T> Workflow<T> {
     where
         T: Serialize,
     {
-        Self::of(BuildNode::new(BuildKind::Value(Value::encode(&value, Codec::MessagePack))))
+        Self::of(BuildNode::new(BuildKind::Value(Value::encode(
+            &value,
+            Codec::MessagePack,
+        ))))
     }
 
     /// Names this step in the run: for `step_output`, graphs and errors. Without a name it has that of its function.
@@ -108,20 +114,27 @@ impl<T> Clone for Workflow<T> {
 
 impl<T> fmt::Debug for Workflow<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Workflow<{}>({})", std::any::type_name::<T>(), self.node.label())
+        write!(
+            f,
+            "Workflow<{}>({})",
+            std::any::type_name::<T>(),
+            self.node.label()
+        )
     }
 }
 
 /// Builds the node of a step: what a `#[step]` function's constructor does.
 #[doc(hidden)]
 pub fn build_step<T>(def: &'static StepDef, args: Vec<BuildArg>) -> Workflow<T> {
-    Workflow::of(BuildNode::new(BuildKind::Step { def, args: args.into_iter().map(|arg| arg.0).collect() }))
+    Workflow::of(BuildNode::new(BuildKind::Step {
+        def,
+        args: args.into_iter().map(|arg| arg.0).collect(),
+    }))
 }
 
 /// A node of a workflow that is being built.
 #[derive(Clone)]
-#[doc(hidden)]
-pub struct BuildNode {
+pub(crate) struct BuildNode {
     pub(crate) kind: BuildKind,
     pub(crate) after: Vec<Arc<BuildNode>>,
     pub(crate) name: Option<Arc<str>>,
@@ -132,14 +145,24 @@ pub struct BuildNode {
 
 #[derive(Clone)]
 pub(crate) enum BuildKind {
-    Step { def: &'static StepDef, args: Vec<ArgShape> },
+    Step {
+        def: &'static StepDef,
+        args: Vec<ArgShape>,
+    },
     Value(Result<Value, EncodeError>),
     Catch(Arc<BuildNode>),
 }
 
 impl BuildNode {
     fn new(kind: BuildKind) -> Arc<Self> {
-        Arc::new(Self { kind, after: Vec::new(), name: None, retries: None, timeout: None, metadata: None })
+        Arc::new(Self {
+            kind,
+            after: Vec::new(),
+            name: None,
+            retries: None,
+            timeout: None,
+            metadata: None,
+        })
     }
 
     /// What people see it called.
@@ -158,7 +181,9 @@ impl BuildNode {
             match shape {
                 ArgShape::Node(node) => visit(node),
                 ArgShape::Seq(items) => items.iter().for_each(|item| in_shape(item, visit)),
-                ArgShape::Map(entries) => entries.iter().for_each(|(_, value)| in_shape(value, visit)),
+                ArgShape::Map(entries) => {
+                    entries.iter().for_each(|(_, value)| in_shape(value, visit))
+                }
                 ArgShape::Some(inner) => in_shape(inner, visit),
                 ArgShape::Value(_) | ArgShape::Invalid(_) => {}
             }
@@ -178,7 +203,9 @@ impl BuildNode {
             match shape {
                 ArgShape::Node(node) => into.push(node),
                 ArgShape::Seq(items) => items.into_iter().for_each(|item| from_shape(item, into)),
-                ArgShape::Map(entries) => entries.into_iter().for_each(|(_, value)| from_shape(value, into)),
+                ArgShape::Map(entries) => entries
+                    .into_iter()
+                    .for_each(|(_, value)| from_shape(value, into)),
                 ArgShape::Some(inner) => from_shape(*inner, into),
                 ArgShape::Value(_) | ArgShape::Invalid(_) => {}
             }
@@ -186,7 +213,9 @@ impl BuildNode {
 
         into.append(&mut self.after);
         match &mut self.kind {
-            BuildKind::Step { args, .. } => std::mem::take(args).into_iter().for_each(|arg| from_shape(arg, into)),
+            BuildKind::Step { args, .. } => std::mem::take(args)
+                .into_iter()
+                .for_each(|arg| from_shape(arg, into)),
             BuildKind::Value(_) => {}
             catch @ BuildKind::Catch(_) => {
                 let empty = BuildKind::Value(Err(EncodeError(String::new())));

@@ -119,21 +119,33 @@ impl EngineBuilder {
             clock: self.clock.unwrap_or_else(Clock::system),
             // Not seeded: every opening of a store is another owner.
             node: NodeId(fastrand::Rng::new().u64(1..)),
-            step_permits: Arc::new(Semaphore::new(self.max_concurrent_steps.unwrap_or(DEFAULT_CONCURRENT_STEPS))),
+            step_permits: Arc::new(Semaphore::new(
+                self.max_concurrent_steps
+                    .unwrap_or(DEFAULT_CONCURRENT_STEPS),
+            )),
             blocking_permits: Arc::new(Semaphore::new(BLOCKING_STEPS)),
             max_running_runs: self.max_running_runs.unwrap_or(usize::MAX),
             max_pending_runs: self.max_pending_runs.unwrap_or(usize::MAX),
             committer,
             timers,
-            random: Mutex::new(self.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
-            roster: Mutex::new(Roster { queue: VecDeque::new(), ..Roster::default() }),
+            random: Mutex::new(
+                self.seed
+                    .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed),
+            ),
+            roster: Mutex::new(Roster {
+                queue: VecDeque::new(),
+                ..Roster::default()
+            }),
             locks: lock::KeyedLocks::default(),
             tasks: TaskTracker::new(),
             halted: halted.clone(),
         });
         tokio::spawn(run_committer(storage, requests));
         tokio::spawn(run_timers(Arc::clone(&shared), timer_requests));
-        let engine = Engine { shared, _halts_when_dropped: Arc::new(halted.drop_guard()) };
+        let engine = Engine {
+            shared,
+            _halts_when_dropped: Arc::new(halted.drop_guard()),
+        };
         if self.resume_on_open {
             for (id, resumed) in engine.resume_all().await? {
                 if let Err(error) = resumed {

@@ -52,7 +52,10 @@ pub async fn default_engine() -> Result<&'static Engine> {
 ///
 /// # Errors
 /// As [`Engine::run`] and [`Engine::open`].
-pub async fn run<T: DeserializeOwned + 'static>(id: impl AsRef<str>, workflow: impl Borrow<Workflow<T>>) -> Result<T> {
+pub async fn run<T: DeserializeOwned + 'static>(
+    id: impl AsRef<str>,
+    workflow: impl Borrow<Workflow<T>>,
+) -> Result<T> {
     default_engine().await?.run(id, workflow).await
 }
 
@@ -60,7 +63,10 @@ pub async fn run<T: DeserializeOwned + 'static>(id: impl AsRef<str>, workflow: i
 ///
 /// # Errors
 /// As [`Engine::start`] and [`Engine::open`].
-pub async fn start<T>(id: impl AsRef<str>, workflow: impl Borrow<Workflow<T>>) -> Result<Handle<T>> {
+pub async fn start<T>(
+    id: impl AsRef<str>,
+    workflow: impl Borrow<Workflow<T>>,
+) -> Result<Handle<T>> {
     default_engine().await?.start(id, workflow).await
 }
 

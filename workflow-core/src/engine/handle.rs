@@ -41,14 +41,20 @@ pub struct Handle<T> {
 #[derive(Debug, Clone)]
 pub(super) enum Attached {
     /// It is still to come.
-    Seat { ended: watch::Receiver<Option<Ended>>, progress: watch::Receiver<Progress> },
+    Seat {
+        ended: watch::Receiver<Option<Ended>>,
+        progress: watch::Receiver<Progress>,
+    },
     /// It was there.
     Ended(Ended, Progress),
 }
 
 impl Attached {
     pub(super) fn to(seat: &Seat) -> Self {
-        Self::Seat { ended: seat.ended.subscribe(), progress: seat.progress.subscribe() }
+        Self::Seat {
+            ended: seat.ended.subscribe(),
+            progress: seat.progress.subscribe(),
+        }
     }
 
     /// Waits until the run leaves the engine.
@@ -66,7 +72,12 @@ impl Attached {
 
 impl<T> Handle<T> {
     pub(super) fn new(engine: Engine, id: RunId, run: Attached) -> Self {
-        Self { engine, id, run, yields: PhantomData }
+        Self {
+            engine,
+            id,
+            run,
+            yields: PhantomData,
+        }
     }
 
     /// The workflow id.
@@ -95,26 +106,35 @@ impl<T> Handle<T> {
     #[must_use]
     pub fn progress(&self) -> ProgressStream {
         let run = self.run.clone();
-        ProgressStream(Box::pin(futures_util::stream::unfold(Some((run, true)), |state| async move {
-            let (run, is_first) = state?;
-            match run {
-                Attached::Ended(_, progress) => Some((progress, None)),
-                Attached::Seat { mut progress, mut ended } => {
-                    let has_ended = if is_first {
-                        progress.mark_unchanged();
-                        ended.borrow().is_some()
-                    } else {
-                        tokio::select! {
-                            biased;
-                            changed = progress.changed() => changed.is_err(),
-                            _ = ended.wait_for(Option::is_some) => true,
-                        }
-                    };
-                    let shown = *progress.borrow_and_update();
-                    Some((shown, (!has_ended).then_some((Attached::Seat { ended, progress }, false))))
+        ProgressStream(Box::pin(futures_util::stream::unfold(
+            Some((run, true)),
+            |state| async move {
+                let (run, is_first) = state?;
+                match run {
+                    Attached::Ended(_, progress) => Some((progress, None)),
+                    Attached::Seat {
+                        mut progress,
+                        mut ended,
+                    } => {
+                        let has_ended = if is_first {
+                            progress.mark_unchanged();
+                            ended.borrow().is_some()
+                        } else {
+                            tokio::select! {
+                                biased;
+                                changed = progress.changed() => changed.is_err(),
+                                _ = ended.wait_for(Option::is_some) => true,
+                            }
+                        };
+                        let shown = *progress.borrow_and_update();
+                        Some((
+                            shown,
+                            (!has_ended).then_some((Attached::Seat { ended, progress }, false)),
+                        ))
+                    }
                 }
-            }
-        })))
+            },
+        )))
     }
 }
 
@@ -151,7 +171,10 @@ impl Engine {
                 let value = self.shared.load_value(value).await?;
                 return decode(&value, || format!("run {run:?}"));
             }
-            Ended::Failed(error) => Error::Failed { run, error: Box::new((*error).clone()) },
+            Ended::Failed(error) => Error::Failed {
+                run,
+                error: Box::new((*error).clone()),
+            },
             Ended::Canceled => Error::Canceled { run },
             Ended::Suspended(reason) => Error::Suspended { run, reason },
             Ended::Interrupted(source) => Error::Interrupted { run, source },

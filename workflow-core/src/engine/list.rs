@@ -129,7 +129,10 @@ impl Engine {
     /// # Errors
     /// [`Error::Storage`](crate::Error::Storage).
     pub async fn list(&self, filter: impl Into<Filter>) -> Result<Page> {
-        let Filter { statuses, mut query } = filter.into();
+        let Filter {
+            statuses,
+            mut query,
+        } = filter.into();
         query.statuses = stored(&statuses);
         if statuses == [Status::Resumable] && self.shared.roster().lost.is_empty() {
             query.not_owned_by = Some(self.shared.node);

@@ -18,7 +18,11 @@ impl KeyedLocks {
             Arc::clone(locks.entry(id.clone()).or_default())
         };
         let guard = lock.lock_owned().await;
-        KeyedGuard { id: id.clone(), guard: Some(guard), locks: Arc::clone(&self.0) }
+        KeyedGuard {
+            id: id.clone(),
+            guard: Some(guard),
+            locks: Arc::clone(&self.0),
+        }
     }
 }
 
@@ -34,7 +38,10 @@ impl Drop for KeyedGuard {
         self.guard = None;
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever waits holds a reference of its own, taken under this lock.
-        if locks.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+        if locks
+            .get(&self.id)
+            .is_some_and(|lock| Arc::strong_count(lock) == 1)
+        {
             locks.remove(&self.id);
         }
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepstep_storage::{Expect, RunId, RunQuery, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome};
+use keepstep_storage::{
+    Expect, RunId, RunQuery, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome,
+};
 
 use super::handle::{Attached, Handle};
 use super::shared::{Ended, Place, Seat, SeatState, Shared};
@@ -62,13 +64,22 @@ impl Engine {
         let mut resumed = Vec::new();
         for status in [StoredStatus::Running, StoredStatus::Pending] {
             let mut ids = Vec::new();
-            let mut query = RunQuery { statuses: vec![status], limit: 1000, ..RunQuery::default() };
+            let mut query = RunQuery {
+                statuses: vec![status],
+                limit: 1000,
+                ..RunQuery::default()
+            };
             loop {
                 let page = self.shared.storage.list(&query).await?;
                 let resumable = |listed: &keepstep_storage::ListedRun| {
                     self.shared.status_of(&listed.run, &listed.record) == Status::Resumable
                 };
-                ids.extend(page.runs.into_iter().filter(resumable).map(|listed| listed.run));
+                ids.extend(
+                    page.runs
+                        .into_iter()
+                        .filter(resumable)
+                        .map(|listed| listed.run),
+                );
                 match page.next {
                     Some(next) => query.after = Some(next),
                     None => break,
@@ -89,7 +100,13 @@ impl Engine {
     /// [`Error::NotFound`]; [`Error::AlreadyEnded`], also if it ends before it could be stopped.
     pub async fn suspend(&self, id: impl AsRef<str>) -> Result<()> {
         let reason = SuspendReason::Requested;
-        self.stop(id.as_ref(), Status::Suspended, || RunMessage::Suspend, Event::RunSuspended { reason }).await
+        self.stop(
+            id.as_ref(),
+            Status::Suspended,
+            || RunMessage::Suspend,
+            Event::RunSuspended { reason },
+        )
+        .await
     }
 
     /// Cancels a run, for good: pending, running, suspended or resumable. Its bodies are told to stop, what they held is
@@ -101,10 +118,22 @@ impl Engine {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::AlreadyEnded`], also if it ends before it could be canceled.
     pub async fn cancel(&self, id: impl AsRef<str>) -> Result<()> {
-        self.stop(id.as_ref(), Status::Canceled, || RunMessage::Cancel, Event::RunCanceled).await
+        self.stop(
+            id.as_ref(),
+            Status::Canceled,
+            || RunMessage::Cancel,
+            Event::RunCanceled,
+        )
+        .await
     }
 
-    async fn stop(&self, id: &str, to: Status, message: impl Fn() -> RunMessage, event: Event) -> Result<()> {
+    async fn stop(
+        &self,
+        id: &str,
+        to: Status,
+        message: impl Fn() -> RunMessage,
+        event: Event,
+    ) -> Result<()> {
         let id = RunId::new(id)?;
         // Twice is usual if the run leaves memory in between; a run that comes and goes all the time is not waited for.
         loop {
@@ -113,7 +142,9 @@ impl Engine {
                 Told::Task(attached) => {
                     drop(lock);
                     match attached.ended().await {
-                        Ended::Interrupted(source) => return Err(Error::Interrupted { run: id, source }),
+                        Ended::Interrupted(source) => {
+                            return Err(Error::Interrupted { run: id, source });
+                        }
                         Ended::ShutDown => return Err(Error::ShutDown),
                         Ended::Unreadable(error) => return Err(error),
                         // The record says how it ended, or it is suspended and can be written to.
@@ -153,7 +184,9 @@ impl Engine {
     async fn stop_stored(&self, id: &RunId, to: Status, event: Event) -> Result<()> {
         let record = self.claim(id).await?;
         let (status, ended) = match &event {
-            Event::RunSuspended { reason } => (StoredStatus::Suspended, Ended::Suspended(reason.clone())),
+            Event::RunSuspended { reason } => {
+                (StoredStatus::Suspended, Ended::Suspended(reason.clone()))
+            }
             _ => (StoredStatus::Canceled, Ended::Canceled),
         };
         debug_assert_eq!(Status::of(status, true), to);
@@ -171,12 +204,21 @@ impl Engine {
     }
 
     /// Appends an event to a run that no task drives.
-    async fn append(&self, id: &RunId, record: &RunRecord, event: Event, status: StoredStatus) -> Result<RunRecord> {
+    async fn append(
+        &self,
+        id: &RunId,
+        record: &RunRecord,
+        event: Event,
+        status: StoredStatus,
+    ) -> Result<RunRecord> {
         let now = self.shared.clock.timestamp();
         let mut values = Vec::new();
         if let Event::RunSuspended { reason } = &event {
             let reason = Value::encode(reason, Codec::MessagePack).ok();
-            values.push((ValueKey::Error, reason.map(|reason| Bytes::copy_from_slice(reason.as_bytes()))));
+            values.push((
+                ValueKey::Error,
+                reason.map(|reason| Bytes::copy_from_slice(reason.as_bytes())),
+            ));
         }
         let mut entry = EntryWriter::default();
         entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
@@ -231,8 +273,16 @@ impl Engine {
         if self.shared.roster().is_closed {
             return Err(Error::ShutDown);
         }
-        let claimed = self.shared.storage.claim(std::slice::from_ref(id), self.shared.node, LEASE).await?;
-        claimed.into_iter().next().flatten().ok_or_else(|| Error::NotFound { run: id.clone() })
+        let claimed = self
+            .shared
+            .storage
+            .claim(std::slice::from_ref(id), self.shared.node, LEASE)
+            .await?;
+        claimed
+            .into_iter()
+            .next()
+            .flatten()
+            .ok_or_else(|| Error::NotFound { run: id.clone() })
     }
 
     /// Attaches to a run that has no seat: gives its end, goes on with it, or waits for it.
@@ -252,12 +302,19 @@ impl Engine {
                 let seat = Seat::new(record.plan_hash);
                 seat.report(super::read::progress_of(&record));
                 let attached = Attached::to(&seat);
-                self.shared.roster().seats.entry(id.clone()).or_insert((SeatState::Parked, seat));
+                self.shared
+                    .roster()
+                    .seats
+                    .entry(id.clone())
+                    .or_insert((SeatState::Parked, seat));
                 Ok(attached)
             }
             Status::Successful | Status::Failed | Status::Canceled => {
                 let progress = super::read::progress_of(&record);
-                Ok(Attached::Ended(self.stored_end(id, &record).await?, progress))
+                Ok(Attached::Ended(
+                    self.stored_end(id, &record).await?,
+                    progress,
+                ))
             }
         }
     }
@@ -270,10 +327,17 @@ impl Engine {
         let attached = Attached::to(&seat);
         let opening = (!record.status.is_active()).then_some(Event::RunResumed);
         match place {
-            Some(place) => self.shared.load_and_drive(id, seat, record, opening, place).await?,
+            Some(place) => {
+                self.shared
+                    .load_and_drive(id, seat, record, opening, place)
+                    .await?
+            }
             None => {
                 let record = match opening {
-                    Some(event) => self.append(id, &record, event, StoredStatus::Pending).await?,
+                    Some(event) => {
+                        self.append(id, &record, event, StoredStatus::Pending)
+                            .await?
+                    }
                     None => record,
                 };
                 self.shared.enqueue(id, seat, record.epoch)?;
@@ -309,11 +373,14 @@ impl Shared {
     pub(super) fn fill_places(self: &Arc<Self>) {
         let mut roster = self.roster();
         while roster.n_running < self.max_running_runs && !roster.is_closed {
-            let Some(next) = roster.queue.pop_front() else { return };
+            let Some(next) = roster.queue.pop_front() else {
+                return;
+            };
             roster.n_running += 1;
             let shared = Arc::clone(self);
             let place = Place::taken(self);
-            self.tasks.spawn(async move { shared.promote(next, place).await });
+            self.tasks
+                .spawn(async move { shared.promote(next, place).await });
         }
     }
 
@@ -350,7 +417,11 @@ impl Shared {
     /// Loads a run that this engine owns, and drives it. Those who wait for it are told if that fails.
     async fn go_on_with(self: &Arc<Self>, id: &RunId, seat: Arc<Seat>, place: Place) {
         let loaded = async {
-            let record = self.storage.record(id).await?.ok_or_else(|| Error::NotFound { run: id.clone() })?;
+            let record = self
+                .storage
+                .record(id)
+                .await?
+                .ok_or_else(|| Error::NotFound { run: id.clone() })?;
             if record.owner != Some(self.node) || !record.status.is_active() {
                 return Ok(None);
             }
@@ -359,7 +430,11 @@ impl Shared {
         };
         let ended = match loaded.await {
             Ok(Some((record, run))) => {
-                let seat = if seat.plan_hash == record.plan_hash { seat } else { Seat::new(record.plan_hash) };
+                let seat = if seat.plan_hash == record.plan_hash {
+                    seat
+                } else {
+                    Seat::new(record.plan_hash)
+                };
                 return self.drive(id.clone(), seat, run, record, None, place);
             }
             Ok(None) => Ended::Fenced,
@@ -370,11 +445,14 @@ impl Shared {
             }
         };
         let mut roster = self.roster();
-        if roster.seats.get(id).is_some_and(|(_, current)| Arc::ptr_eq(current, &seat)) {
+        if roster
+            .seats
+            .get(id)
+            .is_some_and(|(_, current)| Arc::ptr_eq(current, &seat))
+        {
             roster.seats.remove(id);
         }
         drop(roster);
         seat.ended.send_replace(Some(ended));
     }
 }
-

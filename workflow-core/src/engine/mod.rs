@@ -13,14 +13,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keepstep_storage::{Epoch, Expect, Position, RunId, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome};
+use keepstep_storage::{
+    Epoch, Expect, Position, RunId, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome,
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
 pub use builder::EngineBuilder;
 pub use global::{
-    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start, status, step_output, suspend, try_init,
+    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start,
+    status, step_output, suspend, try_init,
 };
 pub use handle::{Handle, ProgressStream};
 pub use list::{Cursor, Filter, Page, RunSummary};
@@ -131,7 +134,11 @@ impl Engine {
         let hash = plan::hash(&plan);
         let _lock = self.shared.locks.lock(id).await;
         if let Some(seat) = self.seat(id) {
-            return if seat.plan_hash == hash { Ok(Attached::to(&seat)) } else { Err(Error::IdConflict { run: id.clone() }) };
+            return if seat.plan_hash == hash {
+                Ok(Attached::to(&seat))
+            } else {
+                Err(Error::IdConflict { run: id.clone() })
+            };
         }
         let place = match self.shared.take_place() {
             Ok(place) => place,
@@ -154,11 +161,21 @@ impl Engine {
     }
 
     /// Makes a new run durable, and starts or queues it; `None` if there is one of this id.
-    async fn create(&self, id: &RunId, plan: Plan, hash: [u8; 32], place: Option<Place>) -> Result<Option<Attached>> {
+    async fn create(
+        &self,
+        id: &RunId,
+        plan: Plan,
+        hash: [u8; 32],
+        place: Option<Place>,
+    ) -> Result<Option<Attached>> {
         let shared = &self.shared;
         let root = plan.root();
         let workflow = plan.label(root).to_owned();
-        let metadata = plan.node(root).extra.as_ref().and_then(|extra| extra.metadata.clone());
+        let metadata = plan
+            .node(root)
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.metadata.clone());
         let plan = Arc::new(shared.offload_plan(plan).await?);
         let event = Event::Created { plan };
         let mut run = Run::default();
@@ -171,7 +188,11 @@ impl Engine {
         let entry = entry.finish(Position(0));
         let now = shared.clock.timestamp();
         let record = RunRecord {
-            status: if place.is_some() { StoredStatus::Running } else { StoredStatus::Pending },
+            status: if place.is_some() {
+                StoredStatus::Running
+            } else {
+                StoredStatus::Pending
+            },
             owner: Some(shared.node),
             epoch: Epoch::FIRST,
             incarnation: shared.random_u64(),
@@ -186,7 +207,8 @@ impl Engine {
             journal_bytes: entry.len() as u64,
             steps: run.counts(),
         };
-        let metadata = metadata.map(|json| (ValueKey::Metadata, Some(Bytes::from(String::from(json)))));
+        let metadata =
+            metadata.map(|json| (ValueKey::Metadata, Some(Bytes::from(String::from(json)))));
         let write = RunWrite {
             run: id.clone(),
             expect: Expect::New,
@@ -200,12 +222,16 @@ impl Engine {
         match self.write(write).await? {
             WriteOutcome::Written => {}
             WriteOutcome::Exists => return Ok(None),
-            WriteOutcome::Fenced { .. } | WriteOutcome::NotFound => return Err(Error::Fenced { run: id.clone() }),
+            WriteOutcome::Fenced { .. } | WriteOutcome::NotFound => {
+                return Err(Error::Fenced { run: id.clone() });
+            }
         }
         let seat = Seat::new(hash);
         let attached = Attached::to(&seat);
         match place {
-            Some(place) => self.shared.drive(id.clone(), seat, run, record, None, place),
+            Some(place) => self
+                .shared
+                .drive(id.clone(), seat, run, record, None, place),
             None => self.shared.enqueue(id, seat, record.epoch)?,
         }
         Ok(Some(attached))
@@ -214,13 +240,20 @@ impl Engine {
     /// Commits a write that no run's task makes.
     async fn write(&self, write: RunWrite) -> Result<WriteOutcome> {
         let (reply, written) = oneshot::channel();
-        self.shared.commit(CommitRequest { write, reply: Reply::Once(reply) });
+        self.shared.commit(CommitRequest {
+            write,
+            reply: Reply::Once(reply),
+        });
         Ok(written.await.map_err(|_| Error::ShutDown)??)
     }
 
     /// The seat of a run that is in memory or waited for.
     fn seat(&self, id: &RunId) -> Option<Arc<Seat>> {
-        self.shared.roster().seats.get(id).map(|(_, seat)| Arc::clone(seat))
+        self.shared
+            .roster()
+            .seats
+            .get(id)
+            .map(|(_, seat)| Arc::clone(seat))
     }
 
     /// Stops in good order: takes nothing new, stops the bodies that are executing (they run again when their runs are
@@ -256,7 +289,11 @@ impl Engine {
         shared.tasks.close();
         shared.tasks.wait().await;
         let to_release = std::mem::take(&mut shared.roster().to_release);
-        let released = if to_release.is_empty() { Ok(()) } else { shared.storage.release(&to_release).await };
+        let released = if to_release.is_empty() {
+            Ok(())
+        } else {
+            shared.storage.release(&to_release).await
+        };
         shared.halted.cancel();
         let closed = shared.storage.close().await;
         Ok(released.and(closed)?)
@@ -282,12 +319,19 @@ impl Shared {
                 // The messages of a shutdown have been sent.
                 drop(channel.0.send(RunMessage::ShutDown));
             }
-            roster.seats.insert(id.clone(), (SeatState::Active(channel.0.clone(), record.epoch), Arc::clone(&seat)));
+            roster.seats.insert(
+                id.clone(),
+                (
+                    SeatState::Active(channel.0.clone(), record.epoch),
+                    Arc::clone(&seat),
+                ),
+            );
         }
         place.hand_over();
         let span = tracing::info_span!("run", run = %id, workflow = record.workflow);
         let task = RunTask::new(Arc::clone(self), seat, id, run, record, opening, channel);
-        self.tasks.spawn(tracing::Instrument::instrument(task.drive(), span));
+        self.tasks
+            .spawn(tracing::Instrument::instrument(task.drive(), span));
     }
 
     /// Puts a run, which is stored as pending, at the end of the queue.
@@ -299,7 +343,9 @@ impl Shared {
                 roster.to_release.push((id.clone(), epoch));
                 return Err(Error::ShutDown);
             }
-            roster.seats.insert(id.clone(), (SeatState::Queued(epoch), seat));
+            roster
+                .seats
+                .insert(id.clone(), (SeatState::Queued(epoch), seat));
             roster.queue.push_back(id.clone());
         }
         // A place may have become free since this run did not get one.
@@ -312,13 +358,22 @@ impl Shared {
 fn forbid_in_step(call: &'static str) -> Result<()> {
     match try_context() {
         None => Ok(()),
-        Some(context) => Err(Error::InsideStep { call, step: context.step_name().to_owned() }),
+        Some(context) => Err(Error::InsideStep {
+            call,
+            step: context.step_name().to_owned(),
+        }),
     }
 }
 
 fn unexpected(run: &RunId, what: &'static str) -> Error {
-    let damage = crate::error::Damage::Entry { at: Position(0), what: what.to_owned() };
-    Error::Damaged { run: run.clone(), damage }
+    let damage = crate::error::Damage::Entry {
+        at: Position(0),
+        what: what.to_owned(),
+    };
+    Error::Damaged {
+        run: run.clone(),
+        damage,
+    }
 }
 
 /// Decodes what a caller asked for.

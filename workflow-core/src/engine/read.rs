@@ -50,7 +50,13 @@ pub struct Metadata {
 pub(super) fn progress_of(record: &RunRecord) -> Progress {
     let steps = record.steps;
     let waiting = steps.total.saturating_sub(steps.done + steps.failed);
-    Progress { total: steps.total, done: steps.done, running: 0, waiting, failed: steps.failed }
+    Progress {
+        total: steps.total,
+        done: steps.done,
+        running: 0,
+        waiting,
+        failed: steps.failed,
+    }
 }
 
 impl Engine {
@@ -91,7 +97,10 @@ impl Engine {
                     let record = self.record(&id).await?;
                     match self.shared.status_of(&id, &record) {
                         Status::Resumable => return Err(Error::Resumable { run: id }),
-                        Status::Suspended => Attached::Ended(self.stored_end(&id, &record).await?, Progress::default()),
+                        Status::Suspended => Attached::Ended(
+                            self.stored_end(&id, &record).await?,
+                            Progress::default(),
+                        ),
                         _ => self.attach_to_stored(&id, None, record).await?,
                     }
                 }
@@ -110,15 +119,27 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::StepNotFound`], [`Error::Undecodable`], [`Error::Damaged`], [`Error::Storage`].
-    pub async fn step_output<T: DeserializeOwned>(&self, id: impl AsRef<str>, step: &str) -> Result<T> {
+    pub async fn step_output<T: DeserializeOwned>(
+        &self,
+        id: impl AsRef<str>,
+        step: &str,
+    ) -> Result<T> {
         let id = RunId::new(id)?;
         let what = || format!("step {step:?} of run {id:?}");
-        if let Some(bytes) = self.shared.storage.value(&id, &ValueKey::Step(step.to_owned())).await? {
+        if let Some(bytes) = self
+            .shared
+            .storage
+            .value(&id, &ValueKey::Step(step.to_owned()))
+            .await?
+        {
             let value = self.shared.load_value(Value::from_bytes(&*bytes)).await?;
             return decode(&value, what);
         }
         let run = self.history(&id, Some(step.to_owned())).await?;
-        let not_found = || Error::StepNotFound { run: id.clone(), step: step.to_owned() };
+        let not_found = || Error::StepNotFound {
+            run: id.clone(),
+            step: step.to_owned(),
+        };
         let value = run.watched_result().cloned().ok_or_else(not_found)?;
         let value = self.shared.load_value(value).await?;
         decode(&value, what)
@@ -133,13 +154,17 @@ impl Engine {
         let record = self.record(&id).await?;
         let status = self.shared.status_of(&id, &record);
         let user = match self.shared.storage.value(&id, &ValueKey::Metadata).await? {
-            Some(json) => Some(serde_json::from_slice(&json).map_err(|_| missing(&id, "metadata"))?),
+            Some(json) => {
+                Some(serde_json::from_slice(&json).map_err(|_| missing(&id, "metadata"))?)
+            }
             None => None,
         };
         let (mut error, mut suspended) = (None, None);
         match record.status {
             StoredStatus::Failed => error = Some(self.stored_error::<StepError>(&id).await?),
-            StoredStatus::Suspended => suspended = Some(self.stored_error::<SuspendReason>(&id).await?),
+            StoredStatus::Suspended => {
+                suspended = Some(self.stored_error::<SuspendReason>(&id).await?)
+            }
             _ => {}
         }
         Ok(Metadata {
@@ -182,14 +207,19 @@ impl Engine {
             match fold_journal(&*self.shared.storage, id, &record, &mut run).await {
                 Ok(()) => return Ok(run),
                 // The journal was compacted while it was read.
-                Err(Error::Damaged { .. }) if self.record(id).await?.first_entry != record.first_entry => {}
+                Err(Error::Damaged { .. })
+                    if self.record(id).await?.first_entry != record.first_entry => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
     pub(super) async fn record(&self, id: &RunId) -> Result<RunRecord> {
-        self.shared.storage.record(id).await?.ok_or_else(|| Error::NotFound { run: id.clone() })
+        self.shared
+            .storage
+            .record(id)
+            .await?
+            .ok_or_else(|| Error::NotFound { run: id.clone() })
     }
 
     /// How a run that is not in execution stands, as it is stored.
@@ -197,20 +227,34 @@ impl Engine {
         Ok(match record.status {
             StoredStatus::Successful => {
                 let output = self.shared.storage.value(id, &ValueKey::Output).await?;
-                Ended::Successful(Value::from_bytes(&*output.ok_or_else(|| missing(id, "output"))?))
+                Ended::Successful(Value::from_bytes(
+                    &*output.ok_or_else(|| missing(id, "output"))?,
+                ))
             }
             StoredStatus::Failed => Ended::Failed(Arc::new(self.stored_error(id).await?)),
             StoredStatus::Suspended => Ended::Suspended(self.stored_error(id).await?),
-            StoredStatus::Canceled | StoredStatus::Pending | StoredStatus::Running => Ended::Canceled,
+            StoredStatus::Canceled | StoredStatus::Pending | StoredStatus::Running => {
+                Ended::Canceled
+            }
         })
     }
 
     async fn stored_error<E: DeserializeOwned>(&self, id: &RunId) -> Result<E> {
-        let bytes = self.shared.storage.value(id, &ValueKey::Error).await?.ok_or_else(|| missing(id, "error"))?;
-        Value::from_bytes(&*bytes).decode().map_err(|_| missing(id, "error"))
+        let bytes = self
+            .shared
+            .storage
+            .value(id, &ValueKey::Error)
+            .await?
+            .ok_or_else(|| missing(id, "error"))?;
+        Value::from_bytes(&*bytes)
+            .decode()
+            .map_err(|_| missing(id, "error"))
     }
 }
 
 fn missing(id: &RunId, what: &'static str) -> Error {
-    Error::Damaged { run: id.clone(), damage: Damage::Missing { what } }
+    Error::Damaged {
+        run: id.clone(),
+        damage: Damage::Missing { what },
+    }
 }

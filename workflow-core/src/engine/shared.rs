@@ -80,12 +80,17 @@ pub(crate) struct Seat {
 
 impl Seat {
     pub(super) fn new(plan_hash: [u8; 32]) -> Arc<Self> {
-        Arc::new(Self { plan_hash, ended: watch::Sender::new(None), progress: watch::Sender::default() })
+        Arc::new(Self {
+            plan_hash,
+            ended: watch::Sender::new(None),
+            progress: watch::Sender::default(),
+        })
     }
 
     /// Shows how far the run is to whoever watches.
     pub(crate) fn report(&self, progress: Progress) {
-        self.progress.send_if_modified(|shown| std::mem::replace(shown, progress) != progress);
+        self.progress
+            .send_if_modified(|shown| std::mem::replace(shown, progress) != progress);
     }
 
     fn is_watched(&self) -> bool {
@@ -111,7 +116,10 @@ pub(crate) enum Ended {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("storage", &self.storage.describe()).field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("storage", &self.storage.describe())
+            .field("node", &self.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,11 +155,17 @@ impl Shared {
 
     /// A random number from 0 up to 1.
     pub(crate) fn random(&self) -> f64 {
-        self.random.lock().unwrap_or_else(PoisonError::into_inner).f64()
+        self.random
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .f64()
     }
 
     pub(super) fn random_u64(&self) -> u64 {
-        self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..)
+        self.random
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .u64(..)
     }
 
     /// Hands a write to the committer. If that is gone, the engine has halted, and the reply never comes.
@@ -171,8 +185,13 @@ impl Shared {
 
     /// Checks that the engine has what these steps need.
     pub(crate) fn check_resources(&self, defs: &[&'static StepDef]) -> Result<()> {
-        let missing = defs.iter().flat_map(|def| def.resources.iter().map(move |need| (def, need)));
-        match missing.into_iter().find(|(_, need)| !self.resources.contains((need.type_id)())) {
+        let missing = defs
+            .iter()
+            .flat_map(|def| def.resources.iter().map(move |need| (def, need)));
+        match missing
+            .into_iter()
+            .find(|(_, need)| !self.resources.contains((need.type_id)()))
+        {
             None => Ok(()),
             Some((def, need)) => Err(Error::MissingResource {
                 step: def.name.to_owned(),
@@ -188,7 +207,10 @@ impl Shared {
             return Ok(value);
         }
         let len = value.len() as u64;
-        let id = self.storage.put_blob(Bytes::copy_from_slice(value.as_bytes())).await?;
+        let id = self
+            .storage
+            .put_blob(Bytes::copy_from_slice(value.as_bytes()))
+            .await?;
         Ok(Value::blob(id, len))
     }
 
@@ -241,7 +263,9 @@ impl Shared {
         if roster.queue.len() < self.max_pending_runs {
             return Ok(None);
         }
-        Err(Error::QueueFull { limit: self.max_pending_runs })
+        Err(Error::QueueFull {
+            limit: self.max_pending_runs,
+        })
     }
 
     /// Takes a place even if there is none: for a run that had one and left memory to wait.
@@ -259,7 +283,10 @@ impl Shared {
     pub(crate) fn leave(self: &Arc<Self>, id: &RunId, seat: &Arc<Seat>, ended: Ended) {
         {
             let mut roster = self.roster();
-            if roster.seats.get(id).is_some_and(|(_, current)| Arc::ptr_eq(current, seat))
+            if roster
+                .seats
+                .get(id)
+                .is_some_and(|(_, current)| Arc::ptr_eq(current, seat))
                 && let Some((SeatState::Active(_, epoch), _)) = roster.seats.remove(id)
                 && matches!(ended, Ended::ShutDown)
             {
@@ -267,7 +294,9 @@ impl Shared {
             }
             let is_lost = matches!(
                 ended,
-                Ended::Interrupted(_) | Ended::ShutDown | Ended::Suspended(SuspendReason::Invariant { .. })
+                Ended::Interrupted(_)
+                    | Ended::ShutDown
+                    | Ended::Suspended(SuspendReason::Invariant { .. })
             );
             if is_lost {
                 roster.lost.insert(id.clone());
@@ -278,7 +307,12 @@ impl Shared {
     }
 
     /// Lets a run leave memory until a timer; `false` if a message came for it.
-    pub(crate) fn park(self: &Arc<Self>, id: &RunId, seat: &Arc<Seat>, messages: &mut mpsc::UnboundedReceiver<RunMessage>) -> bool {
+    pub(crate) fn park(
+        self: &Arc<Self>,
+        id: &RunId,
+        seat: &Arc<Seat>,
+        messages: &mut mpsc::UnboundedReceiver<RunMessage>,
+    ) -> bool {
         {
             let mut roster = self.roster();
             // Messages are sent under the same lock, so none can come after this look.
@@ -287,7 +321,9 @@ impl Shared {
             }
             messages.close();
             if seat.is_watched() {
-                roster.seats.insert(id.clone(), (SeatState::Parked, Arc::clone(seat)));
+                roster
+                    .seats
+                    .insert(id.clone(), (SeatState::Parked, Arc::clone(seat)));
             } else {
                 roster.seats.remove(id);
             }

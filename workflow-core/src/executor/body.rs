@@ -56,7 +56,11 @@ impl Drop for Report {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Stopped);
         let (step, execution) = (self.step, self.execution);
         // The run may be gone: then nobody needs the outcome.
-        drop(self.to.send(RunMessage::Ended { step, execution, outcome }));
+        drop(self.to.send(RunMessage::Ended {
+            step,
+            execution,
+            outcome,
+        }));
     }
 }
 
@@ -66,10 +70,23 @@ impl Execution {
     }
 
     async fn outcome(self) -> Result<Outcome, Outcome> {
-        let Self { shared, def, start, timeout, context, permit } = self;
-        let args = arguments(&start, &*shared.storage).await.map_err(Outcome::Storage)?;
+        let Self {
+            shared,
+            def,
+            start,
+            timeout,
+            context,
+            permit,
+        } = self;
+        let args = arguments(&start, &*shared.storage)
+            .await
+            .map_err(Outcome::Storage)?;
         drop(start);
-        let input = StepInput { def, args, resources: Arc::clone(&shared.resources) };
+        let input = StepInput {
+            def,
+            args,
+            resources: Arc::clone(&shared.resources),
+        };
         let body = execute(&shared, def, input, context, permit);
         let result = match timeout {
             None => body.await,
@@ -77,7 +94,11 @@ impl Execution {
                 Ok(result) => result,
                 Err(_) => {
                     let message = format!("it took longer than {limit:?}");
-                    return Err(Outcome::Failed(Failure { kind: StepErrorKind::Timeout, message, causes: vec![] }));
+                    return Err(Outcome::Failed(Failure {
+                        kind: StepErrorKind::Timeout,
+                        message,
+                        causes: vec![],
+                    }));
                 }
             },
         };
@@ -87,17 +108,30 @@ impl Execution {
             Err(panic) => return Err(panicked(&*panic)),
         };
         match output {
-            Output::Value(value) => Ok(Outcome::Value(shared.offload(value).await.map_err(Outcome::Storage)?)),
+            Output::Value(value) => Ok(Outcome::Value(
+                shared.offload(value).await.map_err(Outcome::Storage)?,
+            )),
             Output::Workflow(node) => {
                 let flattened = flatten(&node).map_err(not_storable)?;
                 drop(node);
-                shared.check_resources(&flattened.defs).map_err(|error| match error {
-                    Error::MissingResource { step, param, type_name } => {
-                        Outcome::Unrunnable(SuspendReason::MissingResource { step, param, type_name })
-                    }
-                    other => not_storable(other),
-                })?;
-                let plan = shared.offload_plan(flattened.plan).await.map_err(Outcome::Storage)?;
+                shared
+                    .check_resources(&flattened.defs)
+                    .map_err(|error| match error {
+                        Error::MissingResource {
+                            step,
+                            param,
+                            type_name,
+                        } => Outcome::Unrunnable(SuspendReason::MissingResource {
+                            step,
+                            param,
+                            type_name,
+                        }),
+                        other => not_storable(other),
+                    })?;
+                let plan = shared
+                    .offload_plan(flattened.plan)
+                    .await
+                    .map_err(Outcome::Storage)?;
                 Ok(match &*plan.nodes {
                     // A finished workflow is a value.
                     [only] if only.extra.is_none() => match &only.kind {
@@ -130,17 +164,20 @@ async fn execute(
         }
         StepBody::Blocking(body) => {
             // Commits share the pool of threads that may block, so bodies must not take all of them.
-            let Ok(blocking_permit) = Arc::clone(&shared.blocking_permits).acquire_owned().await else {
+            let Ok(blocking_permit) = Arc::clone(&shared.blocking_permits).acquire_owned().await
+            else {
                 return Err(Box::new("the engine was shut down"));
             };
             let call = move || {
                 let _permits = (permit, blocking_permit);
                 std::panic::catch_unwind(AssertUnwindSafe(|| context.sync_scope(|| body(input))))
             };
-            tokio::task::spawn_blocking(call).await.unwrap_or_else(|error| match error.try_into_panic() {
-                Ok(panic) => Err(panic),
-                Err(_) => Err(Box::new("the runtime was shut down")),
-            })
+            tokio::task::spawn_blocking(call)
+                .await
+                .unwrap_or_else(|error| match error.try_into_panic() {
+                    Ok(panic) => Err(panic),
+                    Err(_) => Err(Box::new("the runtime was shut down")),
+                })
         }
     }
 }
@@ -151,7 +188,9 @@ async fn arguments(start: &Start, storage: &dyn Storage) -> Result<Vec<Source>, 
     for value in &start.inputs {
         inputs.push(load(value, storage).await?);
     }
-    let NodeKind::Step { args, .. } = &start.plan.node(start.index).kind else { return Ok(Vec::new()) };
+    let NodeKind::Step { args, .. } = &start.plan.node(start.index).kind else {
+        return Ok(Vec::new());
+    };
     // Literals kept in blobs are loaded first: filling in is not async.
     let mut blobs = Vec::new();
     start.plan.node(start.index).for_each_literal(&mut |value| {
@@ -165,7 +204,10 @@ async fn arguments(start: &Start, storage: &dyn Storage) -> Result<Vec<Source>, 
         literals.push((value, loaded));
     }
     let mut inputs = inputs.into_iter();
-    let mut fill = Fill { inputs: &mut inputs, literals: &literals };
+    let mut fill = Fill {
+        inputs: &mut inputs,
+        literals: &literals,
+    };
     Ok(args.iter().map(|arg| fill.source(arg)).collect())
 }
 
@@ -186,11 +228,18 @@ impl Fill<'_> {
         match arg {
             Arg::Value(value) => Source::Value(self.literal(value)),
             // There is an input for each: both come from the same walk.
-            Arg::Node(_) => Source::Value(self.inputs.next().unwrap_or_else(|| Value::from_bytes(&[][..]))),
+            Arg::Node(_) => Source::Value(
+                self.inputs
+                    .next()
+                    .unwrap_or_else(|| Value::from_bytes(&[][..])),
+            ),
             Arg::Seq(items) => Source::Seq(items.iter().map(|item| self.source(item)).collect()),
-            Arg::Map(entries) => {
-                Source::Map(entries.iter().map(|(key, value)| (self.literal(key), self.source(value))).collect())
-            }
+            Arg::Map(entries) => Source::Map(
+                entries
+                    .iter()
+                    .map(|(key, value)| (self.literal(key), self.source(value)))
+                    .collect(),
+            ),
             Arg::Some(inner) => Source::Some(Box::new(self.source(inner))),
         }
     }
@@ -204,10 +253,16 @@ impl Fill<'_> {
 fn faulted(def: &StepDef, fault: Fault) -> Outcome {
     let (step, version) = (def.name.to_owned(), def.version);
     match fault {
-        Fault::Error { message, causes } => Outcome::Failed(Failure { kind: StepErrorKind::Error, message, causes }),
-        Fault::Unencodable { message } => {
-            Outcome::Failed(Failure { kind: StepErrorKind::Unencodable, message, causes: vec![] })
-        }
+        Fault::Error { message, causes } => Outcome::Failed(Failure {
+            kind: StepErrorKind::Error,
+            message,
+            causes,
+        }),
+        Fault::Unencodable { message } => Outcome::Failed(Failure {
+            kind: StepErrorKind::Unencodable,
+            message,
+            causes: vec![],
+        }),
         Fault::Undecodable { param, error } => Outcome::Unrunnable(SuspendReason::Undecodable {
             step,
             version,
@@ -215,11 +270,13 @@ fn faulted(def: &StepDef, fault: Fault) -> Outcome {
             field: error.field,
             message: error.message,
         }),
-        Fault::MissingResource { param, type_name } => Outcome::Unrunnable(SuspendReason::MissingResource {
-            step,
-            param: param.to_owned(),
-            type_name: type_name.to_owned(),
-        }),
+        Fault::MissingResource { param, type_name } => {
+            Outcome::Unrunnable(SuspendReason::MissingResource {
+                step,
+                param: param.to_owned(),
+                type_name: type_name.to_owned(),
+            })
+        }
     }
 }
 
@@ -229,9 +286,17 @@ fn panicked(panic: &(dyn Any + Send)) -> Outcome {
         .map(|message| (*message).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned());
-    Outcome::Failed(Failure { kind: StepErrorKind::Panic, message, causes: vec![] })
+    Outcome::Failed(Failure {
+        kind: StepErrorKind::Panic,
+        message,
+        causes: vec![],
+    })
 }
 
 fn not_storable(error: Error) -> Outcome {
-    Outcome::Failed(Failure { kind: StepErrorKind::Unencodable, message: error.to_string(), causes: vec![] })
+    Outcome::Failed(Failure {
+        kind: StepErrorKind::Unencodable,
+        message: error.to_string(),
+        causes: vec![],
+    })
 }

@@ -39,7 +39,10 @@ impl Reply {
 }
 
 /// Commits what arrives until nobody is left to send anything.
-pub(crate) async fn run_committer(storage: Arc<dyn Storage>, mut requests: mpsc::UnboundedReceiver<CommitRequest>) {
+pub(crate) async fn run_committer(
+    storage: Arc<dyn Storage>,
+    mut requests: mpsc::UnboundedReceiver<CommitRequest>,
+) {
     let mut gathered = Vec::new();
     let mut runs: HashSet<RunId> = HashSet::new();
     loop {
@@ -58,15 +61,33 @@ pub(crate) async fn run_committer(storage: Arc<dyn Storage>, mut requests: mpsc:
             bytes += request.write.entry.as_ref().map_or(0, |entry| entry.len());
             runs.insert(request.write.run.clone()) && bytes <= MAX_BATCH_BYTES
         };
-        let n = gathered.iter().map(fits).take_while(|fits| *fits).count().max(1);
+        let n = gathered
+            .iter()
+            .map(fits)
+            .take_while(|fits| *fits)
+            .count()
+            .max(1);
         let later = gathered.split_off(n);
-        let (writes, replies): (Vec<_>, Vec<_>) =
-            std::mem::replace(&mut gathered, later).into_iter().map(|request| (request.write, request.reply)).unzip();
-        match storage.commit(Batch { writes, messages: Vec::new() }).await {
+        let (writes, replies): (Vec<_>, Vec<_>) = std::mem::replace(&mut gathered, later)
+            .into_iter()
+            .map(|request| (request.write, request.reply))
+            .unzip();
+        match storage
+            .commit(Batch {
+                writes,
+                messages: Vec::new(),
+            })
+            .await
+        {
             Ok(committed) => {
-                replies.into_iter().zip(committed.writes).for_each(|(reply, outcome)| reply.send(Ok(outcome)));
+                replies
+                    .into_iter()
+                    .zip(committed.writes)
+                    .for_each(|(reply, outcome)| reply.send(Ok(outcome)));
             }
-            Err(error) => replies.into_iter().for_each(|reply| reply.send(Err(error.clone()))),
+            Err(error) => replies
+                .into_iter()
+                .for_each(|reply| reply.send(Err(error.clone()))),
         }
     }
 }

@@ -24,8 +24,16 @@ pub(crate) async fn load_run(storage: &dyn Storage, id: &RunId, record: &RunReco
 /// # Errors
 /// [`Error::Damaged`] if an entry is missing, is not what was written, or cannot have happened. Nothing is run then: a step
 /// whose result is in the damaged part must not run again.
-pub(crate) async fn fold_journal(storage: &dyn Storage, id: &RunId, record: &RunRecord, run: &mut Run) -> Result<()> {
-    let damaged = |damage| Error::Damaged { run: id.clone(), damage };
+pub(crate) async fn fold_journal(
+    storage: &dyn Storage,
+    id: &RunId,
+    record: &RunRecord,
+    run: &mut Run,
+) -> Result<()> {
+    let damaged = |damage| Error::Damaged {
+        run: id.clone(),
+        damage,
+    };
     let mut next = record.first_entry;
     while next < record.next_entry {
         let page = storage.journal(id, next, PAGE_BYTES).await?;
@@ -41,7 +49,12 @@ pub(crate) async fn fold_journal(storage: &dyn Storage, id: &RunId, record: &Run
             }
             for event in read_entry(next, &entry.bytes).map_err(damaged)? {
                 check(&event, next).map_err(damaged)?;
-                let impossible = |error| damaged(Damage::Entry { at: next, what: format!("{error}") });
+                let impossible = |error| {
+                    damaged(Damage::Entry {
+                        at: next,
+                        what: format!("{error}"),
+                    })
+                };
                 run.apply(event).map_err(impossible)?;
             }
             next = next.next();
@@ -57,6 +70,9 @@ fn check(event: &crate::run::Event, at: Position) -> Result<(), Damage> {
     if event.plans_are_sound() {
         Ok(())
     } else {
-        Err(Damage::Entry { at, what: "a plan refers to a node that is not before it".to_owned() })
+        Err(Damage::Entry {
+            at,
+            what: "a plan refers to a node that is not before it".to_owned(),
+        })
     }
 }

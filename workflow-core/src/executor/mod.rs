@@ -12,7 +12,9 @@ mod timers;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use keepstep_storage::{Expect, RunId, RunRecord, RunWrite, StorageError, StoredStatus, ValueKey, WriteOutcome};
+use keepstep_storage::{
+    Expect, RunId, RunRecord, RunWrite, StorageError, StoredStatus, ValueKey, WriteOutcome,
+};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
@@ -40,7 +42,11 @@ pub(crate) const PARK_AFTER: std::time::Duration = std::time::Duration::from_sec
 #[derive(Debug)]
 pub(crate) enum RunMessage {
     /// An execution of a step ended.
-    Ended { step: StepId, execution: u64, outcome: Outcome },
+    Ended {
+        step: StepId,
+        execution: u64,
+        outcome: Outcome,
+    },
     /// What became of the commit that was under way.
     Committed(Written),
     /// Cancel the run.
@@ -87,7 +93,10 @@ impl RunTask {
         run: Run,
         record: RunRecord,
         opening: Option<Event>,
-        (sender, messages): (mpsc::UnboundedSender<RunMessage>, mpsc::UnboundedReceiver<RunMessage>),
+        (sender, messages): (
+            mpsc::UnboundedSender<RunMessage>,
+            mpsc::UnboundedReceiver<RunMessage>,
+        ),
     ) -> Self {
         Self {
             shared,
@@ -134,7 +143,9 @@ impl RunTask {
                     Err(Impossible(what)) => {
                         // The state in memory is not to be trusted; what is stored is.
                         warn!(run = %self.id, what, "an invariant does not hold; the run is left as it is stored");
-                        let reason = SuspendReason::Invariant { what: what.to_owned() };
+                        let reason = SuspendReason::Invariant {
+                            what: what.to_owned(),
+                        };
                         return Exit::Ended(Ended::Suspended(reason));
                     }
                 }
@@ -144,7 +155,10 @@ impl RunTask {
                     return exit;
                 }
             }
-            let timer = self.run.next_timer().filter(|_| self.run.is_active() && self.committing.is_none());
+            let timer = self
+                .run
+                .next_timer()
+                .filter(|_| self.run.is_active() && self.committing.is_none());
             let clock = &self.shared.clock;
             tokio::select! {
                 biased;
@@ -176,7 +190,11 @@ impl RunTask {
 
     fn take(&mut self, message: RunMessage) -> Option<Exit> {
         match message {
-            RunMessage::Ended { step, execution, outcome } => {
+            RunMessage::Ended {
+                step,
+                execution,
+                outcome,
+            } => {
                 if self.steps.ended(step, execution) {
                     match outcome {
                         Outcome::Stopped => self.run.stopped(step),
@@ -191,7 +209,9 @@ impl RunTask {
                     self.go_on();
                 }
             }
-            RunMessage::Committed(Ok(WriteOutcome::Fenced { .. } | WriteOutcome::Exists | WriteOutcome::NotFound)) => {
+            RunMessage::Committed(Ok(
+                WriteOutcome::Fenced { .. } | WriteOutcome::Exists | WriteOutcome::NotFound,
+            )) => {
                 return Some(Exit::Ended(Ended::Fenced));
             }
             RunMessage::Committed(Err(error)) => return Some(self.lost(error)),
@@ -224,7 +244,8 @@ impl RunTask {
     /// Folds what happened since the last commit, and commits it in one entry.
     fn fold_and_commit(&mut self) -> Result<(), Impossible> {
         let mut entry = EntryWriter::default();
-        let compacts = self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * self.run.live_bytes();
+        let compacts = self.record.journal_bytes
+            > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * self.run.live_bytes();
         let mut blobs = Vec::new();
         let mut events: Vec<Event> = self.opening.take().into_iter().collect();
         while let Some((step, outcome)) = self.happened.pop_front() {
@@ -305,22 +326,37 @@ impl RunTask {
             consumed: Vec::new(),
         };
         self.committing = Some(record);
-        self.shared.commit(CommitRequest { write, reply: Reply::Run(self.sender.clone()) });
+        self.shared.commit(CommitRequest {
+            write,
+            reply: Reply::Run(self.sender.clone()),
+        });
     }
 
     /// What is kept beside the journal, so that it is found without reading that.
     fn values(&mut self, status: StoredStatus) -> Vec<(ValueKey, Option<bytes::Bytes>)> {
         let bytes = |value: &Value| Some(bytes::Bytes::copy_from_slice(value.as_bytes()));
-        let mut values: Vec<_> =
-            self.run.take_named().iter().map(|(name, value)| (ValueKey::Step(name.to_string()), bytes(value))).collect();
+        let mut values: Vec<_> = self
+            .run
+            .take_named()
+            .iter()
+            .map(|(name, value)| (ValueKey::Step(name.to_string()), bytes(value)))
+            .collect();
         let encoded = |error: &dyn erased::Encode| error.encode().as_ref().and_then(bytes);
         match status {
-            StoredStatus::Successful => values.push((ValueKey::Output, self.run.output().and_then(bytes))),
+            StoredStatus::Successful => {
+                values.push((ValueKey::Output, self.run.output().and_then(bytes)))
+            }
             StoredStatus::Failed => {
-                values.push((ValueKey::Error, self.run.failure().and_then(|error| encoded(error))));
+                values.push((
+                    ValueKey::Error,
+                    self.run.failure().and_then(|error| encoded(error)),
+                ));
             }
             StoredStatus::Suspended => {
-                values.push((ValueKey::Error, self.run.suspended().and_then(|reason| encoded(reason))));
+                values.push((
+                    ValueKey::Error,
+                    self.run.suspended().and_then(|reason| encoded(reason)),
+                ));
             }
             _ => {}
         }
@@ -348,20 +384,29 @@ impl RunTask {
         }
         match self.run.settle(true) {
             Settled::Successful => {
-                let output = self.run.output().cloned().unwrap_or_else(|| Value::from_bytes(&[][..]));
+                let output = self
+                    .run
+                    .output()
+                    .cloned()
+                    .unwrap_or_else(|| Value::from_bytes(&[][..]));
                 Some(Exit::Ended(Ended::Successful(output)))
             }
-            Settled::Stopped => Some(Exit::Ended(match (self.run.failure(), self.run.suspended()) {
-                (Some(error), _) => Ended::Failed(Arc::new(error.clone())),
-                (_, Some(reason)) => Ended::Suspended(reason.clone()),
-                _ => Ended::Canceled,
-            })),
+            Settled::Stopped => Some(Exit::Ended(
+                match (self.run.failure(), self.run.suspended()) {
+                    (Some(error), _) => Ended::Failed(Arc::new(error.clone())),
+                    (_, Some(reason)) => Ended::Suspended(reason.clone()),
+                    _ => Ended::Canceled,
+                },
+            )),
             Settled::Waiting(Some(due_at)) if !self.steps.has_work() => {
                 let far = self.shared.clock.timestamp().until(due_at) > PARK_AFTER;
-                (far && self.shared.park(&self.id, &self.seat, &mut self.messages)).then_some(Exit::Parked(due_at))
+                (far && self.shared.park(&self.id, &self.seat, &mut self.messages))
+                    .then_some(Exit::Parked(due_at))
             }
             Settled::Waiting(None) if !self.steps.has_work() => {
-                self.run.suspend(SuspendReason::Invariant { what: "the run waits for nothing".to_owned() });
+                self.run.suspend(SuspendReason::Invariant {
+                    what: "the run waits for nothing".to_owned(),
+                });
                 None
             }
             _ => None,
@@ -369,12 +414,16 @@ impl RunTask {
     }
 
     fn is_ending(&self) -> bool {
-        self.committing.as_ref().is_some_and(|record| record.status.is_final())
+        self.committing
+            .as_ref()
+            .is_some_and(|record| record.status.is_final())
     }
 }
 
 fn write(entry: &mut EntryWriter, event: &Event) -> Result<(), Impossible> {
-    entry.push(event).map_err(|_| Impossible("an event could not be encoded"))
+    entry
+        .push(event)
+        .map_err(|_| Impossible("an event could not be encoded"))
 }
 
 /// Encoding errors and reasons alike.

@@ -91,15 +91,29 @@ impl Steps {
 
     /// An execution reported; `false` if it is one that is no longer waited for.
     pub(super) fn ended(&mut self, step: StepId, execution: u64) -> bool {
-        let is_current = self.running.get(&step).is_some_and(|running| running.execution == execution);
-        if is_current && self.running.remove(&step).is_some_and(|running| running.stopping.is_some()) {
+        let is_current = self
+            .running
+            .get(&step)
+            .is_some_and(|running| running.execution == execution);
+        if is_current
+            && self
+                .running
+                .remove(&step)
+                .is_some_and(|running| running.stopping.is_some())
+        {
             self.n_stopping -= 1;
         }
         is_current
     }
 
     fn stop(&mut self, step: StepId, grace: Duration) {
-        let Some(running) = self.running.get_mut(&step).filter(|running| running.stopping.is_none()) else { return };
+        let Some(running) = self
+            .running
+            .get_mut(&step)
+            .filter(|running| running.stopping.is_none())
+        else {
+            return;
+        };
         running.context.cancel();
         self.n_stopping += 1;
         if running.context.is_token_taken() && !grace.is_zero() {
@@ -131,7 +145,13 @@ impl Steps {
         if self.n_stopping == 0 {
             return pending().await;
         }
-        match self.running.values().filter_map(|running| running.stopping).map(|(until, _)| until).min() {
+        match self
+            .running
+            .values()
+            .filter_map(|running| running.stopping)
+            .map(|(until, _)| until)
+            .min()
+        {
             Some(until) => tokio::time::sleep_until(until).await,
             None => pending().await,
         }
@@ -184,38 +204,88 @@ impl RunTask {
     }
 
     fn start_step(&mut self, step: StepId, permit: OwnedSemaphorePermit) {
-        let Some(start) = self.run.start(step) else { return };
-        let Some(step_ref) = start.plan.step_of(start.index) else { return };
+        let Some(start) = self.run.start(step) else {
+            return;
+        };
+        let Some(step_ref) = start.plan.step_of(start.index) else {
+            return;
+        };
         let Some(def) = self.shared.registry.find(&step_ref.name, step_ref.version) else {
             let (name, version) = (step_ref.name.to_string(), step_ref.version);
             self.run.stopped(step);
-            self.run.suspend(SuspendReason::UnknownStep { step: name, version });
+            self.run.suspend(SuspendReason::UnknownStep {
+                step: name,
+                version,
+            });
             self.stop_steps();
             return;
         };
-        let name = start.plan.name_of(start.index).map_or_else(|| Arc::clone(&step_ref.name), Arc::clone);
-        let timeout = start.plan.node(start.index).extra.as_ref().and_then(|extra| extra.timeout);
+        let name = start
+            .plan
+            .name_of(start.index)
+            .map_or_else(|| Arc::clone(&step_ref.name), Arc::clone);
+        let timeout = start
+            .plan
+            .node(start.index)
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.timeout);
         let timeout = timeout.map(Duration::from_micros).or(def.options.timeout);
         let span = tracing::info_span!("step", run = %self.id, step = %step, name = &*name, attempt = start.attempt);
-        let context = Context::new(self.id.clone(), self.record.incarnation, step, name, start.attempt);
+        let context = Context::new(
+            self.id.clone(),
+            self.record.incarnation,
+            step,
+            name,
+            start.attempt,
+        );
         self.steps.n_executions += 1;
         let execution = self.steps.n_executions;
-        let report = Report { to: self.sender.clone(), step, execution, outcome: Outcome::Stopped };
+        let report = Report {
+            to: self.sender.clone(),
+            step,
+            execution,
+            outcome: Outcome::Stopped,
+        };
         let shared = Arc::clone(&self.shared);
-        let body = Execution { shared, def, start, timeout, context: context.clone(), permit }.run(report);
+        let body = Execution {
+            shared,
+            def,
+            start,
+            timeout,
+            context: context.clone(),
+            permit,
+        }
+        .run(report);
         let abort = tokio::spawn(body.instrument(span)).abort_handle();
-        self.steps.running.insert(step, Running { execution, abort, context, stopping: None });
+        self.steps.running.insert(
+            step,
+            Running {
+                execution,
+                abort,
+                context,
+                stopping: None,
+            },
+        );
     }
 
     /// What the journal says of an outcome; `Err` if the run cannot go on with the code there is.
-    pub(super) fn event_of(&mut self, step: StepId, outcome: Outcome) -> Result<Event, SuspendReason> {
+    pub(super) fn event_of(
+        &mut self,
+        step: StepId,
+        outcome: Outcome,
+    ) -> Result<Event, SuspendReason> {
         Ok(match outcome {
             Outcome::Value(value) => {
-                let is_kept = self.run.must_store(step) || self.def_of(step).is_none_or(|def| def.options.checkpoint);
+                let is_kept = self.run.must_store(step)
+                    || self.def_of(step).is_none_or(|def| def.options.checkpoint);
                 if is_kept {
                     Event::StepSucceeded { step, value }
                 } else {
-                    Event::StepRan { step, value: Some(value) }
+                    Event::StepRan {
+                        step,
+                        value: Some(value),
+                    }
                 }
             }
             Outcome::Plan(plan) => Event::StepExpanded { step, plan },
@@ -231,14 +301,24 @@ impl RunTask {
     fn failed(&mut self, step: StepId, failure: Failure) -> Event {
         let options = self.def_of(step).map(|def| def.options);
         let (retries, attempts) = self.run.attempts(step);
-        let retries = retries.or(options.map(|options| options.retries)).unwrap_or(0);
+        let retries = retries
+            .or(options.map(|options| options.retries))
+            .unwrap_or(0);
         // Encoding the same value again gives the same error.
-        let retries = if failure.kind == StepErrorKind::Unencodable { 0 } else { retries };
+        let retries = if failure.kind == StepErrorKind::Unencodable {
+            0
+        } else {
+            retries
+        };
         let backoff = options.map_or(crate::step::Backoff::DEFAULT, |options| options.backoff);
         let pause = retry::pause(attempts + 1, retries, backoff, self.shared.random());
         let retry_at = pause.map(|pause| self.shared.clock.timestamp().after(pause));
         tracing::debug!(run = %self.id, %step, attempt = attempts + 1, message = failure.message, ?retry_at, "attempt failed");
-        Event::AttemptFailed { step, failure, retry_at }
+        Event::AttemptFailed {
+            step,
+            failure,
+            retry_at,
+        }
     }
 
     fn def_of(&self, step: StepId) -> Option<&'static StepDef> {

@@ -19,13 +19,19 @@ const PAGE: usize = 10_000;
 pub(crate) type TimerRequest = (Timestamp, RunId);
 
 /// Wakes runs until the engine halts.
-pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<TimerRequest>) {
+pub(crate) async fn run_timers(
+    shared: Arc<Shared>,
+    mut requests: mpsc::UnboundedReceiver<TimerRequest>,
+) {
     let mut near: BTreeSet<TimerRequest> = BTreeSet::new();
     // Whether the store may know of runs that are not in `near`.
     let mut has_far = false;
     let mut next_lookup = Timestamp::MAX;
     loop {
-        let next = near.first().map_or(Timestamp::MAX, |(due_at, _)| *due_at).min(next_lookup);
+        let next = near
+            .first()
+            .map_or(Timestamp::MAX, |(due_at, _)| *due_at)
+            .min(next_lookup);
         tokio::select! {
             request = requests.recv() => {
                 let Some((due_at, run)) = request else { return };
@@ -47,7 +53,11 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
                     let is_all = due.len() < PAGE;
                     near.extend(due);
                     // More than a page: once these are woken, the next ones are read.
-                    next_lookup = if is_all { now.after(HORIZON / 2) } else { now.after(Duration::from_secs(1)) };
+                    next_lookup = if is_all {
+                        now.after(HORIZON / 2)
+                    } else {
+                        now.after(Duration::from_secs(1))
+                    };
                 }
                 Err(error) => {
                     warn!(%error, "could not look up timers; trying again");

@@ -45,7 +45,10 @@ pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
             pending[first..].reverse();
         }
     }
-    Ok(Flattened { plan: flattener.plan, defs: flattener.defs })
+    Ok(Flattened {
+        plan: flattener.plan,
+        defs: flattener.defs,
+    })
 }
 
 #[derive(Default)]
@@ -58,7 +61,9 @@ struct Flattener {
 
 impl Flattener {
     fn take_in(&mut self, node: &Arc<BuildNode>) -> Result<(), Error> {
-        let index = u32::try_from(self.plan.nodes.len()).ok().filter(|index| *index < u32::MAX - 1);
+        let index = u32::try_from(self.plan.nodes.len())
+            .ok()
+            .filter(|index| *index < u32::MAX - 1);
         let index = index.ok_or(Error::PlanTooLarge)?;
         let kind = match &node.kind {
             BuildKind::Step { def, args } => {
@@ -70,7 +75,10 @@ impl Flattener {
                         message,
                     })
                 });
-                NodeKind::Step { step, args: args.collect::<Result<_, _>>()? }
+                NodeKind::Step {
+                    step,
+                    args: args.collect::<Result<_, _>>()?,
+                }
             }
             BuildKind::Value(Ok(value)) => NodeKind::Value(value.clone()),
             BuildKind::Value(Err(error)) => {
@@ -84,10 +92,19 @@ impl Flattener {
         };
         let extra = Extra {
             name: node.name.clone(),
-            after: node.after.iter().map(|other| self.index[&Arc::as_ptr(other)]).collect(),
+            after: node
+                .after
+                .iter()
+                .map(|other| self.index[&Arc::as_ptr(other)])
+                .collect(),
             retries: node.retries,
-            timeout: node.timeout.map(|timeout| u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX)),
-            metadata: node.metadata.as_ref().map(|metadata| metadata.to_string().into()),
+            timeout: node
+                .timeout
+                .map(|timeout| u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX)),
+            metadata: node
+                .metadata
+                .as_ref()
+                .map(|metadata| metadata.to_string().into()),
         };
         let extra = (extra != Extra::default()).then(|| Box::new(extra));
         self.plan.nodes.push(PlanNode { kind, extra });
@@ -98,7 +115,10 @@ impl Flattener {
     fn step(&mut self, def: &'static StepDef) -> u32 {
         *self.step_index.entry(def).or_insert_with(|| {
             self.defs.push(def);
-            self.plan.steps.push(StepRef { name: def.name.into(), version: def.version });
+            self.plan.steps.push(StepRef {
+                name: def.name.into(),
+                version: def.version,
+            });
             // There are no more steps than nodes, and those were counted.
             (self.plan.steps.len() - 1) as u32
         })
@@ -113,9 +133,17 @@ impl Flattener {
         Ok(match shape {
             ArgShape::Value(_) | ArgShape::Invalid(_) => Arg::Value(value(shape)?),
             ArgShape::Node(node) => Arg::Node(self.index[&Arc::as_ptr(node)]),
-            ArgShape::Seq(items) => Arg::Seq(items.iter().map(|item| self.arg(item)).collect::<Result<_, _>>()?),
+            ArgShape::Seq(items) => Arg::Seq(
+                items
+                    .iter()
+                    .map(|item| self.arg(item))
+                    .collect::<Result<_, _>>()?,
+            ),
             ArgShape::Map(entries) => Arg::Map(
-                entries.iter().map(|(k, v)| Ok((value(k)?, self.arg(v)?))).collect::<Result<Box<[_]>, String>>()?,
+                entries
+                    .iter()
+                    .map(|(k, v)| Ok((value(k)?, self.arg(v)?)))
+                    .collect::<Result<Box<[_]>, String>>()?,
             ),
             ArgShape::Some(inner) => Arg::Some(Box::new(self.arg(inner)?)),
         })

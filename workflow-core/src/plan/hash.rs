@@ -24,7 +24,10 @@ pub(crate) fn hash(plan: &Plan) -> [u8; 32] {
     for node in &plan.nodes {
         match &node.kind {
             NodeKind::Step { step, args } => {
-                hasher.update(b"S").update(&step.to_le_bytes()).update(&(args.len() as u64).to_le_bytes());
+                hasher
+                    .update(b"S")
+                    .update(&step.to_le_bytes())
+                    .update(&(args.len() as u64).to_le_bytes());
                 args.iter().for_each(|arg| hash_arg(&mut hasher, arg));
             }
             NodeKind::Value(value) => {
@@ -58,11 +61,15 @@ fn hash_arg(hasher: &mut blake3::Hasher, arg: &Arg) {
             hasher.update(b"n").update(&node.to_le_bytes());
         }
         Arg::Seq(items) => {
-            hasher.update(b"s").update(&(items.len() as u64).to_le_bytes());
+            hasher
+                .update(b"s")
+                .update(&(items.len() as u64).to_le_bytes());
             items.iter().for_each(|item| hash_arg(hasher, item));
         }
         Arg::Map(entries) => {
-            hasher.update(b"m").update(&(entries.len() as u64).to_le_bytes());
+            hasher
+                .update(b"m")
+                .update(&(entries.len() as u64).to_le_bytes());
             for (key, value) in entries {
                 hash_value(hasher, key);
                 hash_arg(hasher, value);
@@ -100,10 +107,19 @@ fn hash_packed<'a>(hasher: &mut blake3::Hasher, bytes: &'a [u8], depth: u32) -> 
     let (first, rest) = bytes.split_first()?;
     // How many bytes after the marker belong to it: a length field, and what it counts.
     let field = |width: usize| -> Option<usize> {
-        Some(rest.get(..width)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)))
+        Some(
+            rest.get(..width)?
+                .iter()
+                .fold(0, |length, byte| length << 8 | usize::from(*byte)),
+        )
     };
     let (header, payload, items) = match Marker::from_u8(*first) {
-        Marker::Null | Marker::True | Marker::False | Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Reserved => (0, 0, None),
+        Marker::Null
+        | Marker::True
+        | Marker::False
+        | Marker::FixPos(_)
+        | Marker::FixNeg(_)
+        | Marker::Reserved => (0, 0, None),
         Marker::U8 | Marker::I8 => (0, 1, None),
         Marker::U16 | Marker::I16 => (0, 2, None),
         Marker::U32 | Marker::I32 | Marker::F32 => (0, 4, None),
@@ -146,7 +162,9 @@ fn hash_packed<'a>(hasher: &mut blake3::Hasher, bytes: &'a [u8], depth: u32) -> 
                 rest = hash_packed(&mut entry, rest, depth + 1)?;
                 let entry = entry.finalize();
                 for (total, part) in sum.iter_mut().zip(entry.as_bytes().chunks_exact(8)) {
-                    let part = part.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+                    let part = part
+                        .iter()
+                        .fold(0u64, |word, byte| word << 8 | u64::from(*byte));
                     *total = total.wrapping_add(part);
                 }
             }
@@ -168,7 +186,13 @@ mod tests {
 
     fn hash_of(value: impl Serialize) -> [u8; 32] {
         let value = Value::encode(&value, Codec::MessagePack).unwrap();
-        hash(&Plan { steps: vec![], nodes: vec![PlanNode { kind: NodeKind::Value(value), extra: None }] })
+        hash(&Plan {
+            steps: vec![],
+            nodes: vec![PlanNode {
+                kind: NodeKind::Value(value),
+                extra: None,
+            }],
+        })
     }
 
     /// A map whose entries are written in the order given.
@@ -182,8 +206,14 @@ mod tests {
 
     #[test]
     fn the_order_of_a_map_does_not_matter_and_that_of_a_list_does() {
-        assert_eq!(hash_of(Ordered(&[("a", 1), ("b", 2)])), hash_of(Ordered(&[("b", 2), ("a", 1)])));
-        assert_ne!(hash_of(Ordered(&[("a", 1), ("b", 2)])), hash_of(Ordered(&[("a", 2), ("b", 1)])));
+        assert_eq!(
+            hash_of(Ordered(&[("a", 1), ("b", 2)])),
+            hash_of(Ordered(&[("b", 2), ("a", 1)]))
+        );
+        assert_ne!(
+            hash_of(Ordered(&[("a", 1), ("b", 2)])),
+            hash_of(Ordered(&[("a", 2), ("b", 1)]))
+        );
         assert_ne!(hash_of([1, 2]), hash_of([2, 1]));
         assert_ne!(hash_of((1, [2])), hash_of((1, 2)));
     }
@@ -193,9 +223,15 @@ mod tests {
         let value = serde_json::json!({"n": null, "b": [true, false], "i": [-1, -200, 70_000, 5_000_000_000u64, u64::MAX],
             "f": 1.5, "s": "x".repeat(300), "l": (0..100_000).collect::<Vec<u32>>(), "o": {"": {}}});
         let packed = rmp_serde::to_vec_named(&value).unwrap();
-        assert_eq!(hash_packed(&mut blake3::Hasher::new(), &packed, 0), Some(&[][..]));
+        assert_eq!(
+            hash_packed(&mut blake3::Hasher::new(), &packed, 0),
+            Some(&[][..])
+        );
         for cut in [0, 1, packed.len() / 2, packed.len() - 1] {
-            assert_eq!(hash_packed(&mut blake3::Hasher::new(), &packed[..cut], 0), None);
+            assert_eq!(
+                hash_packed(&mut blake3::Hasher::new(), &packed[..cut], 0),
+                None
+            );
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use keepstep_storage::BlobId;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use flatten::{Flattened, flatten};
+pub(crate) use flatten::flatten;
 pub(crate) use hash::hash;
 
 use crate::value::Value;
@@ -107,14 +107,18 @@ impl Plan {
 
     /// Every value that stands in the plan.
     pub(crate) fn for_each_value(&self, visit: &mut impl FnMut(&Value)) {
-        self.nodes.iter().for_each(|node| node.for_each_literal(visit));
+        self.nodes
+            .iter()
+            .for_each(|node| node.for_each_literal(visit));
     }
 
     /// Puts another value in the place of each value that stands in the plan.
     pub(crate) fn for_each_value_mut(&mut self, change: &mut impl FnMut(&mut Value)) {
         for node in &mut self.nodes {
             match &mut node.kind {
-                NodeKind::Step { args, .. } => args.iter_mut().for_each(|arg| arg.for_each_literal_mut(change)),
+                NodeKind::Step { args, .. } => args
+                    .iter_mut()
+                    .for_each(|arg| arg.for_each_literal_mut(change)),
                 NodeKind::Value(value) => change(value),
                 NodeKind::Catch(_) => {}
             }
@@ -184,7 +188,9 @@ impl Arg {
         match self {
             Self::Value(value) => change(value),
             Self::Node(_) => {}
-            Self::Seq(items) => items.iter_mut().for_each(|item| item.for_each_literal_mut(change)),
+            Self::Seq(items) => items
+                .iter_mut()
+                .for_each(|item| item.for_each_literal_mut(change)),
             Self::Map(entries) => entries.iter_mut().for_each(|(key, value)| {
                 change(key);
                 value.for_each_literal_mut(change);
@@ -198,7 +204,9 @@ impl Arg {
             Self::Value(_) => {}
             Self::Node(node) => visit(*node),
             Self::Seq(items) => items.iter().for_each(|item| item.for_each_input(visit)),
-            Self::Map(entries) => entries.iter().for_each(|(_, value)| value.for_each_input(visit)),
+            Self::Map(entries) => entries
+                .iter()
+                .for_each(|(_, value)| value.for_each_input(visit)),
             Self::Some(inner) => inner.for_each_input(visit),
         }
     }

@@ -15,7 +15,9 @@ impl Run {
 
     /// Takes a step out of whatever led to the execution of its body; `false` if nothing waits for an outcome of it.
     pub(super) fn leave_body(&mut self, step: StepId) -> bool {
-        let Some(node) = self.node_mut(step) else { return false };
+        let Some(node) = self.node_mut(step) else {
+            return false;
+        };
         match node.state {
             // After a crash, an input that was not stored may be missing to a step that has run all the same.
             State::Waiting | State::Ready => {}
@@ -33,8 +35,13 @@ impl Run {
         let mut work = vec![(step, value, is_stored)];
         let mut released = Vec::new();
         while let Some((id, value, is_stored)) = work.pop() {
-            let Some((base, segment, index)) = self.locate(id) else { continue };
-            if matches!(segment.nodes[index as usize].state, State::Gone(_) | State::Done(_) | State::Ran(_)) {
+            let Some((base, segment, index)) = self.locate(id) else {
+                continue;
+            };
+            if matches!(
+                segment.nodes[index as usize].state,
+                State::Gone(_) | State::Done(_) | State::Ran(_)
+            ) {
                 continue;
             }
             let is_root = index == segment.plan.root();
@@ -44,11 +51,16 @@ impl Run {
                 self.inputs_of(base, index, &mut |input| released.push(input));
             }
             self.note_result(id, &value);
-            let Some(segment) = self.segments.get_mut(&base) else { continue };
+            let Some(segment) = self.segments.get_mut(&base) else {
+                continue;
+            };
             self.counts.done += u64::from(segment.is_step(index));
             self.live_bytes += value.len() as u64;
-            segment.nodes[index as usize].state =
-                if is_stored { State::Done(value.clone()) } else { State::Ran(value.clone()) };
+            segment.nodes[index as usize].state = if is_stored {
+                State::Done(value.clone())
+            } else {
+                State::Ran(value.clone())
+            };
 
             // Consumers are met last first, so that the first of them ends up on top of the stack of ready steps.
             for i in (0..segment.consumers(index).len()).rev() {
@@ -64,9 +76,13 @@ impl Run {
                         node.state = State::Ready;
                         self.ready.push(consumer_id);
                     }
-                    (State::Waiting, NodeKind::Value(value)) => work.push((consumer_id, value.clone(), true)),
+                    (State::Waiting, NodeKind::Value(value)) => {
+                        work.push((consumer_id, value.clone(), true))
+                    }
                     (State::Waiting, NodeKind::Catch(inner)) => {
-                        if let State::Done(value) | State::Ran(value) = &segment.nodes[*inner as usize].state {
+                        if let State::Done(value) | State::Ran(value) =
+                            &segment.nodes[*inner as usize].state
+                        {
                             work.push((consumer_id, value.ok(), true));
                         }
                     }
@@ -89,7 +105,9 @@ impl Run {
 
     /// Starts a node whose inputs are all there.
     pub(super) fn activate(&mut self, step: StepId) {
-        let Some((base, segment, index)) = self.locate(step) else { return };
+        let Some((base, segment, index)) = self.locate(step) else {
+            return;
+        };
         let node = &segment.nodes[index as usize];
         if !matches!(node.state, State::Waiting | State::Backoff(_)) {
             return;
@@ -104,7 +122,11 @@ impl Run {
         }
         let is_step = segment.is_step(index);
         if let Some(segment) = self.segments.get_mut(&base) {
-            segment.nodes[index as usize].state = if is_ready && is_step { State::Ready } else { State::Waiting };
+            segment.nodes[index as usize].state = if is_ready && is_step {
+                State::Ready
+            } else {
+                State::Waiting
+            };
         }
         if is_ready && is_step {
             self.ready.push(step);
@@ -114,7 +136,9 @@ impl Run {
     /// Takes back one use of each of these nodes; those that nothing uses any more are dropped, and what they used in turn.
     pub(super) fn release(&mut self, released: &mut Vec<StepId>) {
         while let Some(id) = released.pop() {
-            let Some(node) = self.node_mut(id) else { continue };
+            let Some(node) = self.node_mut(id) else {
+                continue;
+            };
             node.n_uses = node.n_uses.saturating_sub(1);
             if node.n_uses == 0 {
                 self.drop_node(id, released);
@@ -124,9 +148,13 @@ impl Run {
 
     /// Forgets a node that nothing needs: its value, or that it was to be run.
     fn drop_node(&mut self, id: StepId, released: &mut Vec<StepId>) {
-        let Some((base, segment, index)) = self.locate(id) else { return };
+        let Some((base, segment, index)) = self.locate(id) else {
+            return;
+        };
         let is_step = segment.is_step(index);
-        let Some(node) = self.node_mut(id) else { return };
+        let Some(node) = self.node_mut(id) else {
+            return;
+        };
         let state = std::mem::replace(&mut node.state, State::Gone(Ending::Skipped));
         let mut ending = Ending::Skipped;
         match state {
@@ -171,7 +199,9 @@ impl Run {
 
     /// Keeps the result of a node that the user named, and of one that somebody asks the past for.
     fn note_result(&mut self, id: StepId, value: &Value) {
-        let Some((_, segment, index)) = self.locate(id) else { return };
+        let Some((_, segment, index)) = self.locate(id) else {
+            return;
+        };
         let mut names: Vec<_> = segment.plan.name_of(index).cloned().into_iter().collect();
         if index == segment.plan.root() {
             names.extend_from_slice(&segment.aliases);
@@ -180,7 +210,8 @@ impl Run {
             (Some(history), Some(step)) => history.is_watched(&step.name),
             _ => false,
         };
-        self.named.extend(names.into_iter().map(|name| (name, value.clone())));
+        self.named
+            .extend(names.into_iter().map(|name| (name, value.clone())));
         if let Some(history) = self.history.as_mut().filter(|_| is_watched) {
             history.watched_result = Some(value.clone());
         }

@@ -40,7 +40,11 @@ pub(crate) enum Event {
     /// A step's body gave a workflow.
     StepExpanded { step: StepId, plan: Arc<Plan> },
     /// A step's body failed. It runs again at `retry_at`, or never.
-    AttemptFailed { step: StepId, failure: Failure, retry_at: Option<Timestamp> },
+    AttemptFailed {
+        step: StepId,
+        failure: Failure,
+        retry_at: Option<Timestamp>,
+    },
     /// The run failed: everything that was running has stopped.
     RunFailed,
     /// The run was canceled: everything that was running has stopped.

@@ -11,7 +11,9 @@ impl Run {
         if !self.leave_body(step) {
             return;
         }
-        let Some((base, segment, index)) = self.locate(step) else { return };
+        let Some((base, segment, index)) = self.locate(step) else {
+            return;
+        };
         let child = self.next;
         let mut released = Vec::new();
         self.inputs_of(base, index, &mut |input| released.push(input));

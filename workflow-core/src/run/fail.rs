@@ -14,11 +14,18 @@ use crate::value::{Codec, Value};
 const MAX_PATH: usize = 32;
 
 impl Run {
-    pub(super) fn attempt_failed(&mut self, step: StepId, failure: Failure, retry_at: Option<Timestamp>) {
+    pub(super) fn attempt_failed(
+        &mut self,
+        step: StepId,
+        failure: Failure,
+        retry_at: Option<Timestamp>,
+    ) {
         if !self.leave_body(step) {
             return;
         }
-        let Some(node) = self.node_mut(step) else { return };
+        let Some(node) = self.node_mut(step) else {
+            return;
+        };
         node.attempts += 1;
         let attempts = node.attempts;
         match retry_at {
@@ -30,8 +37,22 @@ impl Run {
                 node.state = State::Waiting;
                 let path = self.path_to(step);
                 let step_name = self.label(step);
-                let Failure { kind, message, causes } = failure;
-                self.fail(step, StepError { step: step_name, kind, message, causes, attempts, path });
+                let Failure {
+                    kind,
+                    message,
+                    causes,
+                } = failure;
+                self.fail(
+                    step,
+                    StepError {
+                        step: step_name,
+                        kind,
+                        message,
+                        causes,
+                        attempts,
+                        path,
+                    },
+                );
             }
         }
     }
@@ -53,9 +74,13 @@ impl Run {
 
         let mut released = Vec::new();
         for &id in &reach.failed {
-            let Some((base, segment, index)) = self.locate(id) else { continue };
+            let Some((base, segment, index)) = self.locate(id) else {
+                continue;
+            };
             let is_step = segment.is_step(index);
-            let Some(node) = self.node_mut(id) else { continue };
+            let Some(node) = self.node_mut(id) else {
+                continue;
+            };
             if matches!(node.state, State::Gone(_)) {
                 continue;
             }
@@ -79,7 +104,9 @@ impl Run {
 
         let value = caught_value(&error);
         for catch in reach.caught {
-            let Some(node) = self.node_mut(catch) else { continue };
+            let Some(node) = self.node_mut(catch) else {
+                continue;
+            };
             if !matches!(node.state, State::Waiting) {
                 continue;
             }
@@ -94,18 +121,29 @@ impl Run {
 
     /// Which nodes fail with a step, and which catches stop the failure; `None` if it reaches the run's root.
     fn reach_of_failure(&self, step: StepId) -> Option<Reach> {
-        let mut reach = Reach { failed: vec![step], caught: Vec::new() };
+        let mut reach = Reach {
+            failed: vec![step],
+            caught: Vec::new(),
+        };
         let mut seen = FxHashSet::from_iter([step]);
         let mut next = 0;
         while let Some(&id) = reach.failed.get(next) {
             next += 1;
-            let Some((base, segment, index)) = self.locate(id) else { continue };
+            let Some((base, segment, index)) = self.locate(id) else {
+                continue;
+            };
             for &consumer in segment.consumers(index) {
                 let id = StepId(base + u64::from(consumer));
                 let node = segment.plan.node(consumer);
-                let comes_after = || node.extra.as_ref().is_some_and(|extra| extra.after.contains(&index));
+                let comes_after = || {
+                    node.extra
+                        .as_ref()
+                        .is_some_and(|extra| extra.after.contains(&index))
+                };
                 match node.kind {
-                    NodeKind::Catch(inner) if inner == index && !comes_after() => reach.caught.push(id),
+                    NodeKind::Catch(inner) if inner == index && !comes_after() => {
+                        reach.caught.push(id)
+                    }
                     _ if seen.insert(id) => reach.failed.push(id),
                     _ => {}
                 }
@@ -121,7 +159,10 @@ impl Run {
     }
 
     fn label(&self, step: StepId) -> String {
-        self.locate(step).map_or_else(String::new, |(_, segment, index)| segment.plan.label(index).to_owned())
+        self.locate(step)
+            .map_or_else(String::new, |(_, segment, index)| {
+                segment.plan.label(index).to_owned()
+            })
     }
 
     /// The steps whose expansions led to a step, outermost first, itself last.
@@ -129,7 +170,9 @@ impl Run {
         let mut path = Vec::new();
         let mut next = Some(step);
         while let Some(id) = next {
-            let Some((_, segment, index)) = self.locate(id) else { break };
+            let Some((_, segment, index)) = self.locate(id) else {
+                break;
+            };
             path.push(match segment.tail_calls {
                 0 => segment.plan.label(index).to_owned(),
                 n => format!("{} (tail call {n})", segment.plan.label(index)),
@@ -139,7 +182,10 @@ impl Run {
         path.reverse();
         if path.len() > MAX_PATH {
             let left_out = path.len() - MAX_PATH;
-            path.splice(MAX_PATH / 2..MAX_PATH / 2 + left_out, [format!("… {left_out} more …")]);
+            path.splice(
+                MAX_PATH / 2..MAX_PATH / 2 + left_out,
+                [format!("… {left_out} more …")],
+            );
         }
         path
     }
@@ -154,5 +200,6 @@ struct Reach {
 /// What a catch yields for an error.
 fn caught_value(error: &StepError) -> Value {
     // Strings and numbers always encode.
-    Value::encode(&Err::<(), _>(error), Codec::MessagePack).unwrap_or_else(|_| Value::from_bytes(&[][..]))
+    Value::encode(&Err::<(), _>(error), Codec::MessagePack)
+        .unwrap_or_else(|_| Value::from_bytes(&[][..]))
 }

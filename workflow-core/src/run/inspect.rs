@@ -16,7 +16,8 @@ impl History {
     /// Whether results of this step are asked for: by its whole name, or the last part of its path.
     pub(super) fn is_watched(&self, name: &str) -> bool {
         self.watched_step.as_deref().is_some_and(|watched| {
-            name.strip_suffix(watched).is_some_and(|path| path.is_empty() || path.ends_with("::"))
+            name.strip_suffix(watched)
+                .is_some_and(|path| path.is_empty() || path.ends_with("::"))
         })
     }
 }
@@ -50,7 +51,13 @@ pub(crate) enum ViewState<'a> {
 impl Run {
     /// A run that keeps everything it folds, and the last result of one step.
     pub(crate) fn with_history(watched_step: Option<String>) -> Self {
-        Self { history: Some(History { watched_step, watched_result: None }), ..Self::default() }
+        Self {
+            history: Some(History {
+                watched_step,
+                watched_result: None,
+            }),
+            ..Self::default()
+        }
     }
 
     /// The last result of the step that was watched.
@@ -63,7 +70,10 @@ impl Run {
         self.segments.iter().flat_map(|(base, segment)| {
             (0u32..).zip(&segment.nodes).map(move |(index, node)| {
                 let mut inputs = Vec::new();
-                segment.plan.node(index).for_each_input(&mut |input| inputs.push(StepId(base + u64::from(input))));
+                segment
+                    .plan
+                    .node(index)
+                    .for_each_input(&mut |input| inputs.push(StepId(base + u64::from(input))));
                 inputs.sort_unstable();
                 inputs.dedup();
                 NodeView {
@@ -74,7 +84,9 @@ impl Run {
                         State::Waiting | State::Ready | State::Caught(_) => ViewState::Waiting,
                         State::Running => ViewState::Running,
                         State::Backoff(_) => ViewState::Retrying,
-                        State::Ran(_) | State::Done(_) | State::Gone(Ending::Done) => ViewState::Done,
+                        State::Ran(_) | State::Done(_) | State::Gone(Ending::Done) => {
+                            ViewState::Done
+                        }
                         State::Expanded(_) => ViewState::Expanded,
                         State::Failed(error) => ViewState::Failed(Some(error)),
                         State::Gone(Ending::Failed) => ViewState::Failed(None),
@@ -82,7 +94,12 @@ impl Run {
                     },
                     inputs,
                     origin: segment.origin,
-                    metadata: segment.plan.node(index).extra.as_ref().and_then(|extra| extra.metadata.as_deref()),
+                    metadata: segment
+                        .plan
+                        .node(index)
+                        .extra
+                        .as_ref()
+                        .and_then(|extra| extra.metadata.as_deref()),
                     attempts: node.attempts,
                 }
             })

@@ -29,8 +29,8 @@ use keepstep_storage::{StepCounts, Timestamp};
 
 pub use event::StepId;
 pub(crate) use event::{Event, Failure};
-pub(crate) use inspect::ViewState;
 use inspect::History;
+pub(crate) use inspect::ViewState;
 use segment::{Node, Segment, State};
 
 use crate::error::{StepError, SuspendReason};
@@ -117,13 +117,22 @@ impl Run {
                 self.load(plan, None, None, Vec::new(), 0);
             }
             Event::Snapshot(snapshot) => *self = self.restore(*snapshot)?,
-            _ if self.next == 0 => return Err(Impossible("the journal does not begin with a plan")),
+            _ if self.next == 0 => {
+                return Err(Impossible("the journal does not begin with a plan"));
+            }
             Event::StepSucceeded { step, value } => self.succeed(step, value, true),
-            Event::StepRan { step, value: Some(value) } => self.succeed(step, value, false),
+            Event::StepRan {
+                step,
+                value: Some(value),
+            } => self.succeed(step, value, false),
             // The value went with the process that had it: the step is as if it had not run.
             Event::StepRan { value: None, .. } => {}
             Event::StepExpanded { step, plan } => self.expand(step, plan),
-            Event::AttemptFailed { step, failure, retry_at } => self.attempt_failed(step, failure, retry_at),
+            Event::AttemptFailed {
+                step,
+                failure,
+                retry_at,
+            } => self.attempt_failed(step, failure, retry_at),
             Event::RunFailed => match &self.phase {
                 Phase::Failing(error) => self.phase = Phase::Failed(error.clone()),
                 _ => return Err(Impossible("the run fails without a failed step")),
@@ -168,7 +177,12 @@ impl Run {
         let node = &mut self.segments.get_mut(&base)?.nodes[index as usize];
         node.state = State::Running;
         self.n_running += 1;
-        Some(Start { plan, index, attempt: node.attempts + 1, inputs })
+        Some(Start {
+            plan,
+            index,
+            attempt: node.attempts + 1,
+            inputs,
+        })
     }
 
     /// Says that a running step was stopped without a result.
@@ -230,7 +244,9 @@ impl Run {
             _ if !is_idle => Settled::Waiting(self.next_timer()),
             Phase::Failing(_) => Settled::By(Event::RunFailed),
             Phase::Canceling => Settled::By(Event::RunCanceled),
-            Phase::Suspending(reason) => Settled::By(Event::RunSuspended { reason: reason.clone() }),
+            Phase::Suspending(reason) => Settled::By(Event::RunSuspended {
+                reason: reason.clone(),
+            }),
             Phase::Active if self.output.is_some() => Settled::Successful,
             Phase::Active => Settled::Waiting(self.next_timer()),
         }
@@ -242,7 +258,10 @@ impl Run {
     }
 
     fn is_stopped(&self) -> bool {
-        matches!(self.phase, Phase::Failed(_) | Phase::Canceled | Phase::Suspended(_))
+        matches!(
+            self.phase,
+            Phase::Failed(_) | Phase::Canceled | Phase::Suspended(_)
+        )
     }
 
     pub(crate) fn is_canceled(&self) -> bool {
@@ -272,12 +291,14 @@ impl Run {
 
     /// Whether a step's result is stored whatever the step says: its own result is a run's or an expansion's.
     pub(crate) fn must_store(&self, step: StepId) -> bool {
-        self.locate(step).is_some_and(|(_, segment, index)| index == segment.plan.root())
+        self.locate(step)
+            .is_some_and(|(_, segment, index)| index == segment.plan.root())
     }
 
     /// Whether a step's body is executing for the run.
     pub(crate) fn is_running(&self, step: StepId) -> bool {
-        self.locate(step).is_some_and(|(_, s, index)| matches!(s.nodes[index as usize].state, State::Running))
+        self.locate(step)
+            .is_some_and(|(_, s, index)| matches!(s.nodes[index as usize].state, State::Running))
     }
 
     /// The name and version by which a step's code is found.
@@ -290,7 +311,10 @@ impl Run {
     pub(crate) fn attempts(&self, step: StepId) -> (Option<u32>, u32) {
         self.locate(step).map_or((None, 0), |(_, segment, index)| {
             let extra = segment.plan.node(index).extra.as_ref();
-            (extra.and_then(|extra| extra.retries), segment.nodes[index as usize].attempts)
+            (
+                extra.and_then(|extra| extra.retries),
+                segment.nodes[index as usize].attempts,
+            )
         })
     }
 
@@ -299,9 +323,19 @@ impl Run {
     }
 
     pub(crate) fn progress(&self) -> Progress {
-        let StepCounts { total, done, failed } = self.counts;
+        let StepCounts {
+            total,
+            done,
+            failed,
+        } = self.counts;
         let running = self.n_running;
-        Progress { total, done, running, waiting: total.saturating_sub(done + failed + running), failed }
+        Progress {
+            total,
+            done,
+            running,
+            waiting: total.saturating_sub(done + failed + running),
+            failed,
+        }
     }
 
     /// About how many bytes a snapshot would have.
@@ -323,7 +357,11 @@ impl Run {
 
     fn stop_all(&mut self) {
         for (base, segment) in &self.segments {
-            let running = segment.nodes.iter().zip(*base..).filter(|(node, _)| matches!(node.state, State::Running));
+            let running = segment
+                .nodes
+                .iter()
+                .zip(*base..)
+                .filter(|(node, _)| matches!(node.state, State::Running));
             self.stops.extend(running.map(|(_, id)| StepId(id)));
         }
     }

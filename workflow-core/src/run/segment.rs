@@ -97,13 +97,17 @@ impl Consumers {
                 *place += 1;
             });
         }
-        Self { starts: starts.into(), list: list.into() }
+        Self {
+            starts: starts.into(),
+            list: list.into(),
+        }
     }
 }
 
 impl Segment {
     pub(super) fn consumers(&self, index: u32) -> &[u32] {
-        let range = self.consumers.starts[index as usize]..self.consumers.starts[index as usize + 1];
+        let range =
+            self.consumers.starts[index as usize]..self.consumers.starts[index as usize + 1];
         &self.consumers.list[range.start as usize..range.end as usize]
     }
 
@@ -118,15 +122,32 @@ impl Segment {
             let mut n_pending = 0;
             node.for_each_input(&mut |_| n_pending += 1);
             let n_uses = consumers.starts[index + 1] - consumers.starts[index];
-            Node { state: State::Waiting, n_pending, n_uses, attempts: 0 }
+            Node {
+                state: State::Waiting,
+                n_pending,
+                n_uses,
+                attempts: 0,
+            }
         });
         let mut nodes: Box<[Node]> = nodes.collect();
         nodes[plan.root() as usize].n_uses += 1;
         let mut plan_bytes = 16 * plan.nodes.len() as u64;
         plan.for_each_value(&mut |value| plan_bytes += value.len() as u64);
-        plan.steps.iter().for_each(|step| plan_bytes += step.name.len() as u64);
+        plan.steps
+            .iter()
+            .for_each(|step| plan_bytes += step.name.len() as u64);
         let n_live = nodes.len() as u32;
-        Self { plan, consumers, parent, origin, tail_calls: 0, aliases: Vec::new(), nodes, n_live, plan_bytes }
+        Self {
+            plan,
+            consumers,
+            parent,
+            origin,
+            tail_calls: 0,
+            aliases: Vec::new(),
+            nodes,
+            n_live,
+            plan_bytes,
+        }
     }
 }
 
@@ -145,25 +166,39 @@ impl Run {
         let mut segment = Segment::new(plan, parent, origin);
         segment.aliases = aliases;
         segment.tail_calls = tail_calls;
-        self.counts.total += (0..segment.nodes.len() as u32).filter(|index| segment.is_step(*index)).count() as u64;
+        self.counts.total += (0..segment.nodes.len() as u32)
+            .filter(|index| segment.is_step(*index))
+            .count() as u64;
         self.live_bytes += segment.plan_bytes;
-        let free: Vec<u64> = (base..).zip(&segment.nodes).filter(|(_, n)| n.n_pending == 0).map(|(id, _)| id).collect();
+        let free: Vec<u64> = (base..)
+            .zip(&segment.nodes)
+            .filter(|(_, n)| n.n_pending == 0)
+            .map(|(id, _)| id)
+            .collect();
         self.segments.insert(base, segment);
         // The first node ends up on top of the stack of ready steps.
-        free.into_iter().rev().for_each(|id| self.activate(StepId(id)));
+        free.into_iter()
+            .rev()
+            .for_each(|id| self.activate(StepId(id)));
     }
 
     /// Shows the inputs of a node to `visit`, as often as it has edges from them.
     pub(super) fn inputs_of(&self, base: u64, index: u32, visit: &mut impl FnMut(StepId)) {
         if let Some(segment) = self.segments.get(&base) {
-            segment.plan.node(index).for_each_input(&mut |input| visit(StepId(base + u64::from(input))));
+            segment
+                .plan
+                .node(index)
+                .for_each_input(&mut |input| visit(StepId(base + u64::from(input))));
         }
     }
 
     /// Forgets a segment of which nothing is needed, unless somebody wants to look at it later.
     pub(super) fn remove_if_dead(&mut self, base: u64) {
         if self.history.is_none()
-            && self.segments.get(&base).is_some_and(|segment| segment.n_live == 0)
+            && self
+                .segments
+                .get(&base)
+                .is_some_and(|segment| segment.n_live == 0)
             && let Some(segment) = self.segments.remove(&base)
         {
             self.live_bytes = self.live_bytes.saturating_sub(segment.plan_bytes);
@@ -174,7 +209,9 @@ impl Run {
     pub(super) fn drop_segment(&mut self, base: u64) {
         let mut bases = vec![base];
         while let Some(base) = bases.pop() {
-            let Some(segment) = self.segments.get_mut(&base) else { continue };
+            let Some(segment) = self.segments.get_mut(&base) else {
+                continue;
+            };
             for index in 0..segment.nodes.len() as u32 {
                 let is_step = segment.is_step(index);
                 let node = &mut segment.nodes[index as usize];

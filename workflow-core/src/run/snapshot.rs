@@ -64,24 +64,26 @@ impl Run {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut counts = self.counts;
         let segments = self.segments.iter().map(|(base, segment)| {
-            let nodes = (0u32..).zip(&segment.nodes).map(|(index, node)| StoredNode {
-                attempts: node.attempts,
-                state: match &node.state {
-                    State::Waiting | State::Ready | State::Running => StoredState::Waiting,
-                    State::Ran(_) => {
-                        counts.done -= u64::from(segment.is_step(index));
-                        StoredState::Waiting
-                    }
-                    State::Backoff(due_at) => StoredState::Backoff(*due_at),
-                    State::Done(value) => StoredState::Done(value.clone()),
-                    State::Expanded(child) => StoredState::Expanded(*child),
-                    State::Failed(error) => StoredState::Failed(error.clone()),
-                    State::Caught(value) => StoredState::Caught(value.clone()),
-                    State::Gone(Ending::Done) => StoredState::GoneDone,
-                    State::Gone(Ending::Failed) => StoredState::GoneFailed,
-                    State::Gone(Ending::Skipped) => StoredState::GoneSkipped,
-                },
-            });
+            let nodes = (0u32..)
+                .zip(&segment.nodes)
+                .map(|(index, node)| StoredNode {
+                    attempts: node.attempts,
+                    state: match &node.state {
+                        State::Waiting | State::Ready | State::Running => StoredState::Waiting,
+                        State::Ran(_) => {
+                            counts.done -= u64::from(segment.is_step(index));
+                            StoredState::Waiting
+                        }
+                        State::Backoff(due_at) => StoredState::Backoff(*due_at),
+                        State::Done(value) => StoredState::Done(value.clone()),
+                        State::Expanded(child) => StoredState::Expanded(*child),
+                        State::Failed(error) => StoredState::Failed(error.clone()),
+                        State::Caught(value) => StoredState::Caught(value.clone()),
+                        State::Gone(Ending::Done) => StoredState::GoneDone,
+                        State::Gone(Ending::Failed) => StoredState::GoneFailed,
+                        State::Gone(Ending::Skipped) => StoredState::GoneSkipped,
+                    },
+                });
             StoredSegment {
                 base: *base,
                 plan: Arc::clone(&segment.plan),
@@ -93,7 +95,12 @@ impl Run {
             }
         });
         let segments = segments.collect();
-        Snapshot { next: self.next, counts, output: self.output.clone(), segments }
+        Snapshot {
+            next: self.next,
+            counts,
+            output: self.output.clone(),
+            segments,
+        }
     }
 
     /// The run of a snapshot. Of the run it is folded into, only the wish for a history stays.
@@ -109,12 +116,16 @@ impl Run {
         let mut waiting = Vec::new();
         for stored in snapshot.segments {
             if stored.nodes.len() != stored.plan.nodes.len() {
-                return Err(Impossible("a snapshot has a plan of another size than its states"));
+                return Err(Impossible(
+                    "a snapshot has a plan of another size than its states",
+                ));
             }
             let mut segment = Segment::new(stored.plan, stored.parent, stored.origin);
             segment.tail_calls = stored.tail_calls;
             segment.aliases = stored.aliases;
-            for (index, (stored_node, node)) in stored.nodes.into_iter().zip(&mut segment.nodes).enumerate() {
+            for (index, (stored_node, node)) in
+                stored.nodes.into_iter().zip(&mut segment.nodes).enumerate()
+            {
                 let id = StepId(stored.base + index as u64);
                 node.attempts = stored_node.attempts;
                 node.state = match stored_node.state {
@@ -148,7 +159,10 @@ impl Run {
             segments.insert(stored.base, segment);
         }
         run.segments = segments;
-        waiting.into_iter().rev().for_each(|step| run.activate(step));
+        waiting
+            .into_iter()
+            .rev()
+            .for_each(|step| run.activate(step));
         Ok(run)
     }
 }
@@ -156,13 +170,21 @@ impl Run {
 /// Works out the counts of a segment's nodes from their states.
 fn recount(segment: &mut Segment) {
     let plan = Arc::clone(&segment.plan);
-    let settled: Vec<bool> =
-        segment.nodes.iter().map(|node| matches!(node.state, State::Done(_) | State::Gone(_))).collect();
+    let settled: Vec<bool> = segment
+        .nodes
+        .iter()
+        .map(|node| matches!(node.state, State::Done(_) | State::Gone(_)))
+        .collect();
     // A node holds its inputs until it is done, has expanded, or is not needed.
     let holds: Vec<bool> = segment
         .nodes
         .iter()
-        .map(|node| !matches!(node.state, State::Done(_) | State::Gone(_) | State::Expanded(_)))
+        .map(|node| {
+            !matches!(
+                node.state,
+                State::Done(_) | State::Gone(_) | State::Expanded(_)
+            )
+        })
         .collect();
     let mut n_uses = vec![0u32; segment.nodes.len()];
     for (index, node) in plan.nodes.iter().enumerate() {
@@ -177,5 +199,7 @@ fn recount(segment: &mut Segment) {
         node.n_uses = n_uses;
     }
     segment.nodes[plan.root() as usize].n_uses += 1;
-    debug_assert!(plan.nodes.iter().all(|node| !matches!(node.kind, NodeKind::Catch(inner) if inner as usize >= settled.len())));
+    debug_assert!(plan.nodes.iter().all(
+        |node| !matches!(node.kind, NodeKind::Catch(inner) if inner as usize >= settled.len())
+    ));
 }

@@ -1,0 +1,3 @@
+//! What users write and what it does.
+
+mod basics;
