@@ -22,6 +22,15 @@ fn free(id: &str) -> Owned {
     run
 }
 
+/// A run whose epoch is not that of new runs, so that it shows if the epoch falls back.
+async fn claimed_twice(store: &dyn Storage, id: &str) -> Owned {
+    let mut run = free(id).create(store).await;
+    for _ in 0..2 {
+        run.record = claim(store, &[&run.run], NODE).await.remove(0).unwrap();
+    }
+    run
+}
+
 /// The claim's answer is the record, which is stored: the node owns the run at a new epoch, and may write.
 pub async fn a_claim_takes_the_run(stores: Stores<'_>) {
     let store = stores.open().await;
@@ -116,7 +125,7 @@ pub async fn the_same_node_may_claim_again(stores: Stores<'_>) {
 /// A release leaves everything but the owner, and says so in listings.
 pub async fn a_released_run_has_no_owner(stores: Stores<'_>) {
     let store = stores.open().await;
-    let run = Owned::new("a").create(&*store).await;
+    let run = claimed_twice(&*store, "a").await;
     let kept = Owned::new("kept").create(&*store).await;
     let release = [(run.run.clone(), run.record.epoch)];
     store.release(&release).await.unwrap();
@@ -140,7 +149,7 @@ pub async fn a_released_run_has_no_owner(stores: Stores<'_>) {
 /// What was released another node may have at once, and the former owner is fenced.
 pub async fn a_released_run_is_claimed_by_another(stores: Stores<'_>) {
     let store = stores.open().await;
-    let run = Owned::new("a").create(&*store).await;
+    let run = claimed_twice(&*store, "a").await;
     let release = [(run.run.clone(), run.record.epoch)];
     store.release(&release).await.unwrap();
     let claimed = claim(&*store, &[&run.run], OTHER_NODE).await.remove(0);
