@@ -14,7 +14,7 @@ use super::Sled;
 use super::generation::Generation;
 use crate::{Op, Result, StorageError};
 
-/// A store smaller than that is left alone by commits.
+/// Below this size the space is not worth the copy.
 const SMALL: u64 = 64 * 1024 * 1024;
 /// A store is bloated when its file is so many times as large as what is in it.
 const BLOAT: u64 = 4;
@@ -26,12 +26,24 @@ const FRESH: u64 = 2 * 1024 * 1024;
 const PORTION: usize = 1024 * 1024;
 
 /// What is known of the space that the map takes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Space {
     /// Bytes in keys and values. `None` until somebody had to know.
     live: Option<u64>,
     /// How large the file was after the last compaction of this opening.
     fresh: u64,
+    /// A smaller file is left alone by commits.
+    pub(super) small: u64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self {
+            live: None,
+            fresh: 0,
+            small: SMALL,
+        }
+    }
 }
 
 impl Space {
@@ -54,7 +66,7 @@ impl Space {
     /// Whether a file of that size is much larger than what is in it, or may be.
     pub(super) fn may_be_bloated(&self, disk: u64) -> bool {
         // Many short pairs take more than their bytes also in a fresh file, so that it must have grown since.
-        disk >= SMALL
+        disk >= self.small
             && disk >= self.fresh.saturating_mul(2)
             && self
                 .live
