@@ -31,8 +31,11 @@ pub(super) struct Files {
 /// What this process has seen for itself.
 #[derive(Default)]
 struct Memory {
-    /// Blobs that are durable and were found to be what their address says.
-    known: HashSet<BlobId>,
+    /// Blobs that are durable, because this process put them. Only a put adds one, and a sweep waits for puts: so what is
+    /// in here is there.
+    stored: HashSet<BlobId>,
+    /// Blobs that were found to be what their address says, which may be gone since.
+    verified: HashSet<BlobId>,
     /// First bytes whose directory is there, durably.
     directories: HashSet<u8>,
 }
@@ -63,7 +66,7 @@ impl Files {
     }
 
     pub(super) fn put(&self, id: &BlobId, bytes: &[u8]) -> Result<()> {
-        if self.memory().known.contains(id) {
+        if self.memory().stored.contains(id) {
             return Ok(());
         }
         let path = self.path(id);
@@ -85,7 +88,7 @@ impl Files {
             }
         }
         sync_directory(&directory)?;
-        self.know(id);
+        remember(&mut self.memory().stored, id);
         Ok(())
     }
 
@@ -97,17 +100,17 @@ impl Files {
         let bytes = self
             .read(id)?
             .ok_or_else(|| damaged(format!("blob {id} is missing")))?;
-        if !self.memory().known.contains(id) {
+        if !self.memory().has_seen(id) {
             if blake3::hash(&bytes).as_bytes() != &id.0 {
                 return Err(damaged(format!("blob {id} is not what its address says")));
             }
-            self.know(id);
+            remember(&mut self.memory().verified, id);
         }
         Ok(bytes)
     }
 
     pub(super) fn contains(&self, id: &BlobId) -> Result<bool> {
-        if self.memory().known.contains(id) {
+        if self.memory().stored.contains(id) {
             return Ok(true);
         }
         let path = self.path(id);
@@ -116,7 +119,7 @@ impl Files {
     }
 
     pub(super) fn remove(&self, id: &BlobId) -> Result<u64> {
-        self.memory().known.remove(id);
+        self.memory().forget(id);
         let path = self.path(id);
         // Not synced: a removal that a power cut takes back is done again by the next sweep.
         let removed = fs::metadata(&path).and_then(|file| {
@@ -172,14 +175,6 @@ impl Files {
         Ok(())
     }
 
-    fn know(&self, id: &BlobId) {
-        let mut memory = self.memory();
-        if memory.known.len() >= KNOWN {
-            memory.known.clear();
-        }
-        memory.known.insert(*id);
-    }
-
     fn directory(&self, id: &BlobId) -> PathBuf {
         self.root.join(format!("{:02x}", id.0[0]))
     }
@@ -192,6 +187,24 @@ impl Files {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Memory {
+    fn has_seen(&self, id: &BlobId) -> bool {
+        self.stored.contains(id) || self.verified.contains(id)
+    }
+
+    fn forget(&mut self, id: &BlobId) {
+        self.stored.remove(id);
+        self.verified.remove(id);
+    }
+}
+
+fn remember(ids: &mut HashSet<BlobId>, id: &BlobId) {
+    if ids.len() >= KNOWN {
+        ids.clear();
+    }
+    ids.insert(*id);
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
