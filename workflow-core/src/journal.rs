@@ -14,6 +14,8 @@ use crate::run::Event;
 
 const VERSION: u8 = 1;
 const HEADER: usize = 13;
+/// The longest entry: a plan with more in it than this is refused.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// The bytes of an entry that is being written.
 #[derive(Debug, Default)]
@@ -27,12 +29,20 @@ impl EntryWriter {
         self.n_events == 0
     }
 
+    /// How many bytes it has so far.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn push(&mut self, event: &Event) -> Result<(), bincode::Error> {
         if self.bytes.is_empty() {
             self.bytes.resize(HEADER, 0);
         }
         let before = self.bytes.len();
-        bincode::DefaultOptions::new()
+        // The header counts bytes in 32 bits; what is longer than this is an error before that is a problem.
+        let options =
+            bincode::DefaultOptions::new().with_limit(MAX_BYTES.saturating_sub(before as u64));
+        options
             .serialize_into(&mut self.bytes, event)
             .inspect_err(|_| self.bytes.truncate(before))?;
         self.n_events += 1;

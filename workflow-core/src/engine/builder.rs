@@ -1,5 +1,10 @@
 //! How an engine is put together.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "an engine is where tasks and randomness come in"
+)]
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 

@@ -35,6 +35,8 @@ const MIN_COMPACTION_BYTES: u64 = 1 << 20;
 /// A journal is compacted when it has so many times the bytes that a snapshot would: each byte is then rewritten a bounded
 /// number of times, however long the run is.
 const COMPACTION_FACTOR: u64 = 4;
+/// What happened beyond this waits for the next commit, so that those of other runs do not wait for it.
+const MAX_ENTRY_BYTES: usize = 4 << 20;
 /// A run that has only timers left, all of them further away than this, leaves memory.
 pub(crate) const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -76,6 +78,8 @@ pub(crate) struct RunTask {
     steps: Steps,
     /// An event to begin with: the run goes on after a failure or a suspension.
     opening: Option<Event>,
+    /// How long the last snapshot was.
+    snapshot_bytes: u64,
     is_shutting_down: bool,
 }
 
@@ -110,6 +114,7 @@ impl RunTask {
             happened: VecDeque::new(),
             steps: Steps::default(),
             opening,
+            snapshot_bytes: 0,
             is_shutting_down: false,
         }
     }
@@ -244,16 +249,27 @@ impl RunTask {
     /// Folds what happened since the last commit, and commits it in one entry.
     fn fold_and_commit(&mut self) -> Result<(), Impossible> {
         let mut entry = EntryWriter::default();
-        let compacts = self.record.journal_bytes
-            > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * self.run.live_bytes();
         let mut blobs = Vec::new();
-        let mut events: Vec<Event> = self.opening.take().into_iter().collect();
-        while let Some((step, outcome)) = self.happened.pop_front() {
+        if let Some(event) = self.opening.take() {
+            self.record_event(&mut entry, event)?;
+        }
+        let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
+        if is_compacted {
+            write(&mut entry, &Event::Snapshot(Box::new(self.run.snapshot())))?;
+            self.snapshot_bytes = entry.len() as u64;
+        }
+        let full = entry.len() + MAX_ENTRY_BYTES;
+        while entry.len() < full
+            && let Some((step, outcome)) = self.happened.pop_front()
+        {
             if !self.run.is_running(step) {
                 continue;
             }
             match self.event_of(step, outcome) {
-                Ok(event) => events.push(event),
+                Ok(event) => {
+                    blobs.extend(event.blobs());
+                    self.record_event(&mut entry, event)?;
+                }
                 Err(reason) => {
                     // The body did not run, or gave nothing: the step is as before, and the run waits for better code.
                     self.run.stopped(step);
@@ -261,17 +277,8 @@ impl RunTask {
                 }
             }
         }
-        if compacts && !events.is_empty() && self.run.is_active() {
-            write(&mut entry, &Event::Snapshot(Box::new(self.run.snapshot())))?;
-        }
-        let is_compacted = !entry.is_empty();
-        for event in events {
-            write(&mut entry, &event)?;
-            blobs.extend(event.blobs());
-            self.run.apply(event)?;
-        }
         self.stop_steps();
-        let is_idle = self.steps.is_idle() && !self.is_shutting_down;
+        let is_idle = self.steps.is_idle() && self.happened.is_empty() && !self.is_shutting_down;
         let mut settled = self.run.settle(is_idle);
         if let Settled::By(event) = settled {
             write(&mut entry, &event)?;
@@ -290,6 +297,18 @@ impl RunTask {
         }
         self.commit(entry, is_compacted, status, blobs);
         Ok(())
+    }
+
+    fn record_event(&mut self, entry: &mut EntryWriter, event: Event) -> Result<(), Impossible> {
+        write(entry, &event)?;
+        self.run.apply(event)
+    }
+
+    fn is_worth_compacting(&self) -> bool {
+        let snapshot_bytes = self.run.live_bytes().max(self.snapshot_bytes);
+        self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * snapshot_bytes
+            && self.opening.is_none()
+            && self.run.is_active()
     }
 
     fn commit(
@@ -368,10 +387,10 @@ impl RunTask {
         if self.is_shutting_down {
             return;
         }
-        self.seat.report(self.run.progress());
         let ready = self.run.take_ready();
         self.steps.allow(ready);
         self.start_steps();
+        self.seat.report(self.run.progress());
     }
 
     /// Whether nothing can happen any more without a timer or the world outside.

@@ -1,5 +1,10 @@
 //! The steps of a run that are executing, and those that may: places, tokens, and stopping.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "bodies are tasks, and how long one may take to stop is not durable time"
+)]
+
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
