@@ -24,8 +24,8 @@ pub use clock::Clock;
 pub use context::{Context, context, try_context};
 pub use engine::{
     Cursor, Engine, EngineBuilder, Filter, Handle, Metadata, Page, ProgressStream, RunSummary,
-    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start,
-    status, step_output, suspend, try_init,
+    StorageSource, cancel, default_engine, delete, init, list, metadata, output, resume,
+    resume_all, run, start, status, step_output, suspend, try_init,
 };
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};

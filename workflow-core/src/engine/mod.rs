@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
-pub use builder::EngineBuilder;
+pub use builder::{EngineBuilder, StorageSource};
 pub use global::{
     cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start,
     status, step_output, suspend, try_init,
@@ -91,6 +91,21 @@ impl Engine {
     /// ```
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
+    }
+
+    /// What the engine's store is, and what it survives.
+    #[must_use]
+    pub fn storage(&self) -> keepstep_storage::Description {
+        self.shared.storage.describe()
+    }
+
+    /// Wins back space in the store: removes large values that no run refers to any more, and compacts. It may take long;
+    /// runs go on meanwhile, some of their commits more slowly.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub async fn maintain(&self) -> Result<keepstep_storage::Maintained> {
+        Ok(self.shared.storage.maintain().await?)
     }
 
     /// Runs a workflow to its end and returns its output, both durable.
