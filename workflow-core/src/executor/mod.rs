@@ -10,8 +10,10 @@ mod steps;
 mod timers;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use keepstep_storage::{
     Expect, RunId, RunRecord, RunWrite, StorageError, StoredStatus, ValueKey, WriteOutcome,
 };
@@ -121,7 +123,11 @@ impl RunTask {
 
     /// Drives the run until it ends, stops, or leaves memory.
     pub(crate) async fn drive(mut self) {
-        let exit = self.drive_to_exit().await;
+        let exit = AssertUnwindSafe(self.drive_to_exit()).catch_unwind().await;
+        let exit = exit.unwrap_or_else(|_| {
+            let what = "its task panicked".to_owned();
+            Exit::Ended(Ended::Suspended(SuspendReason::Invariant { what }))
+        });
         self.steps.abort_all();
         match exit {
             Exit::Ended(ended) => {
