@@ -5,6 +5,7 @@
 
 mod body;
 mod committer;
+mod crew;
 mod load;
 mod steps;
 mod timers;
@@ -29,6 +30,7 @@ use crate::engine::{Ended, Seat, Shared};
 use crate::error::SuspendReason;
 use crate::journal::EntryWriter;
 use crate::run::{Event, Impossible, Run, Settled, StepId};
+use crate::step::StepDef;
 use crate::value::{Codec, Value};
 use steps::Steps;
 
@@ -76,13 +78,20 @@ pub(crate) struct RunTask {
     messages: mpsc::UnboundedReceiver<RunMessage>,
     sender: mpsc::UnboundedSender<RunMessage>,
     /// What happened and is not yet folded.
-    happened: VecDeque<(StepId, Outcome)>,
+    happened: VecDeque<Happened>,
     steps: Steps,
     /// An event to begin with: the run goes on after a failure or a suspension.
     opening: Option<Event>,
     /// How long the last snapshot was.
     snapshot_bytes: u64,
     is_shutting_down: bool,
+}
+
+/// How an execution ended that the run waited for.
+struct Happened {
+    step: StepId,
+    def: &'static StepDef,
+    outcome: Outcome,
 }
 
 /// Why a run's task is over.
@@ -206,11 +215,11 @@ impl RunTask {
                 execution,
                 outcome,
             } => {
-                if self.steps.ended(step, execution) {
+                if let Some(def) = self.steps.ended(step, execution) {
                     match outcome {
                         Outcome::Stopped => self.run.stopped(step),
                         Outcome::Storage(error) => return Some(self.lost(error)),
-                        outcome => self.happened.push_back((step, outcome)),
+                        outcome => self.happened.push_back(Happened { step, def, outcome }),
                     }
                 }
             }
@@ -266,12 +275,13 @@ impl RunTask {
         }
         let full = entry.len() + MAX_ENTRY_BYTES;
         while entry.len() < full
-            && let Some((step, outcome)) = self.happened.pop_front()
+            && let Some(happened) = self.happened.pop_front()
         {
+            let step = happened.step;
             if !self.run.is_running(step) {
                 continue;
             }
-            match self.event_of(step, outcome) {
+            match self.event_of(happened) {
                 Ok(event) => {
                     blobs.extend(event.blobs());
                     self.record_event(&mut entry, event)?;
