@@ -34,7 +34,7 @@ pub(crate) use inspect::ViewState;
 use segment::{Node, Segment, State};
 
 use crate::error::{StepError, SuspendReason};
-use crate::plan::{Plan, StepRef};
+use crate::plan::Plan;
 use crate::status::Progress;
 use crate::value::Value;
 
@@ -299,12 +299,6 @@ impl Run {
     pub(crate) fn is_running(&self, step: StepId) -> bool {
         self.locate(step)
             .is_some_and(|(_, s, index)| matches!(s.nodes[index as usize].state, State::Running))
-    }
-
-    /// The name and version by which a step's code is found.
-    pub(crate) fn step_ref(&self, step: StepId) -> Option<&StepRef> {
-        let (_, segment, index) = self.locate(step)?;
-        segment.plan.step_of(index)
     }
 
     /// How many retries the user gave a step in this run, if any, and how many of its executions have failed.
