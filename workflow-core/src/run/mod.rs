@@ -301,6 +301,12 @@ impl Run {
             .is_some_and(|(_, s, index)| matches!(s.nodes[index as usize].state, State::Running))
     }
 
+    #[cfg(test)]
+    pub(crate) fn step_ref(&self, step: StepId) -> Option<&crate::plan::StepRef> {
+        let (_, segment, index) = self.locate(step)?;
+        segment.plan.step_of(index)
+    }
+
     /// How many retries the user gave a step in this run, if any, and how many of its executions have failed.
     pub(crate) fn attempts(&self, step: StepId) -> (Option<u32>, u32) {
         self.locate(step).map_or((None, 0), |(_, segment, index)| {
