@@ -235,7 +235,7 @@ impl RunTask {
                 return Some(Exit::Ended(Ended::Fenced));
             }
             RunMessage::Committed(Err(error)) => return Some(self.lost(error)),
-            // A run whose end is being written has ended.
+            // A run whose end is written, or is being written, has ended.
             RunMessage::Cancel | RunMessage::Suspend if self.is_ending() => {}
             RunMessage::Cancel => {
                 self.run.cancel();
@@ -449,9 +449,8 @@ impl RunTask {
     }
 
     fn is_ending(&self) -> bool {
-        self.committing
-            .as_ref()
-            .is_some_and(|record| record.status.is_final())
+        let record = self.committing.as_ref().unwrap_or(&self.record);
+        record.status.is_final()
     }
 }
 
