@@ -107,7 +107,7 @@ pub(crate) struct Start {
 pub(crate) struct Impossible(pub(crate) &'static str);
 
 impl Run {
-    /// Folds one event. An event about a step that is no longer needed changes nothing.
+    /// Folds one event. An event about a step that is no longer needed changes nothing, nor does any after a cancellation.
     pub(crate) fn apply(&mut self, event: Event) -> Result<(), Impossible> {
         match event {
             Event::Created { plan } => {
@@ -120,6 +120,7 @@ impl Run {
             _ if self.next == 0 => {
                 return Err(Impossible("the journal does not begin with a plan"));
             }
+            _ if self.phase == Phase::Canceled => {}
             Event::StepSucceeded { step, value } => self.succeed(step, value, true),
             Event::StepRan {
                 step,
@@ -368,9 +369,6 @@ impl Run {
 
     /// Goes on after a failure or a suspension: what failed may try again from its first attempt.
     fn resume(&mut self) {
-        if self.phase == Phase::Canceled {
-            return;
-        }
         self.phase = Phase::Active;
         let mut again = Vec::new();
         for (base, segment) in &mut self.segments {
