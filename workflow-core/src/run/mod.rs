@@ -34,7 +34,7 @@ pub(crate) use inspect::ViewState;
 use segment::{Node, Segment, State};
 
 use crate::error::{StepError, SuspendReason};
-use crate::plan::Plan;
+use crate::plan::{NodeKind, Plan};
 use crate::status::Progress;
 use crate::value::Value;
 
@@ -164,7 +164,7 @@ impl Run {
         }
         let plan = Arc::clone(&segment.plan);
         let mut inputs = Vec::new();
-        if let crate::plan::NodeKind::Step { args, .. } = &plan.node(index).kind {
+        if let NodeKind::Step { args, .. } = &plan.node(index).kind {
             let mut complete = true;
             let mut push = |input: u32| match &segment.nodes[input as usize].state {
                 State::Done(value) | State::Ran(value) => inputs.push(value.clone()),
@@ -290,10 +290,16 @@ impl Run {
         }
     }
 
-    /// Whether a step's result is stored whatever the step says: its own result is a run's or an expansion's.
+    /// Whether a step's result is stored whatever the step says: it is a run's or an expansion's, or the catch that is hands
+    /// it on.
     pub(crate) fn must_store(&self, step: StepId) -> bool {
-        self.locate(step)
-            .is_some_and(|(_, segment, index)| index == segment.plan.root())
+        self.locate(step).is_some_and(|(_, segment, index)| {
+            let mut source = segment.plan.root();
+            while let NodeKind::Catch(inner) = segment.plan.node(source).kind {
+                source = inner;
+            }
+            index == source
+        })
     }
 
     /// Whether a step's body is executing for the run.
