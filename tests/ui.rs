@@ -3,6 +3,10 @@
 //! The messages are those of one compiler version. After a change, `TRYBUILD=overwrite cargo test --test ui` writes them
 //! anew; read the difference as a user would.
 
+/// Also here, where clippy sees it.
+#[path = "ui/pass/lints.rs"]
+pub mod lints;
+
 #[test]
 fn steps() {
     let cases = trybuild::TestCases::new();

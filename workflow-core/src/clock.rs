@@ -1,5 +1,10 @@
 //! Where time comes from. Everything that asks for the time asks here.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place where time comes in"
+)]
+
 use std::time::{Duration, SystemTime};
 
 use keepstep_storage::Timestamp;

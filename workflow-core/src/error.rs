@@ -167,8 +167,10 @@ pub enum Error {
         /// What the codec said.
         message: String,
     },
-    /// The workflow has more nodes than a plan can number.
-    #[error("the workflow has more than {} nodes; split it by returning a part of it from a step", u32::MAX - 1)]
+    /// The workflow has more than 4 billion nodes, or more than 1 GiB of arguments that are not kept apart as large values.
+    #[error(
+        "the workflow is too large to store as one plan; split it by returning a part of it from a step"
+    )]
     PlanTooLarge,
     /// What is stored of the run is damaged. No step ran because of it.
     #[error("journal of run {run:?} {damage}; restore the store from a backup, or delete the run")]

@@ -14,6 +14,8 @@ use crate::run::Event;
 
 const VERSION: u8 = 1;
 const HEADER: usize = 13;
+/// The longest entry: a plan with more in it than this is refused.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// The bytes of an entry that is being written.
 #[derive(Debug, Default)]
@@ -27,12 +29,20 @@ impl EntryWriter {
         self.n_events == 0
     }
 
+    /// How many bytes it has so far.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn push(&mut self, event: &Event) -> Result<(), bincode::Error> {
         if self.bytes.is_empty() {
             self.bytes.resize(HEADER, 0);
         }
         let before = self.bytes.len();
-        bincode::DefaultOptions::new()
+        // The header counts bytes in 32 bits; what is longer than this is an error before that is a problem.
+        let options =
+            bincode::DefaultOptions::new().with_limit(MAX_BYTES.saturating_sub(before as u64));
+        options
             .serialize_into(&mut self.bytes, event)
             .inspect_err(|_| self.bytes.truncate(before))?;
         self.n_events += 1;
@@ -109,7 +119,8 @@ fn checksum(position: Position, n_events: u32, payload: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::StepId;
+    use crate::plan::{Arg, Extra, NodeKind, Plan, PlanNode, StepRef};
+    use crate::run::{Failure, Run, StepId};
     use crate::value::{Codec, Value};
 
     fn entry() -> (Vec<Event>, Bytes) {
@@ -128,6 +139,104 @@ mod tests {
         events.iter().for_each(|event| writer.push(event).unwrap());
         (events, writer.finish(Position(7)))
     }
+
+    /// A change of these bytes makes stores that exist unreadable: add a variant at the end instead.
+    #[test]
+    fn events_of_format_1_keep_their_bytes() {
+        let hex = |event: &Event| {
+            let bytes = bincode::DefaultOptions::new().serialize(event).unwrap();
+            bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        let value = || Value::encode(&7u8, Codec::MessagePack).unwrap();
+        let step = StepId(300);
+        let plan = Plan {
+            steps: vec![StepRef {
+                name: "a::b".into(),
+                version: 2,
+            }],
+            nodes: vec![
+                PlanNode {
+                    kind: NodeKind::Value(value()),
+                    extra: None,
+                },
+                PlanNode {
+                    kind: NodeKind::Step {
+                        step: 0,
+                        args: Box::new([
+                            Arg::Value(value()),
+                            Arg::Node(0),
+                            Arg::Seq(Box::new([Arg::Some(Box::new(Arg::Node(0)))])),
+                            Arg::Map(Box::new([(value(), Arg::Node(0))])),
+                        ]),
+                    },
+                    extra: Some(Box::new(Extra {
+                        name: Some("n".into()),
+                        after: Box::new([0]),
+                        retries: Some(1),
+                        timeout: Some(1000),
+                        metadata: Some("{}".into()),
+                    })),
+                },
+                PlanNode {
+                    kind: NodeKind::Catch(1),
+                    extra: None,
+                },
+            ],
+        };
+        let plan = std::sync::Arc::new(plan);
+        let failure = Failure {
+            kind: crate::StepErrorKind::Panic,
+            message: "m".into(),
+            causes: vec!["c".into()],
+        };
+        let mut run = Run::default();
+        run.apply(Event::Created { plan: plan.clone() }).unwrap();
+        let expected = [
+            (Event::Created { plan: plan.clone() }, CREATED),
+            (
+                Event::StepSucceeded {
+                    step,
+                    value: value(),
+                },
+                "01fb2c01020107",
+            ),
+            (Event::StepRan { step, value: None }, "02fb2c01"),
+            (
+                Event::StepExpanded {
+                    step,
+                    plan: Plan::default().into(),
+                },
+                "03fb2c010000",
+            ),
+            (
+                Event::AttemptFailed {
+                    step,
+                    failure,
+                    retry_at: Some(keepstep_storage::Timestamp(5)),
+                },
+                "04fb2c0101016d0101630105",
+            ),
+            (Event::RunFailed, "05"),
+            (Event::RunCanceled, "06"),
+            (
+                Event::RunSuspended {
+                    reason: crate::SuspendReason::Requested,
+                },
+                "0700",
+            ),
+            (Event::RunResumed, "08"),
+            (Event::Snapshot(Box::new(run.snapshot())), SNAPSHOT),
+        ];
+        for (event, bytes) in expected {
+            assert_eq!(hex(&event), bytes, "{event:?}");
+        }
+    }
+
+    const CREATED: &str = "000104613a3a62020301020107000000040002010701000201040100030102010701000101016e0100010101fbe80301027b7d020100";
+    const SNAPSHOT: &str = "09030100000001000104613a3a62020301020107000000040002010701000201040100030102010701000101016e0100010101fbe80301027b7d0201000000000003000202010700000000";
 
     #[test]
     fn an_entry_reads_back_as_written() {

@@ -24,8 +24,8 @@ pub use clock::Clock;
 pub use context::{Context, context, try_context};
 pub use engine::{
     Cursor, Engine, EngineBuilder, Filter, Handle, Metadata, Page, ProgressStream, RunSummary,
-    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start,
-    status, step_output, suspend, try_init,
+    StorageSource, cancel, default_engine, delete, init, list, metadata, output, resume,
+    resume_all, run, start, status, step_output, suspend, try_init,
 };
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};
@@ -48,8 +48,8 @@ pub mod __private {
     pub use crate::registry::Registered;
     pub use crate::step::{
         Backoff, Borrowed, Fallible, ResourceNeed, StepBody, StepDef, StepFault, StepFuture,
-        StepInput, StepOptions, StepOutput, StepResult, end_with_result, end_with_value,
-        end_with_workflow, end_with_workflow_result,
+        StepInput, StepOptions, StepOutput, StepResult, end_with_result, end_with_unknown_result,
+        end_with_value, end_with_workflow, end_with_workflow_result,
     };
     pub use crate::value::Codec;
     pub use crate::workflow::build_step;

@@ -252,21 +252,24 @@ fn fault<E: Failure<N>, N>(error: E) -> StepFault {
     })
 }
 
+/// Ends a body that returns a `Result` whose type arguments an alias hides.
+#[doc(hidden)]
+pub fn end_with_unknown_result<T: Yields, E: Failure<N>, N>(
+    def: &'static StepDef,
+    result: Result<T, E>,
+) -> StepResult {
+    result.map_err(fault).and_then(|value| value.end(def))
+}
+
 /// A `Result` whose type arguments an alias hides: what it yields is known to the compiler only.
 #[doc(hidden)]
 pub trait Fallible {
     /// What a workflow of the step yields.
     type Value;
-    /// Ends a body that returns this.
-    fn end(self, def: &'static StepDef) -> StepResult;
 }
 
-impl<T: Yields, E: Into<BoxError>> Fallible for Result<T, E> {
+impl<T: Yields, E> Fallible for Result<T, E> {
     type Value = T::Value;
-
-    fn end(self, def: &'static StepDef) -> StepResult {
-        self.map_err(fault).and_then(|value| value.end(def))
-    }
 }
 
 /// A value, or a workflow that yields one.

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 
 use crate::arg::{ArgShape, BuildArg};
 use crate::error::StepError;
@@ -243,5 +245,66 @@ impl Drop for BuildNode {
 impl fmt::Debug for BuildNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BuildNode({})", self.label())
+    }
+}
+
+/// Implemented by nothing: it is here so that the compiler can say what to write in place of `workflow.await`.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a workflow cannot be awaited",
+    label = "this is a plan of steps, not a running future",
+    note = "inside of a step: pass the workflow to another step, or return it",
+    note = "outside: run it, as in `workflow.run(\"run_1\").await?`"
+)]
+pub trait CanBeAwaited {}
+
+/// Implemented by nothing: it is here so that the compiler can say why a workflow is no part of a value.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a workflow cannot be part of a stored value",
+    label = "this is a plan of steps, not their result",
+    note = "store what the workflow yields: pass it to a step that takes the value, and let that step make the whole"
+)]
+pub trait CanBeStored {}
+
+/// Stands for `Workflow<T>` in bounds that never hold. For `Workflow<T>` itself, the compiler would show the messages of
+/// `Future` and `Serialize`.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Unfinished<T>(PhantomData<T>);
+
+#[doc(hidden)]
+impl<T> Future for Workflow<T>
+where
+    Unfinished<T>: CanBeAwaited,
+{
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<T> {
+        Poll::Pending
+    }
+}
+
+#[doc(hidden)]
+impl<T> Serialize for Workflow<T>
+where
+    Unfinished<T>: CanBeStored,
+{
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom(
+            "a workflow cannot be part of a stored value",
+        ))
+    }
+}
+
+#[doc(hidden)]
+impl<'de, T> Deserialize<'de> for Workflow<T>
+where
+    Unfinished<T>: CanBeStored,
+{
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(D::Error::custom(
+            "a workflow cannot be part of a stored value",
+        ))
     }
 }

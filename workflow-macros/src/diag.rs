@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::ToTokens;
 
 /// The mistakes found so far.
@@ -17,17 +17,17 @@ impl Diag {
         self.push(syn::Error::new_spanned(tokens, message));
     }
 
-    /// Adds a mistake, shown at `span`.
-    pub(crate) fn error_at(&mut self, span: Span, message: impl Display) {
-        self.push(syn::Error::new(span, message));
-    }
-
     /// Adds a mistake that was found while parsing.
     pub(crate) fn push(&mut self, error: syn::Error) {
         match &mut self.errors {
             Some(errors) => errors.combine(error),
             None => self.errors = Some(error),
         }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.errors.iter().flatten().count()
     }
 
     /// The mistakes as code that makes the compiler report them; nothing if there are none.

@@ -199,24 +199,27 @@ fn split_at_commas(tokens: TokenStream) -> Vec<TokenStream> {
 fn key_and_value(input: ParseStream<'_>) -> syn::Result<(Ident, Option<TokenStream>)> {
     if !input.peek(Ident::peek_any) {
         let rest: TokenStream = input.parse()?;
-        return Err(syn::Error::new_spanned(
-            rest,
-            format_args!("expected an option: {}", list()),
-        ));
+        let message = format!("expected an option, such as `{}` {}", KNOWN[0].1, list());
+        return Err(syn::Error::new_spanned(rest, message));
     }
     let key = input.call(Ident::parse_any)?;
-    if input.is_empty() {
-        return Ok((key, None));
-    }
-    if input.parse::<Option<Token![=]>>()?.is_none() {
+    if !input.is_empty() && input.parse::<Option<Token![=]>>()?.is_none() {
         let rest: TokenStream = input.parse()?;
-        return Err(syn::Error::new_spanned(
-            rest,
-            format_args!("expected `=` and a value after `{key}`"),
-        ));
+        let message = format!(
+            "expected `=` after `{key}`: write {}",
+            example_of(&key.to_string())
+        );
+        return Err(syn::Error::new_spanned(rest, message));
     }
     let value: TokenStream = input.parse()?;
     Ok((key, (!value.is_empty()).then_some(value)))
+}
+
+fn example_of(name: &str) -> String {
+    match KNOWN.iter().find(|(known, _)| *known == name) {
+        Some((_, example)) => format!("`{example}`"),
+        None => format!("`{name} = value`"),
+    }
 }
 
 fn no_value(key: &Ident, name: &str, example: &str) -> syn::Error {

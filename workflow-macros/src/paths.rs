@@ -1,6 +1,6 @@
 //! Where the code that the macros write finds keepstep.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
 use syn::Path;
 
@@ -11,6 +11,15 @@ pub(crate) struct Root(Option<Path>);
 impl Root {
     pub(crate) fn renamed(path: Path) -> Self {
         Self(Some(path))
+    }
+
+    /// Its path, shown at `span` whatever names it.
+    pub(crate) fn at(&self, span: Span) -> TokenStream {
+        let moved = self.to_token_stream().into_iter().map(|mut token| {
+            token.set_span(token.span().located_at(span));
+            token
+        });
+        moved.collect()
     }
 
     /// The module that holds what only generated code uses.

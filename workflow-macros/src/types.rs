@@ -1,9 +1,13 @@
 //! What a type says about itself by the way it is written.
 
 use proc_macro2::TokenStream;
-use quote::quote_spanned;
+use quote::{ToTokens, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{GenericArgument, PathArguments, PathSegment, Type, TypeReference};
+use syn::visit_mut::{self, VisitMut};
+use syn::{
+    GenericArgument, Lifetime, PathArguments, PathSegment, Type, TypeImplTrait, TypePath,
+    TypeReference, parse_quote,
+};
 
 use crate::paths::Root;
 
@@ -57,6 +61,10 @@ pub(crate) fn as_reference(ty: &Type) -> Option<&TypeReference> {
     }
 }
 
+fn is_plain(ty: &Type, name: &str) -> bool {
+    last_segment(ty).is_some_and(|segment| segment.ident == name && segment.arguments.is_none())
+}
+
 /// The owned type that `&elem` is borrowed from.
 pub(crate) fn owner_of(elem: &Type, root: &Root) -> TokenStream {
     let at = elem.span();
@@ -64,15 +72,120 @@ pub(crate) fn owner_of(elem: &Type, root: &Root) -> TokenStream {
         let item = &slice.elem;
         return quote_spanned!(at=> ::std::vec::Vec<#item>);
     }
-    match last_segment(elem) {
-        Some(segment) if segment.ident == "str" && segment.arguments.is_none() => {
-            quote_spanned!(at=> ::std::string::String)
-        }
-        // `Path` may be the one of `std` or a type of the user's: only the compiler can tell.
-        Some(segment) if segment.ident == "Path" && segment.arguments.is_none() => {
-            let private = root.private();
-            quote_spanned!(at=> <#elem as #private::Borrowed>::Owner)
-        }
-        _ => quote_spanned!(at=> #elem),
+    if is_plain(elem, "str") {
+        return quote_spanned!(at=> ::std::string::String);
     }
+    if is_plain(elem, "Path") {
+        // The one of `std`, or a type of the user's: only the compiler can tell.
+        let private = root.private();
+        return quote_spanned!(at=> <#elem as #private::Borrowed>::Owner);
+    }
+    elem.to_token_stream()
+}
+
+/// The parts of a type that steps do not take or give.
+#[derive(Default)]
+pub(crate) struct Places {
+    pub(crate) references: Vec<TypeReference>,
+    /// All but `'static`, and those of references.
+    pub(crate) lifetimes: Vec<Lifetime>,
+    pub(crate) impl_traits: Vec<TypeImplTrait>,
+    pub(crate) workflows: Vec<TypePath>,
+    pub(crate) selves: Vec<TypePath>,
+}
+
+impl Places {
+    pub(crate) fn of(ty: &Type) -> Self {
+        let mut places = Self::default();
+        places.visit_type_mut(&mut ty.clone());
+        places
+    }
+}
+
+impl VisitMut for Places {
+    fn visit_type_reference_mut(&mut self, reference: &mut TypeReference) {
+        self.references.push(reference.clone());
+        self.visit_type_mut(&mut reference.elem);
+    }
+
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        if lifetime.ident != "static" {
+            self.lifetimes.push(lifetime.clone());
+        }
+    }
+
+    fn visit_type_impl_trait_mut(&mut self, written: &mut TypeImplTrait) {
+        self.impl_traits.push(written.clone());
+    }
+
+    fn visit_type_path_mut(&mut self, written: &mut TypePath) {
+        if of_workflow(&Type::Path(written.clone())).is_some() {
+            self.workflows.push(written.clone());
+        }
+        if written
+            .path
+            .segments
+            .first()
+            .is_some_and(|first| first.ident == "Self")
+        {
+            self.selves.push(written.clone());
+        }
+        visit_mut::visit_type_path_mut(self, written);
+    }
+}
+
+/// What was probably meant by a type that cannot be stored: owned in every part, values in place of workflows.
+pub(crate) fn owned(ty: &Type) -> Type {
+    struct Owned;
+
+    impl VisitMut for Owned {
+        fn visit_type_mut(&mut self, ty: &mut Type) {
+            if let Some(reference) = as_reference(ty) {
+                *ty = owned_by(&reference.elem);
+            } else if let Some(value) = of_workflow(ty) {
+                *ty = owned(value);
+            } else {
+                visit_mut::visit_type_mut(self, ty);
+            }
+        }
+
+        fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+            *lifetime = Lifetime::new("'static", lifetime.span());
+        }
+    }
+
+    let mut ty = ty.clone();
+    Owned.visit_type_mut(&mut ty);
+    ty
+}
+
+/// The same for what a reference refers to.
+pub(crate) fn owned_by(elem: &Type) -> Type {
+    match bare(elem) {
+        Type::Slice(slice) => {
+            let item = owned(&slice.elem);
+            parse_quote!(Vec<#item>)
+        }
+        elem if is_plain(elem, "str") => parse_quote!(String),
+        elem if is_plain(elem, "Path") => parse_quote!(PathBuf),
+        elem => owned(elem),
+    }
+}
+
+/// A type as people write it.
+pub(crate) fn display(ty: &Type) -> String {
+    let mut text = ty.to_token_stream().to_string();
+    for (spaced, tight) in [
+        (" :: ", "::"),
+        (":: ", "::"),
+        (" < ", "<"),
+        ("< ", "<"),
+        (" <", "<"),
+        (" >", ">"),
+        (" ,", ","),
+        ("& ", "&"),
+    ] {
+        text = text.replace(spaced, tight);
+    }
+    text
 }

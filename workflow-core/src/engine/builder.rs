@@ -1,9 +1,14 @@
 //! How an engine is put together.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "an engine is where tasks and randomness come in"
+)]
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use keepstep_storage::{NodeId, Storage};
+use keepstep_storage::{Durability, NodeId, Storage};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,11 +26,45 @@ const DEFAULT_CONCURRENT_STEPS: usize = 1024;
 /// How many bodies of plain functions execute at a time: fewer than tokio has threads that may block, since commits need one.
 const BLOCKING_STEPS: usize = 384;
 
+/// Where an engine keeps its runs: see [`EngineBuilder::storage`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum StorageSource {
+    /// A directory or a storage URL.
+    Url(String),
+    /// An open store.
+    Store(Arc<dyn Storage>),
+}
+
+impl From<&str> for StorageSource {
+    fn from(url: &str) -> Self {
+        Self::Url(url.to_owned())
+    }
+}
+
+impl From<String> for StorageSource {
+    fn from(url: String) -> Self {
+        Self::Url(url)
+    }
+}
+
+impl From<Arc<dyn Storage>> for StorageSource {
+    fn from(storage: Arc<dyn Storage>) -> Self {
+        Self::Store(storage)
+    }
+}
+
+impl<S: Storage> From<Arc<S>> for StorageSource {
+    fn from(storage: Arc<S>) -> Self {
+        Self::Store(storage)
+    }
+}
+
 /// An engine that is being put together: see [`Engine::builder`].
 #[derive(Debug, Default)]
 #[must_use = "a builder does nothing until `open`"]
 pub struct EngineBuilder {
-    storage: Option<Arc<dyn Storage>>,
+    storage: Option<StorageSource>,
     resources: Resources,
     max_running_runs: Option<usize>,
     max_pending_runs: Option<usize>,
@@ -36,9 +75,22 @@ pub struct EngineBuilder {
 }
 
 impl EngineBuilder {
-    /// Uses a store that was opened elsewhere, or one of your own.
-    pub fn storage(mut self, storage: Arc<dyn Storage>) -> Self {
-        self.storage = Some(storage);
+    /// Where runs are kept: a directory, a storage URL (see [`Engine::open`]), a store that was opened elsewhere, or one of
+    /// your own.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> keepstep_core::Result<()> {
+    /// use keepstep_core::{Engine, storage};
+    ///
+    /// let engine = Engine::builder().storage("memory:").build().await?;
+    /// # engine.shutdown().await?;
+    /// let engine = Engine::builder().storage(storage::memory()).build().await?;
+    /// # engine.shutdown().await
+    /// # }
+    /// ```
+    pub fn storage(mut self, storage: impl Into<StorageSource>) -> Self {
+        self.storage = Some(storage.into());
         self
     }
 
@@ -93,9 +145,7 @@ impl EngineBuilder {
     /// # Errors
     /// As [`Engine::open`].
     pub async fn open(mut self, path_or_url: impl AsRef<str>) -> Result<Engine> {
-        // Found out before a store is touched.
-        Registry::global()?;
-        self.storage = Some(keepstep_storage::open(path_or_url.as_ref()).await?);
+        self.storage = Some(path_or_url.as_ref().into());
         self.build().await
     }
 
@@ -104,11 +154,23 @@ impl EngineBuilder {
     /// # Errors
     /// As [`Engine::open`].
     pub async fn build(self) -> Result<Engine> {
+        // Found out before a store is touched.
         let registry = Registry::global()?;
         let storage = match self.storage {
-            Some(storage) => storage,
+            Some(StorageSource::Store(storage)) => storage,
+            Some(StorageSource::Url(url)) => keepstep_storage::open(&url).await?,
             None => keepstep_storage::open("memory:").await?,
         };
+        let description = storage.describe();
+        let kept = match description.durability {
+            Durability::Process => "runs are gone when this process ends",
+            _ => "runs survive crashes and power cuts",
+        };
+        tracing::info!(
+            backend = description.backend,
+            location = description.location,
+            "store opened: {kept}"
+        );
         let (committer, requests) = mpsc::unbounded_channel();
         let (timers, timer_requests) = mpsc::unbounded_channel();
         let halted = CancellationToken::new();

@@ -9,7 +9,7 @@ use keepstep_storage::{
 };
 
 use super::handle::{Attached, Handle};
-use super::shared::{Ended, Place, Seat, SeatState, Shared};
+use super::shared::{Admission, Ended, Place, Seat, SeatState, Shared};
 use super::{Engine, forbid_in_step};
 use crate::error::{Error, Result, SuspendReason};
 use crate::executor::{RunMessage, load_run};
@@ -20,6 +20,8 @@ use crate::value::{Codec, Value};
 
 /// How long a claim lasts on stores that several processes share.
 const LEASE: Duration = Duration::from_secs(30);
+/// How many runs are claimed at a time when all are resumed.
+const RESUME_CHUNK: usize = 512;
 
 /// What a message to a run's task came to.
 enum Told {
@@ -85,12 +87,62 @@ impl Engine {
                     None => break,
                 }
             }
-            for id in ids {
-                let handle = self.resume(&id).await;
-                resumed.push((id.to_string(), handle));
+            for chunk in ids.chunks(RESUME_CHUNK) {
+                self.resume_chunk(chunk, &mut resumed).await;
             }
         }
         Ok(resumed)
+    }
+
+    /// Resumes runs that were resumable when they were listed, with one claim for all of them.
+    async fn resume_chunk(
+        &self,
+        ids: &[RunId],
+        resumed: &mut Vec<(String, Result<Handle<serde_json::Value>>)>,
+    ) {
+        // Locks are always taken in the order of the ids, so that two calls cannot wait for each other.
+        let mut sorted: Vec<&RunId> = ids.iter().collect();
+        sorted.sort_unstable();
+        let mut locks = Vec::with_capacity(sorted.len());
+        for id in sorted {
+            locks.push(self.shared.locks.lock(id).await);
+        }
+        let mut admitted = Vec::with_capacity(ids.len());
+        let mut outcomes: Vec<Option<Result<Attached>>> = Vec::with_capacity(ids.len());
+        for id in ids {
+            outcomes.push(match self.seat(id) {
+                Some(seat) => Some(Ok(Attached::to(&seat))),
+                None => match self.shared.take_place() {
+                    Ok(admission) => {
+                        admitted.push((outcomes.len(), admission));
+                        None
+                    }
+                    Err(error) => Some(Err(error)),
+                },
+            });
+        }
+        let to_claim: Vec<RunId> = admitted.iter().map(|(at, _)| ids[*at].clone()).collect();
+        match self.claim_all(&to_claim).await {
+            Ok(records) => {
+                for ((at, admission), record) in admitted.into_iter().zip(records) {
+                    let id = &ids[at];
+                    outcomes[at] = Some(match record {
+                        Some(record) => self.begin(id, record, admission).await,
+                        None => Err(Error::NotFound { run: id.clone() }),
+                    });
+                }
+            }
+            Err(error) => {
+                admitted
+                    .into_iter()
+                    .for_each(|(at, _)| outcomes[at] = Some(Err(error.clone())));
+            }
+        }
+        for (id, outcome) in ids.iter().zip(outcomes) {
+            let outcome = outcome.unwrap_or_else(|| Err(Error::NotFound { run: id.clone() }));
+            let handle = outcome.map(|attached| Handle::new(self.clone(), id.clone(), attached));
+            resumed.push((id.to_string(), handle));
+        }
     }
 
     /// Stops a run so that it can be resumed: its bodies are told to stop, and it is `Suspended` when this returns. Suspending a
@@ -190,17 +242,24 @@ impl Engine {
             _ => (StoredStatus::Canceled, Ended::Canceled),
         };
         debug_assert_eq!(Status::of(status, true), to);
-        self.append(id, &record, event, status).await?;
+        let appended = self.append(id, &record, event, status).await;
         let seat = {
             let mut roster = self.shared.roster();
             roster.queue.retain(|queued| queued != id);
-            roster.lost.remove(id);
+            if appended.is_ok() {
+                roster.lost.remove(id);
+            }
             roster.seats.remove(id)
+        };
+        let ended = match &appended {
+            Ok(_) => ended,
+            Err(Error::Storage(error)) => Ended::Interrupted(error.clone()),
+            Err(error) => Ended::Unreadable(error.clone()),
         };
         if let Some((_, seat)) = seat {
             seat.ended.send_replace(Some(ended));
         }
-        Ok(())
+        appended.map(drop)
     }
 
     /// Appends an event to a run that no task drives.
@@ -270,19 +329,36 @@ impl Engine {
     }
 
     async fn claim(&self, id: &RunId) -> Result<RunRecord> {
-        if self.shared.roster().is_closed {
-            return Err(Error::ShutDown);
+        let mut claimed = self.claim_all(std::slice::from_ref(id)).await?;
+        claimed
+            .pop()
+            .flatten()
+            .ok_or_else(|| Error::NotFound { run: id.clone() })
+    }
+
+    async fn claim_all(&self, ids: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
+        {
+            let mut roster = self.shared.roster();
+            if roster.is_closed {
+                return Err(Error::ShutDown);
+            }
+            // Until a task drives them, they are this engine's by the store alone.
+            roster.lost.extend(ids.iter().cloned());
         }
         let claimed = self
             .shared
             .storage
-            .claim(std::slice::from_ref(id), self.shared.node, LEASE)
+            .claim(ids, self.shared.node, LEASE)
             .await?;
-        claimed
-            .into_iter()
-            .next()
-            .flatten()
-            .ok_or_else(|| Error::NotFound { run: id.clone() })
+        let mut roster = self.shared.roster();
+        for (id, _) in ids
+            .iter()
+            .zip(&claimed)
+            .filter(|(_, record)| record.is_none())
+        {
+            roster.lost.remove(id);
+        }
+        Ok(claimed)
     }
 
     /// Attaches to a run that has no seat: gives its end, goes on with it, or waits for it.
@@ -321,18 +397,34 @@ impl Engine {
 
     /// Claims a run and goes on with it, or queues it.
     async fn take_over(&self, id: &RunId) -> Result<Attached> {
-        let place = self.shared.take_place()?;
+        let admission = self.shared.take_place()?;
         let record = self.claim(id).await?;
+        self.begin(id, record, admission).await
+    }
+
+    /// Goes on with a run that was claimed, or queues it.
+    async fn begin(&self, id: &RunId, record: RunRecord, admission: Admission) -> Result<Attached> {
+        if matches!(
+            record.status,
+            StoredStatus::Successful | StoredStatus::Canceled
+        ) {
+            // It ended since it was looked at.
+            let progress = super::read::progress_of(&record);
+            return Ok(Attached::Ended(
+                self.stored_end(id, &record).await?,
+                progress,
+            ));
+        }
         let seat = Seat::new(record.plan_hash);
         let attached = Attached::to(&seat);
         let opening = (!record.status.is_active()).then_some(Event::RunResumed);
-        match place {
-            Some(place) => {
+        match admission {
+            Admission::Run(place) => {
                 self.shared
                     .load_and_drive(id, seat, record, opening, place)
                     .await?
             }
-            None => {
+            Admission::Queue(place) => {
                 let record = match opening {
                     Some(event) => {
                         self.append(id, &record, event, StoredStatus::Pending)
@@ -340,7 +432,7 @@ impl Engine {
                     }
                     None => record,
                 };
-                self.shared.enqueue(id, seat, record.epoch)?;
+                self.shared.enqueue(id, seat, record.epoch, place)?;
             }
         }
         Ok(attached)
@@ -356,14 +448,7 @@ impl Shared {
         opening: Option<Event>,
         place: Place,
     ) -> Result<()> {
-        let run = match load_run(&*self.storage, id, &record).await {
-            Ok(run) => run,
-            Err(error) => {
-                // It stays as it is stored, and nobody's.
-                self.roster().lost.insert(id.clone());
-                return Err(error);
-            }
-        };
+        let run = load_run(&*self.storage, id, &record).await?;
         seat.report(run.progress());
         self.drive(id.clone(), seat, run, record, opening, place);
         Ok(())
@@ -405,7 +490,11 @@ impl Shared {
                 Some(_) => return,
                 None => None,
             };
-            if shared.roster().is_closed {
+            let is_mine = {
+                let roster = shared.roster();
+                !roster.is_closed && !roster.lost.contains(&id)
+            };
+            if !is_mine {
                 return;
             }
             let place = shared.take_place_back();

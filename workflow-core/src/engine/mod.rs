@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
-pub use builder::EngineBuilder;
+pub use builder::{EngineBuilder, StorageSource};
 pub use global::{
     cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start,
     status, step_output, suspend, try_init,
@@ -39,7 +39,7 @@ use crate::run::{Event, Run};
 use crate::value::Value;
 use crate::workflow::Workflow;
 use handle::Attached;
-use shared::{Place, SeatState};
+use shared::{Admission, Place, QueuePlace, SeatState};
 
 /// Executes durable runs on a store.
 ///
@@ -89,9 +89,23 @@ impl Engine {
     /// engine.shutdown().await
     /// # }
     /// ```
-    #[must_use]
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
+    }
+
+    /// What the engine's store is, and what it survives.
+    #[must_use]
+    pub fn storage(&self) -> keepstep_storage::Description {
+        self.shared.storage.describe()
+    }
+
+    /// Wins back space in the store: removes large values that no run refers to any more, and compacts. It may take long;
+    /// runs go on meanwhile, some of their commits more slowly.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub async fn maintain(&self) -> Result<keepstep_storage::Maintained> {
+        Ok(self.shared.storage.maintain().await?)
     }
 
     /// Runs a workflow to its end and returns its output, both durable.
@@ -140,8 +154,8 @@ impl Engine {
                 Err(Error::IdConflict { run: id.clone() })
             };
         }
-        let place = match self.shared.take_place() {
-            Ok(place) => place,
+        let admission = match self.shared.take_place() {
+            Ok(admission) => admission,
             // A run that is there needs no place in the queue.
             Err(full @ Error::QueueFull { .. }) => {
                 return match self.shared.storage.record(id).await? {
@@ -151,7 +165,7 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
-        match self.create(id, plan, hash, place).await? {
+        match self.create(id, plan, hash, admission).await? {
             Some(attached) => Ok(attached),
             None => match self.shared.storage.record(id).await? {
                 Some(record) => self.attach_to_stored(id, Some(hash), record).await,
@@ -166,9 +180,10 @@ impl Engine {
         id: &RunId,
         plan: Plan,
         hash: [u8; 32],
-        place: Option<Place>,
+        admission: Admission,
     ) -> Result<Option<Attached>> {
         let shared = &self.shared;
+        let is_admitted = matches!(admission, Admission::Run(_));
         let root = plan.root();
         let workflow = plan.label(root).to_owned();
         let metadata = plan
@@ -188,7 +203,7 @@ impl Engine {
         let entry = entry.finish(Position(0));
         let now = shared.clock.timestamp();
         let record = RunRecord {
-            status: if place.is_some() {
+            status: if is_admitted {
                 StoredStatus::Running
             } else {
                 StoredStatus::Pending
@@ -199,7 +214,7 @@ impl Engine {
             workflow,
             plan_hash: hash,
             created_at: now,
-            started_at: place.is_some().then_some(now),
+            started_at: is_admitted.then_some(now),
             ended_at: None,
             wake_at: None,
             first_entry: Position(0),
@@ -219,7 +234,11 @@ impl Engine {
             blobs,
             consumed: Vec::new(),
         };
-        match self.write(write).await? {
+        let written = self.write(write).await.inspect_err(|_| {
+            // It may be there all the same; then it is nobody's.
+            self.shared.roster().lost.insert(id.clone());
+        });
+        match written? {
             WriteOutcome::Written => {}
             WriteOutcome::Exists => return Ok(None),
             WriteOutcome::Fenced { .. } | WriteOutcome::NotFound => {
@@ -228,11 +247,11 @@ impl Engine {
         }
         let seat = Seat::new(hash);
         let attached = Attached::to(&seat);
-        match place {
-            Some(place) => self
+        match admission {
+            Admission::Run(place) => self
                 .shared
                 .drive(id.clone(), seat, run, record, None, place),
-            None => self.shared.enqueue(id, seat, record.epoch)?,
+            Admission::Queue(place) => self.shared.enqueue(id, seat, record.epoch, place)?,
         }
         Ok(Some(attached))
     }
@@ -265,13 +284,13 @@ impl Engine {
     /// [`Error::Storage`] if the store could not be closed; it is closed as far as it goes.
     pub async fn shutdown(&self) -> Result<()> {
         let shared = &self.shared;
+        let was_closed = std::mem::replace(&mut shared.roster().is_closed, true);
+        if was_closed {
+            shared.tasks.wait().await;
+            return Ok(());
+        }
         {
             let mut roster = shared.roster();
-            if std::mem::replace(&mut roster.is_closed, true) {
-                drop(roster);
-                shared.tasks.wait().await;
-                return Ok(());
-            }
             roster.queue.clear();
             let mut queued = Vec::new();
             for (id, (state, seat)) in &roster.seats {
@@ -335,7 +354,13 @@ impl Shared {
     }
 
     /// Puts a run, which is stored as pending, at the end of the queue.
-    fn enqueue(self: &Arc<Self>, id: &RunId, seat: Arc<Seat>, epoch: Epoch) -> Result<()> {
+    fn enqueue(
+        self: &Arc<Self>,
+        id: &RunId,
+        seat: Arc<Seat>,
+        epoch: Epoch,
+        place: QueuePlace,
+    ) -> Result<()> {
         {
             let mut roster = self.roster();
             roster.lost.remove(id);
@@ -348,6 +373,7 @@ impl Shared {
                 .insert(id.clone(), (SeatState::Queued(epoch), seat));
             roster.queue.push_back(id.clone());
         }
+        drop(place);
         // A place may have become free since this run did not get one.
         self.fill_places();
         Ok(())

@@ -53,6 +53,8 @@ pub(super) struct Roster {
     pub(super) n_running: usize,
     /// Pending runs, first come, first served.
     pub(super) queue: VecDeque<RunId>,
+    /// Runs that are being made pending.
+    pub(super) n_queueing: usize,
     /// Runs that this engine owns by the store, and whose task is gone: a write failed.
     pub(super) lost: HashSet<RunId>,
     /// Runs to release when the engine has shut down.
@@ -139,6 +141,23 @@ impl Place {
     }
 }
 
+/// A place in the queue, until the run is in it or is not to be.
+#[derive(Debug)]
+pub(super) struct QueuePlace(Arc<Shared>);
+
+impl Drop for QueuePlace {
+    fn drop(&mut self) {
+        self.0.roster().n_queueing -= 1;
+    }
+}
+
+/// Whether a run may begin.
+#[derive(Debug)]
+pub(super) enum Admission {
+    Run(Place),
+    Queue(QueuePlace),
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(shared) = self.0.take() {
@@ -168,9 +187,12 @@ impl Shared {
             .u64(..)
     }
 
-    /// Hands a write to the committer. If that is gone, the engine has halted, and the reply never comes.
+    /// Hands a write to the committer.
     pub(crate) fn commit(&self, request: CommitRequest) {
-        drop(self.committer.send(request));
+        if let Err(mpsc::error::SendError(request)) = self.committer.send(request) {
+            let location = self.storage.describe().location;
+            request.reply.send(Err(StorageError::Closed { location }));
+        }
     }
 
     pub(crate) fn set_timer(&self, due_at: Timestamp, run: RunId) {
@@ -247,21 +269,22 @@ impl Shared {
         }
     }
 
-    /// Takes a place for a run; `None` if it must queue.
+    /// Takes a place for a run, or one in the queue.
     ///
     /// # Errors
     /// [`Error::QueueFull`] if there is no room in the queue either, [`Error::ShutDown`].
-    pub(super) fn take_place(self: &Arc<Self>) -> Result<Option<Place>> {
+    pub(super) fn take_place(self: &Arc<Self>) -> Result<Admission> {
         let mut roster = self.roster();
         if roster.is_closed {
             return Err(Error::ShutDown);
         }
         if roster.n_running < self.max_running_runs && roster.queue.is_empty() {
             roster.n_running += 1;
-            return Ok(Some(Place(Some(Arc::clone(self)))));
+            return Ok(Admission::Run(Place::taken(self)));
         }
-        if roster.queue.len() < self.max_pending_runs {
-            return Ok(None);
+        if roster.queue.len() + roster.n_queueing < self.max_pending_runs {
+            roster.n_queueing += 1;
+            return Ok(Admission::Queue(QueuePlace(Arc::clone(self))));
         }
         Err(Error::QueueFull {
             limit: self.max_pending_runs,
@@ -271,7 +294,7 @@ impl Shared {
     /// Takes a place even if there is none: for a run that had one and left memory to wait.
     pub(super) fn take_place_back(self: &Arc<Self>) -> Place {
         self.roster().n_running += 1;
-        Place(Some(Arc::clone(self)))
+        Place::taken(self)
     }
 
     fn give_place_back(self: &Arc<Self>) {

@@ -87,12 +87,15 @@ impl Execution {
             args,
             resources: Arc::clone(&shared.resources),
         };
+        let timed_out = context.clone();
         let body = execute(&shared, def, input, context, permit);
         let result = match timeout {
             None => body.await,
             Some(limit) => match tokio::time::timeout(limit, body).await {
                 Ok(result) => result,
                 Err(_) => {
+                    // A plain function goes on in its thread; it can notice.
+                    timed_out.cancel();
                     let message = format!("it took longer than {limit:?}");
                     return Err(Outcome::Failed(Failure {
                         kind: StepErrorKind::Timeout,

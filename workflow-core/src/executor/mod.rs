@@ -5,13 +5,16 @@
 
 mod body;
 mod committer;
+mod crew;
 mod load;
 mod steps;
 mod timers;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use keepstep_storage::{
     Expect, RunId, RunRecord, RunWrite, StorageError, StoredStatus, ValueKey, WriteOutcome,
 };
@@ -27,6 +30,7 @@ use crate::engine::{Ended, Seat, Shared};
 use crate::error::SuspendReason;
 use crate::journal::EntryWriter;
 use crate::run::{Event, Impossible, Run, Settled, StepId};
+use crate::step::StepDef;
 use crate::value::{Codec, Value};
 use steps::Steps;
 
@@ -35,6 +39,8 @@ const MIN_COMPACTION_BYTES: u64 = 1 << 20;
 /// A journal is compacted when it has so many times the bytes that a snapshot would: each byte is then rewritten a bounded
 /// number of times, however long the run is.
 const COMPACTION_FACTOR: u64 = 4;
+/// What happened beyond this waits for the next commit, so that those of other runs do not wait for it.
+const MAX_ENTRY_BYTES: usize = 4 << 20;
 /// A run that has only timers left, all of them further away than this, leaves memory.
 pub(crate) const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -72,11 +78,20 @@ pub(crate) struct RunTask {
     messages: mpsc::UnboundedReceiver<RunMessage>,
     sender: mpsc::UnboundedSender<RunMessage>,
     /// What happened and is not yet folded.
-    happened: VecDeque<(StepId, Outcome)>,
+    happened: VecDeque<Happened>,
     steps: Steps,
     /// An event to begin with: the run goes on after a failure or a suspension.
     opening: Option<Event>,
+    /// How long the last snapshot was.
+    snapshot_bytes: u64,
     is_shutting_down: bool,
+}
+
+/// How an execution ended that the run waited for.
+struct Happened {
+    step: StepId,
+    def: &'static StepDef,
+    outcome: Outcome,
 }
 
 /// Why a run's task is over.
@@ -110,13 +125,18 @@ impl RunTask {
             happened: VecDeque::new(),
             steps: Steps::default(),
             opening,
+            snapshot_bytes: 0,
             is_shutting_down: false,
         }
     }
 
     /// Drives the run until it ends, stops, or leaves memory.
     pub(crate) async fn drive(mut self) {
-        let exit = self.drive_to_exit().await;
+        let exit = AssertUnwindSafe(self.drive_to_exit()).catch_unwind().await;
+        let exit = exit.unwrap_or_else(|_| {
+            let what = "its task panicked".to_owned();
+            Exit::Ended(Ended::Suspended(SuspendReason::Invariant { what }))
+        });
         self.steps.abort_all();
         match exit {
             Exit::Ended(ended) => {
@@ -195,11 +215,11 @@ impl RunTask {
                 execution,
                 outcome,
             } => {
-                if self.steps.ended(step, execution) {
+                if let Some(def) = self.steps.ended(step, execution) {
                     match outcome {
                         Outcome::Stopped => self.run.stopped(step),
                         Outcome::Storage(error) => return Some(self.lost(error)),
-                        outcome => self.happened.push_back((step, outcome)),
+                        outcome => self.happened.push_back(Happened { step, def, outcome }),
                     }
                 }
             }
@@ -244,16 +264,28 @@ impl RunTask {
     /// Folds what happened since the last commit, and commits it in one entry.
     fn fold_and_commit(&mut self) -> Result<(), Impossible> {
         let mut entry = EntryWriter::default();
-        let compacts = self.record.journal_bytes
-            > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * self.run.live_bytes();
         let mut blobs = Vec::new();
-        let mut events: Vec<Event> = self.opening.take().into_iter().collect();
-        while let Some((step, outcome)) = self.happened.pop_front() {
+        if let Some(event) = self.opening.take() {
+            self.record_event(&mut entry, event)?;
+        }
+        let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
+        if is_compacted {
+            write(&mut entry, &Event::Snapshot(Box::new(self.run.snapshot())))?;
+            self.snapshot_bytes = entry.len() as u64;
+        }
+        let full = entry.len() + MAX_ENTRY_BYTES;
+        while entry.len() < full
+            && let Some(happened) = self.happened.pop_front()
+        {
+            let step = happened.step;
             if !self.run.is_running(step) {
                 continue;
             }
-            match self.event_of(step, outcome) {
-                Ok(event) => events.push(event),
+            match self.event_of(happened) {
+                Ok(event) => {
+                    blobs.extend(event.blobs());
+                    self.record_event(&mut entry, event)?;
+                }
                 Err(reason) => {
                     // The body did not run, or gave nothing: the step is as before, and the run waits for better code.
                     self.run.stopped(step);
@@ -261,17 +293,8 @@ impl RunTask {
                 }
             }
         }
-        if compacts && !events.is_empty() && self.run.is_active() {
-            write(&mut entry, &Event::Snapshot(Box::new(self.run.snapshot())))?;
-        }
-        let is_compacted = !entry.is_empty();
-        for event in events {
-            write(&mut entry, &event)?;
-            blobs.extend(event.blobs());
-            self.run.apply(event)?;
-        }
         self.stop_steps();
-        let is_idle = self.steps.is_idle() && !self.is_shutting_down;
+        let is_idle = self.steps.is_idle() && self.happened.is_empty() && !self.is_shutting_down;
         let mut settled = self.run.settle(is_idle);
         if let Settled::By(event) = settled {
             write(&mut entry, &event)?;
@@ -290,6 +313,18 @@ impl RunTask {
         }
         self.commit(entry, is_compacted, status, blobs);
         Ok(())
+    }
+
+    fn record_event(&mut self, entry: &mut EntryWriter, event: Event) -> Result<(), Impossible> {
+        write(entry, &event)?;
+        self.run.apply(event)
+    }
+
+    fn is_worth_compacting(&self) -> bool {
+        let snapshot_bytes = self.run.live_bytes().max(self.snapshot_bytes);
+        self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * snapshot_bytes
+            && self.opening.is_none()
+            && self.run.is_active()
     }
 
     fn commit(
@@ -368,10 +403,10 @@ impl RunTask {
         if self.is_shutting_down {
             return;
         }
-        self.seat.report(self.run.progress());
         let ready = self.run.take_ready();
         self.steps.allow(ready);
         self.start_steps();
+        self.seat.report(self.run.progress());
     }
 
     /// Whether nothing can happen any more without a timer or the world outside.

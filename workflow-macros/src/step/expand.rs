@@ -11,7 +11,7 @@ use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::model::{Param, ParamKind, Shape, Step};
+use super::model::{Param, Shape, Step};
 use crate::options::{Codec, duration_tokens};
 
 /// The constructor, and in it the step.
@@ -22,13 +22,13 @@ pub(crate) fn step(step: &Step) -> TokenStream {
     let name = &step.sig.ident;
     let value = &step.returns.value;
     let arg_docs = arg_docs(step);
-    let (params, types): (Vec<_>, Vec<_>) = step
-        .values()
-        .map(|(param, owned)| (&param.name, owned))
-        .unzip();
-    let impls = step
-        .values()
-        .map(|(param, owned)| quote_spanned!(here(param.ty.span())=> impl #root::IntoArg<#owned>));
+    let params: Vec<_> = step.values().map(|param| &param.name).collect();
+    let types: Vec<_> = step.values().map(|param| &param.owned).collect();
+    let impls = step.values().map(|param| {
+        let (owned, at) = (&param.owned, here(param.ty.span()));
+        let root = root.at(at);
+        quote_spanned!(at=> impl #root::IntoArg<#owned>)
+    });
     let body = body(step);
     let call = call(step);
     let definition = definition(step);
@@ -37,17 +37,20 @@ pub(crate) fn step(step: &Step) -> TokenStream {
     } else {
         quote!(::std::vec![#(#root::IntoArg::<#types>::into_arg(#params)),*])
     };
+    // A step is registered even if nothing in the program calls it any more: runs of earlier versions may still need it.
     quote! {
         #(#attrs)*
         #arg_docs
-        #[allow(dead_code, clippy::too_many_arguments)]
+        #[allow(dead_code, clippy::impl_trait_in_params, clippy::too_many_arguments)]
         #vis fn #name(#(#params: #impls),*) -> #root::Workflow<#value> {
             #body
             {
                 #call
                 #definition
                 #private::inventory::submit! { #private::Registered(&__KEEPSTEP_STEP) }
-                #private::build_step(&__KEEPSTEP_STEP, #args)
+                #[allow(clippy::used_underscore_binding)]
+                let args = #args;
+                #private::build_step(&__KEEPSTEP_STEP, args)
             }
         }
     }
@@ -57,12 +60,12 @@ pub(crate) fn step(step: &Step) -> TokenStream {
 fn arg_docs(step: &Step) -> Option<TokenStream> {
     let documented: Vec<_> = step
         .values()
-        .filter(|(param, _)| !param.docs.is_empty())
+        .filter(|param| !param.docs.is_empty())
         .collect();
     if documented.is_empty() {
         return None;
     }
-    let entries = documented.iter().map(|(param, _)| {
+    let entries = documented.iter().map(|param| {
         let head = format!("- `{}`:", param.label());
         let docs = &param.docs;
         quote!(#[doc = #head] #(#docs)*)
@@ -70,7 +73,8 @@ fn arg_docs(step: &Step) -> Option<TokenStream> {
     Some(quote!(#[doc = ""] #[doc = "# Arguments"] #(#entries)*))
 }
 
-/// The user's function under a name that its own name does not hide: so `fib(n - 1)` in it is the constructor.
+/// The user's function under another name, so that `fib(n - 1)` in it is the constructor. Whether it is `async` says where
+/// it runs, also if it awaits nothing.
 fn body(step: &Step) -> TokenStream {
     let Step {
         body_attrs,
@@ -81,6 +85,7 @@ fn body(step: &Step) -> TokenStream {
     let (asyncness, inputs, output) = (&sig.asyncness, &sig.inputs, &sig.output);
     quote! {
         #(#body_attrs)*
+        #[allow(clippy::unused_async)]
         #asyncness fn __keepstep_body(#inputs) #output #body
     }
 }
@@ -125,32 +130,26 @@ fn call(step: &Step) -> TokenStream {
     }
 }
 
-/// Takes a parameter out of the input.
+/// Takes a parameter out of the input; `next` counts the arguments.
 fn take(index: usize, param: &Param, next: &mut usize) -> TokenStream {
-    let local = local(index);
+    let (local, owned) = (local(index), &param.owned);
     let at = here(param.ty.span());
-    match &param.kind {
-        ParamKind::Value { owned, .. } => {
-            let position = *next;
-            *next += 1;
-            quote_spanned!(at=> let #local = input.arg::<#owned, _>(#position)?;)
-        }
-        ParamKind::Resource { ty, .. } => {
-            let label = param.label();
-            quote_spanned!(at=> let #local = input.resource::<#ty>(#label)?;)
-        }
+    if param.is_resource {
+        let label = param.label();
+        return quote_spanned!(at=> let #local = input.resource::<#owned>(#label)?;);
     }
+    let position = *next;
+    *next += 1;
+    quote_spanned!(at=> let #local = input.arg::<#owned, _>(#position)?;)
 }
 
 /// Passes it to the body.
 fn pass(index: usize, param: &Param) -> TokenStream {
     let local = local(index);
-    let at = here(param.ty.span());
-    match param.kind {
-        ParamKind::Value { borrowed: true, .. } | ParamKind::Resource { borrowed: true, .. } => {
-            quote_spanned!(at=> &#local)
-        }
-        _ => local.into_token_stream(),
+    if param.borrowed {
+        quote_spanned!(here(param.ty.span())=> &#local)
+    } else {
+        local.into_token_stream()
     }
 }
 
@@ -168,7 +167,9 @@ fn end(step: &Step, output: TokenStream) -> TokenStream {
         Shape::ResultOfWorkflow => {
             quote_spanned!(at=> #private::end_with_workflow_result::<#value, _, _>(#output))
         }
-        Shape::ResultOfUnknown => quote_spanned!(at=> #private::Fallible::end(#output, #def)),
+        Shape::ResultOfUnknown => {
+            quote_spanned!(at=> #private::end_with_unknown_result(#def, #output))
+        }
     }
 }
 
@@ -184,10 +185,10 @@ fn definition(step: &Step) -> TokenStream {
         }
     };
     let version = step.options.version.unwrap_or(1);
-    let params = step.values().map(|(param, _)| param.label());
-    let resources = step.resources().map(|(param, ty)| {
-        let label = param.label();
-        quote_spanned! {here(ty.span())=>
+    let params = step.values().map(Param::label);
+    let resources = step.resources().map(|param| {
+        let (label, ty) = (param.label(), &param.owned);
+        quote_spanned! {here(param.ty.span())=>
             #private::ResourceNeed {
                 param: #label,
                 type_name: ::core::any::type_name::<#ty>,

@@ -20,19 +20,19 @@ pub(crate) fn step(options: TokenStream, item: TokenStream) -> TokenStream {
         Ok(function) => function,
         Err(error) => {
             diag.push(error);
-            return fallback::item(item, diag);
+            return fallback::item(&item, diag);
         }
     };
-    check::function(&function, &mut diag);
+    let can_be_step = check::function(&function, &mut diag);
     let step = Step::of(function, options);
-    match diag.into_compile_errors() {
-        Some(errors) => fallback::stub(&step, errors),
-        None => {
-            let code = expand::step(&step);
-            print_if_asked(&step, &code);
-            code
-        }
-    }
+    let mut code = if can_be_step {
+        expand::step(&step)
+    } else {
+        fallback::stub(&step)
+    };
+    code.extend(diag.into_compile_errors());
+    print_if_asked(&step, &code);
+    code
 }
 
 /// Shows what a step becomes to who asks for it by name.

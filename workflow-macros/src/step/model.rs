@@ -4,11 +4,11 @@
 //! for the stub.
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
-use quote::{ToTokens, format_ident, quote};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, FnArg, Meta, Pat, PatType, ReturnType, Signature, Type, TypeParamBound, Visibility,
+    Attribute, FnArg, Pat, PatType, ReturnType, Signature, Type, TypeParamBound, Visibility,
 };
 
 use super::parse::Function;
@@ -37,15 +37,12 @@ pub(crate) struct Param {
     pub(crate) docs: Vec<Attribute>,
     /// As it was written.
     pub(crate) ty: Type,
-    pub(crate) kind: ParamKind,
-}
-
-/// Where the value of a parameter comes from.
-pub(crate) enum ParamKind {
-    /// It is an argument of the constructor, and stored.
-    Value { owned: TokenStream, borrowed: bool },
-    /// It comes from the engine.
-    Resource { ty: Type, borrowed: bool },
+    /// What is decoded, or looked up, for it.
+    pub(crate) owned: TokenStream,
+    /// Whether the body takes a reference to that.
+    pub(crate) borrowed: bool,
+    /// Whether it comes from the engine; if not, it is an argument of the constructor.
+    pub(crate) is_resource: bool,
 }
 
 /// What a step returns.
@@ -98,20 +95,14 @@ impl Step {
         self.sig.asyncness.is_some()
     }
 
-    /// The parameters that are arguments, with the types that own them.
-    pub(crate) fn values(&self) -> impl Iterator<Item = (&Param, &TokenStream)> {
-        self.params.iter().filter_map(|param| match &param.kind {
-            ParamKind::Value { owned, .. } => Some((param, owned)),
-            ParamKind::Resource { .. } => None,
-        })
+    /// The parameters that are arguments of the constructor.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter().filter(|param| !param.is_resource)
     }
 
-    /// The resources, with their types.
-    pub(crate) fn resources(&self) -> impl Iterator<Item = (&Param, &Type)> {
-        self.params.iter().filter_map(|param| match &param.kind {
-            ParamKind::Resource { ty, .. } => Some((param, ty)),
-            ParamKind::Value { .. } => None,
-        })
+    /// The parameters that come from the engine.
+    pub(crate) fn resources(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter().filter(|param| param.is_resource)
     }
 }
 
@@ -155,16 +146,23 @@ impl Param {
             _ => format_ident!("arg{index}", span = Span::mixed_site()),
         };
         let ty = (*arg.ty).clone();
-        let kind = if is_resource {
-            resource(&ty)
-        } else {
-            value(&ty, options)
+        let inner = as_reference(&ty).map(|reference| &*reference.elem);
+        let owned = match inner {
+            _ if is_resource => inner
+                .or(arg_of(&ty, "Arc"))
+                .unwrap_or(&ty)
+                .to_token_stream(),
+            Some(inner) => owner_of(inner, &options.root),
+            None => ty.to_token_stream(),
         };
+        let borrowed = inner.is_some();
         Self {
             name,
             docs,
             ty,
-            kind,
+            owned,
+            borrowed,
+            is_resource,
         }
     }
 
@@ -175,44 +173,11 @@ impl Param {
 }
 
 pub(crate) fn is_resource_attr(attr: &Attribute) -> bool {
-    matches!(&attr.meta, Meta::Path(path) if path.is_ident("resource"))
+    attr.path().is_ident("resource")
 }
 
 fn is_doc(attr: &Attribute) -> bool {
     attr.path().is_ident("doc")
-}
-
-fn resource(ty: &Type) -> ParamKind {
-    if let Some(reference) = as_reference(ty) {
-        return ParamKind::Resource {
-            ty: (*reference.elem).clone(),
-            borrowed: true,
-        };
-    }
-    let shared = arg_of(ty, "Arc").unwrap_or(ty);
-    ParamKind::Resource {
-        ty: shared.clone(),
-        borrowed: false,
-    }
-}
-
-fn value(ty: &Type, options: &Options) -> ParamKind {
-    let (inner, borrowed) = match as_reference(ty) {
-        Some(reference) => (&*reference.elem, true),
-        None => (ty, false),
-    };
-    if let Some(yields) = of_workflow(inner) {
-        return ParamKind::Value {
-            owned: yields.to_token_stream(),
-            borrowed,
-        };
-    }
-    let owned = if borrowed {
-        owner_of(inner, &options.root)
-    } else {
-        inner.to_token_stream()
-    };
-    ParamKind::Value { owned, borrowed }
 }
 
 impl Returns {
@@ -241,11 +206,10 @@ impl Returns {
         };
         match type_args(result).next() {
             None => {
-                let private = options.root.private();
-                (
-                    Shape::ResultOfUnknown,
-                    quote!(<#written as #private::Fallible>::Value),
-                )
+                let at = Span::mixed_site().located_at(written.span());
+                let root = options.root.at(at);
+                let value = quote_spanned!(at=> <#written as #root::__private::Fallible>::Value);
+                (Shape::ResultOfUnknown, value)
             }
             Some(ok) => match of_workflow(ok) {
                 Some(value) => (Shape::ResultOfWorkflow, value.to_token_stream()),

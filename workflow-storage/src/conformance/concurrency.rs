@@ -5,19 +5,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::sync::Barrier;
+use tokio::task::{JoinSet, yield_now};
 
 use super::kit::*;
-use crate::{Position, SendOutcome, Storage, WriteOutcome};
+use crate::{Position, RunId, SendOutcome, Storage, ValueKey, WriteOutcome};
 
 const TASKS: u64 = 16;
+/// How often each task tries to be in another's way.
+const RACES: usize = 20;
 
 /// Does the same from many tasks; what each got.
 async fn all_at_once<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     store: &Arc<dyn Storage>,
     task: impl Fn(Arc<dyn Storage>, u64) -> F,
 ) -> Vec<T> {
-    let tasks: JoinSet<T> = (0..TASKS).map(|n| task(Arc::clone(store), n)).collect();
+    let start = Arc::new(Barrier::new(TASKS as usize));
+    let mut tasks = JoinSet::new();
+    for n in 0..TASKS {
+        let (start, task) = (Arc::clone(&start), task(Arc::clone(store), n));
+        tasks.spawn(async move {
+            start.wait().await;
+            task.await
+        });
+    }
     tasks.join_all().await
 }
 
@@ -48,20 +59,25 @@ pub async fn many_tasks_write_to_many_runs(stores: Stores<'_>) {
 pub async fn one_of_many_creators_wins(stores: Stores<'_>) {
     let store = stores.open().await;
     let outcomes = all_at_once(&store, |store, n| async move {
-        let run = Owned::new("a").created_at(n);
-        (n, try_write(&*store, run.creation()).await)
+        let mut outcomes = Vec::new();
+        for run in 0..RACES {
+            let run = Owned::new(&format!("run{run}")).created_at(n);
+            outcomes.push(try_write(&*store, run.creation()).await);
+            // Stores that never wait would else have one task after the other.
+            yield_now().await;
+        }
+        (n, outcomes)
     })
     .await;
-    let won: Vec<_> = outcomes
-        .iter()
-        .filter(|(_, outcome)| *outcome == WriteOutcome::Written)
-        .collect();
-    let lost = outcomes
-        .iter()
-        .filter(|(_, outcome)| *outcome == WriteOutcome::Exists);
-    assert_eq!((won.len(), lost.count() as u64), (1, TASKS - 1));
-    let stored = record(&*store, &id("a")).await.unwrap();
-    assert_eq!(stored.created_at.0, won[0].0);
+    for run in 0..RACES {
+        let of_run = outcomes.iter().map(|(n, of_task)| (n, of_task[run]));
+        let (won, lost): (Vec<_>, Vec<_>) =
+            of_run.partition(|(_, outcome)| *outcome == WriteOutcome::Written);
+        assert_eq!(won.len(), 1, "several created run {run}");
+        assert!(lost.iter().all(|(_, lost)| *lost == WriteOutcome::Exists));
+        let stored = record(&*store, &id(&format!("run{run}"))).await.unwrap();
+        assert_eq!(stored.created_at.0, *won[0].0);
+    }
 }
 
 /// No two claims give the same epoch, and only the last one's owner may write.
@@ -69,13 +85,19 @@ pub async fn claims_of_one_run_have_different_epochs(stores: Stores<'_>) {
     let store = stores.open().await;
     let run = Owned::new("a").create(&*store).await;
     let epochs = all_at_once(&store, |store, _| async move {
-        let lease = Duration::from_secs(60);
-        let claimed = store.claim(&[id("a")], NODE, lease).await.unwrap();
-        claimed[0].as_ref().unwrap().epoch
+        let mut epochs = Vec::new();
+        for _ in 0..RACES {
+            let lease = Duration::from_secs(60);
+            let claimed = store.claim(&[id("a")], NODE, lease).await.unwrap();
+            epochs.push(claimed[0].as_ref().unwrap().epoch);
+            yield_now().await;
+        }
+        epochs
     })
     .await;
+    let epochs = epochs.concat();
     let different: BTreeSet<_> = epochs.iter().copied().collect();
-    assert_eq!(different.len() as u64, TASKS, "{epochs:?}");
+    assert_eq!(different.len(), epochs.len(), "{epochs:?}");
 
     let last = *different.last().unwrap();
     for epoch in different {
@@ -117,18 +139,24 @@ pub async fn one_of_many_equal_messages_arrives(stores: Stores<'_>) {
     let store = stores.open().await;
     let run = Owned::new("a").create(&*store).await;
     let outcomes = all_at_once(&store, |store, _| async move {
-        let message = message(&Owned::new("a"), Some("key"), "hello");
-        send(&*store, vec![message]).await.remove(0)
+        let mut outcomes = Vec::new();
+        for key in 0..RACES {
+            let message = message(&Owned::new("a"), Some(&format!("key{key}")), "hello");
+            outcomes.extend(send(&*store, vec![message]).await);
+            yield_now().await;
+        }
+        outcomes
     })
     .await;
-    let dropped = outcomes
-        .iter()
-        .filter(|&&outcome| outcome == SendOutcome::Duplicate);
-    assert_eq!(dropped.count() as u64, TASKS - 1);
-    assert_eq!(bodies(&*store, &run.run).await, ["hello"]);
+    for key in 0..RACES {
+        let of_key = outcomes.iter().map(|of_task| of_task[key]);
+        let dropped = of_key.filter(|&outcome| outcome == SendOutcome::Duplicate);
+        assert_eq!(dropped.count() as u64, TASKS - 1, "key{key}");
+    }
+    assert_eq!(inbox(&*store, &run.run).await.len(), RACES);
 }
 
-/// Whoever sees one write of a batch sees the others.
+/// Whoever sees one write of a batch sees the others, in records and in values.
 pub async fn readers_see_whole_batches(stores: Stores<'_>) {
     let store = stores.open().await;
     let mut runs = ["a", "b", "c"].map(Owned::new);
@@ -140,29 +168,36 @@ pub async fn readers_see_whole_batches(stores: Stores<'_>) {
     for order in [["a", "c"], ["c", "a"], ["b", "a"], ["a", "b"]] {
         let (store, done) = (Arc::clone(&store), Arc::clone(&done));
         readers.spawn(async move {
-            let mut seen = 0;
+            let mut seen = [0; 2];
             while !done.load(Ordering::Acquire) {
-                let [first, second] = order.map(id);
-                let first = record(&*store, &first).await.unwrap().steps.done;
-                let second = record(&*store, &second).await.unwrap().steps.done;
-                assert!(
-                    first <= second,
-                    "{order:?}: saw batch {first}, then only batch {second}"
-                );
-                assert!(seen <= first, "went back from batch {seen} to {first}");
-                seen = second;
+                for run in order {
+                    let now = last_batch(&*store, &id(run)).await;
+                    assert!(
+                        seen[0] <= now[0] && seen[1] <= now[1],
+                        "{order:?}: saw batches {seen:?}, then only {now:?}"
+                    );
+                    seen = now;
+                }
             }
         });
     }
-    for batch in 1..=100 {
+    for batch in 1..=100_u64 {
         let writes = runs.each_mut().map(|run| {
             run.record.steps.done = batch;
-            run.write()
+            run.set(ValueKey::Output, Some(batch.to_be_bytes().to_vec().into()))
         });
         commit(&*store, writes.to_vec(), vec![]).await;
     }
     done.store(true, Ordering::Release);
     readers.join_all().await;
+}
+
+/// The last batch that shows in a run's record, and in its output.
+async fn last_batch(store: &dyn Storage, run: &RunId) -> [u64; 2] {
+    let record = record(store, run).await.unwrap();
+    let output = value(store, run, ValueKey::Output).await;
+    let output = output.map_or(0, |batch| u64::from_be_bytes((*batch).try_into().unwrap()));
+    [record.steps.done, output]
 }
 
 /// A record that counts an entry is not seen before the entry.

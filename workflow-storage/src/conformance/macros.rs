@@ -1,6 +1,6 @@
 //! The list of cases, and what makes tests of it.
 
-/// Makes a module of tests that run the [suite](crate::conformance) against a store: `conformance!(name, opener)`, or
+/// Makes a module of tests that run the [suite](mod@crate::conformance) against a store: `conformance!(name, opener)`, or
 /// `conformance!(name, volatile, opener)` for a store that does not outlive its closing, whose tests of that are then
 /// ignored.
 ///

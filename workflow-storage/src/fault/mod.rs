@@ -1,4 +1,4 @@
-//! Storage that goes wrong on demand, for tests of everything that stands on a [`Storage`].
+//! Storage that goes wrong on demand, for tests of everything that stands on a [`Storage`](crate::Storage).
 //!
 //! [`Faulty`] wraps a store, counts the calls and, at the ones a test names, fails them, does them halfway, holds them
 //! up or never answers. There is no clock and no chance in it: the same calls meet the same faults.
