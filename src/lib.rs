@@ -253,7 +253,7 @@ pub use keepstep_macros::step;
 // The engine, and what it tells of runs.
 pub use keepstep_core::{
     Clock, Codec, Cursor, Engine, EngineBuilder, Filter, Graph, GraphNode, Handle, Metadata,
-    NodeState, Page, Progress, ProgressStream, RunSummary, Status, StepId,
+    NodeState, Page, Progress, ProgressStream, RunSummary, Status, StepId, StorageSource,
 };
 
 // The process's default engine.
