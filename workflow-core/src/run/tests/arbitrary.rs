@@ -63,7 +63,7 @@ fn plans() -> impl Strategy<Value = Plan> {
 }
 
 proptest! {
-    #![proptest_config(cases(1000))]
+    #![proptest_config(cases(600))]
 
     #[test]
     fn no_journal_makes_a_run_panic_or_count_wrong(plan in plans(), deeds in vec(deeds(), 1..40)) {

@@ -11,7 +11,7 @@ use super::strategy::programs;
 use crate::run::{Event, Run, Settled, StepId};
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(2000))]
 
     /// The driver checks every body that starts, the audit every count after each event.
     #[test]
