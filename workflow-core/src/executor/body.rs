@@ -66,7 +66,12 @@ impl Drop for Report {
 
 impl Execution {
     pub(super) async fn run(self, mut report: Report) {
-        report.outcome = self.outcome().await.unwrap_or_else(|outcome| outcome);
+        // Also what surrounds the body runs code of the user: decoding, encoding, dropping.
+        let outcome = AssertUnwindSafe(self.outcome()).catch_unwind().await;
+        report.outcome = match outcome {
+            Ok(Ok(outcome) | Err(outcome)) => outcome,
+            Err(panic) => panicked(&*panic),
+        };
     }
 
     async fn outcome(self) -> Result<Outcome, Outcome> {
@@ -161,9 +166,7 @@ async fn execute(
     match def.body {
         StepBody::Async(body) => {
             let _permit = permit;
-            // Also the call itself runs code that a panic may come from.
-            let body = AssertUnwindSafe(async move { body(input).await }).catch_unwind();
-            context.scope(body).await
+            Ok(context.scope(body(input)).await)
         }
         StepBody::Blocking(body) => {
             // Commits share the pool of threads that may block, so bodies must not take all of them.

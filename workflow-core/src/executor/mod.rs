@@ -158,6 +158,10 @@ impl RunTask {
         }
         loop {
             if self.committing.is_none() {
+                // A body that was dropped without anybody asking for it is tried again.
+                let ready = self.run.take_ready();
+                self.steps.allow(ready);
+                self.start_steps();
                 match self.fold_and_commit() {
                     Ok(()) => {}
                     Err(Impossible(what)) => {
@@ -265,10 +269,10 @@ impl RunTask {
     fn fold_and_commit(&mut self) -> Result<(), Impossible> {
         let mut entry = EntryWriter::default();
         let mut blobs = Vec::new();
+        let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
         if let Some(event) = self.opening.take() {
             self.record_event(&mut entry, event)?;
         }
-        let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
         if is_compacted {
             write(&mut entry, &Event::Snapshot(Box::new(self.run.snapshot())))?;
             self.snapshot_bytes = entry.len() as u64;

@@ -153,6 +153,17 @@ impl Run {
         std::mem::take(&mut self.ready)
     }
 
+    /// Forgets of the steps that became ready those that have not stayed so: after a journal was folded.
+    pub(crate) fn tidy_ready(&mut self) {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.retain(|step| {
+            self.locate(*step).is_some_and(|(_, segment, index)| {
+                matches!(segment.nodes[index as usize].state, State::Ready)
+            })
+        });
+        self.ready = ready;
+    }
+
     /// Marks a step as running, if it still should. Not an event: a step that was running is ready after a crash.
     pub(crate) fn start(&mut self, step: StepId) -> Option<Start> {
         if self.phase != Phase::Active {
