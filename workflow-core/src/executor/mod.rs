@@ -152,16 +152,11 @@ impl RunTask {
 
     async fn drive_to_exit(&mut self) -> Exit {
         let mut inbox = Vec::new();
-        // A run that was pending, failed or suspended is first made running, durably.
-        if self.record.status == StoredStatus::Running {
-            self.go_on();
-        }
+        self.seat.report(self.run.progress());
         loop {
             if self.committing.is_none() {
                 // A body that was dropped without anybody asking for it is tried again.
-                let ready = self.run.take_ready();
-                self.steps.allow(ready);
-                self.start_steps();
+                self.allow_ready();
                 match self.fold_and_commit() {
                     Ok(()) => {}
                     Err(Impossible(what)) => {
@@ -407,10 +402,18 @@ impl RunTask {
         if self.is_shutting_down {
             return;
         }
-        let ready = self.run.take_ready();
-        self.steps.allow(ready);
-        self.start_steps();
+        self.allow_ready();
         self.seat.report(self.run.progress());
+    }
+
+    /// Starts what has become ready. All that was folded must be durable; a run that was pending, failed or suspended is
+    /// first made running.
+    fn allow_ready(&mut self) {
+        if self.record.status == StoredStatus::Running {
+            let ready = self.run.take_ready();
+            self.steps.allow(ready);
+            self.start_steps();
+        }
     }
 
     /// Whether nothing can happen any more without a timer or the world outside.
