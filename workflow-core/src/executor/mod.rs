@@ -152,7 +152,6 @@ impl RunTask {
 
     async fn drive_to_exit(&mut self) -> Exit {
         let mut inbox = Vec::new();
-        self.seat.report(self.run.progress());
         loop {
             if self.committing.is_none() {
                 // A body that was dropped without anybody asking for it is tried again.
@@ -403,7 +402,6 @@ impl RunTask {
             return;
         }
         self.allow_ready();
-        self.seat.report(self.run.progress());
     }
 
     /// Starts what has become ready. All that was folded must be durable; a run that was pending, failed or suspended is
@@ -414,6 +412,7 @@ impl RunTask {
             self.steps.allow(ready);
             self.start_steps();
         }
+        self.seat.report(self.run.progress());
     }
 
     /// Whether nothing can happen any more without a timer or the world outside.
