@@ -176,6 +176,9 @@ borrowed! {
     &Path => PathBuf;
     &PathBuf => PathBuf;
     &str => PathBuf;
+    String => PathBuf;
+    &String => PathBuf;
+    Cow<'_, str> => PathBuf;
 }
 
 impl<T: Serialize> IntoArg<Vec<T>> for &[T] {
