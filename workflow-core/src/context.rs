@@ -1,9 +1,10 @@
 //! What a step can know of itself while it runs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use keepstep_storage::RunId;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::run::StepId;
@@ -51,6 +52,8 @@ struct Inner {
     token: CancellationToken,
     /// Whether the body can notice a cancellation: then it gets time to do so.
     is_token_taken: AtomicBool,
+    /// Drops the body, once it has a task of its own.
+    abort: OnceLock<AbortHandle>,
 }
 
 impl Context {
@@ -62,6 +65,7 @@ impl Context {
         attempt: u32,
     ) -> Self {
         let (token, is_token_taken) = (CancellationToken::new(), AtomicBool::new(false));
+        let abort = OnceLock::new();
         Self(Arc::new(Inner {
             run,
             incarnation,
@@ -70,6 +74,7 @@ impl Context {
             attempt,
             token,
             is_token_taken,
+            abort,
         }))
     }
 
@@ -118,6 +123,28 @@ impl Context {
 
     pub(crate) fn is_token_taken(&self) -> bool {
         self.0.is_token_taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether the body was told to stop and cannot know: it is not to be polled again.
+    pub(crate) fn is_to_be_dropped(&self) -> bool {
+        self.0.token.is_cancelled() && !self.is_token_taken()
+    }
+
+    /// Drops the body. One that has no task yet is dropped by whoever would give it one.
+    pub(crate) fn abort(&self) {
+        if let Some(abort) = self.0.abort.get() {
+            abort.abort();
+        }
+    }
+
+    /// Says how to drop the body.
+    pub(crate) fn set_abort(&self, abort: AbortHandle) {
+        // It is set once, when the body gets its task.
+        drop(self.0.abort.set(abort));
+        // Who told it to stop before this could not drop it.
+        if self.is_to_be_dropped() {
+            self.abort();
+        }
     }
 
     /// Runs a future in this context.

@@ -1,7 +1,8 @@
 //! The steps of the program, found by name and version.
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
+
+use rustc_hash::FxHashMap;
 
 use crate::error::Error;
 use crate::step::StepDef;
@@ -16,7 +17,7 @@ inventory::collect!(Registered);
 /// Every step of the program.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    by_name: HashMap<(&'static str, u32), &'static StepDef>,
+    by_name: FxHashMap<(&'static str, u32), &'static StepDef>,
 }
 
 impl Registry {
@@ -33,7 +34,7 @@ impl Registry {
     }
 
     fn of(steps: impl Iterator<Item = &'static StepDef>) -> Result<Self, Error> {
-        let mut by_name = HashMap::new();
+        let mut by_name = FxHashMap::default();
         for step in steps {
             if let Some(other) = by_name.insert((step.name, step.version), step)
                 && !std::ptr::eq::<StepDef>(other, step)

@@ -191,10 +191,13 @@ impl Engine {
         let id = RunId::new(id)?;
         let run = self.history(&id, None).await?;
         let (reply, running) = oneshot::channel();
-        if let Some((SeatState::Active(messages, _), _)) = self.shared.roster().seats.get(&id) {
-            drop(messages.send(RunMessage::Running(reply)));
+        match self.shared.roster().seats.get(&id) {
+            Some((SeatState::Active(messages, _), _)) => {
+                drop(messages.send(RunMessage::Running(reply)));
+            }
+            _ => drop(reply),
         }
-        // A task that ends in between has nothing running.
+        // Where no task answers, or it ends in between, nothing is running.
         let running = running.await.unwrap_or_default();
         Ok(Graph::of_run(&run, &running))
     }

@@ -187,9 +187,12 @@ impl Shared {
             .u64(..)
     }
 
-    /// Hands a write to the committer. If that is gone, the engine has halted, and the reply never comes.
+    /// Hands a write to the committer.
     pub(crate) fn commit(&self, request: CommitRequest) {
-        drop(self.committer.send(request));
+        if let Err(mpsc::error::SendError(request)) = self.committer.send(request) {
+            let location = self.storage.describe().location;
+            request.reply.send(Err(StorageError::Closed { location }));
+        }
     }
 
     pub(crate) fn set_timer(&self, due_at: Timestamp, run: RunId) {

@@ -1,8 +1,10 @@
 //! Group commit: one writer, which takes whatever has gathered while the last commit was being flushed.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use keepstep_storage::{Batch, RunId, RunWrite, Storage, StorageError, WriteOutcome};
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,7 +32,7 @@ pub(crate) enum Reply {
 
 impl Reply {
     /// Whoever asked may have gone; the write is what it is.
-    fn send(self, written: Written) {
+    pub(crate) fn send(self, written: Written) {
         match self {
             Self::Run(run) => drop(run.send(RunMessage::Committed(written))),
             Self::Once(once) => drop(once.send(written)),
@@ -72,13 +74,13 @@ pub(crate) async fn run_committer(
             .into_iter()
             .map(|request| (request.write, request.reply))
             .unzip();
-        match storage
-            .commit(Batch {
-                writes,
-                messages: Vec::new(),
-            })
-            .await
-        {
+        let batch = Batch {
+            writes,
+            messages: Vec::new(),
+        };
+        // A store that panics must not leave those who wait for it waiting.
+        let committed = AssertUnwindSafe(storage.commit(batch)).catch_unwind().await;
+        match committed.unwrap_or_else(|_| Err(panicked(&*storage))) {
             Ok(committed) => {
                 replies
                     .into_iter()
@@ -89,5 +91,15 @@ pub(crate) async fn run_committer(
                 .into_iter()
                 .for_each(|reply| reply.send(Err(error.clone()))),
         }
+    }
+}
+
+fn panicked(storage: &dyn Storage) -> StorageError {
+    StorageError::Backend {
+        backend: storage.describe().backend,
+        operation: "commit",
+        source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(
+            "it panicked",
+        )),
     }
 }

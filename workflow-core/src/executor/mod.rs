@@ -5,13 +5,16 @@
 
 mod body;
 mod committer;
+mod crew;
 mod load;
 mod steps;
 mod timers;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use keepstep_storage::{
     Expect, RunId, RunRecord, RunWrite, StorageError, StoredStatus, ValueKey, WriteOutcome,
 };
@@ -27,6 +30,7 @@ use crate::engine::{Ended, Seat, Shared};
 use crate::error::SuspendReason;
 use crate::journal::EntryWriter;
 use crate::run::{Event, Impossible, Run, Settled, StepId};
+use crate::step::StepDef;
 use crate::value::{Codec, Value};
 use steps::Steps;
 
@@ -74,13 +78,20 @@ pub(crate) struct RunTask {
     messages: mpsc::UnboundedReceiver<RunMessage>,
     sender: mpsc::UnboundedSender<RunMessage>,
     /// What happened and is not yet folded.
-    happened: VecDeque<(StepId, Outcome)>,
+    happened: VecDeque<Happened>,
     steps: Steps,
     /// An event to begin with: the run goes on after a failure or a suspension.
     opening: Option<Event>,
     /// How long the last snapshot was.
     snapshot_bytes: u64,
     is_shutting_down: bool,
+}
+
+/// How an execution ended that the run waited for.
+struct Happened {
+    step: StepId,
+    def: &'static StepDef,
+    outcome: Outcome,
 }
 
 /// Why a run's task is over.
@@ -121,7 +132,11 @@ impl RunTask {
 
     /// Drives the run until it ends, stops, or leaves memory.
     pub(crate) async fn drive(mut self) {
-        let exit = self.drive_to_exit().await;
+        let exit = AssertUnwindSafe(self.drive_to_exit()).catch_unwind().await;
+        let exit = exit.unwrap_or_else(|_| {
+            let what = "its task panicked".to_owned();
+            Exit::Ended(Ended::Suspended(SuspendReason::Invariant { what }))
+        });
         self.steps.abort_all();
         match exit {
             Exit::Ended(ended) => {
@@ -200,11 +215,11 @@ impl RunTask {
                 execution,
                 outcome,
             } => {
-                if self.steps.ended(step, execution) {
+                if let Some(def) = self.steps.ended(step, execution) {
                     match outcome {
                         Outcome::Stopped => self.run.stopped(step),
                         Outcome::Storage(error) => return Some(self.lost(error)),
-                        outcome => self.happened.push_back((step, outcome)),
+                        outcome => self.happened.push_back(Happened { step, def, outcome }),
                     }
                 }
             }
@@ -260,12 +275,13 @@ impl RunTask {
         }
         let full = entry.len() + MAX_ENTRY_BYTES;
         while entry.len() < full
-            && let Some((step, outcome)) = self.happened.pop_front()
+            && let Some(happened) = self.happened.pop_front()
         {
+            let step = happened.step;
             if !self.run.is_running(step) {
                 continue;
             }
-            match self.event_of(step, outcome) {
+            match self.event_of(happened) {
                 Ok(event) => {
                     blobs.extend(event.blobs());
                     self.record_event(&mut entry, event)?;

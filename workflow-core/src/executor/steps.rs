@@ -5,22 +5,23 @@
     reason = "bodies are tasks, and how long one may take to stop is not durable time"
 )]
 
+use std::collections::hash_map::Entry;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::body::{Execution, Report};
-use super::{Outcome, RunTask};
+use super::crew::{Member, set_going};
+use super::{Happened, Outcome, RunTask};
 use crate::context::Context;
 use crate::error::{StepErrorKind, SuspendReason};
 use crate::run::{Event, Failure, StepId, retry};
-use crate::step::StepDef;
+use crate::step::{StepBody, StepDef};
 
 /// How long after it was dropped a body may go on before the run no longer waits for it: it is one that blocks, or does
 /// not yield.
@@ -44,7 +45,7 @@ pub(super) struct Steps {
 #[derive(Debug)]
 struct Running {
     execution: u64,
-    abort: AbortHandle,
+    def: &'static StepDef,
     context: Context,
     /// When a body that was told to stop is dropped, and when it is no longer waited for.
     stopping: Option<(Instant, Stage)>,
@@ -94,21 +95,19 @@ impl Steps {
         Arc::clone(permits).acquire_owned().await.ok()
     }
 
-    /// An execution reported; `false` if it is one that is no longer waited for.
-    pub(super) fn ended(&mut self, step: StepId, execution: u64) -> bool {
-        let is_current = self
-            .running
-            .get(&step)
-            .is_some_and(|running| running.execution == execution);
-        if is_current
-            && self
-                .running
-                .remove(&step)
-                .is_some_and(|running| running.stopping.is_some())
-        {
+    /// An execution reported: what it was of; `None` if it is one that is no longer waited for.
+    pub(super) fn ended(&mut self, step: StepId, execution: u64) -> Option<&'static StepDef> {
+        let Entry::Occupied(entry) = self.running.entry(step) else {
+            return None;
+        };
+        if entry.get().execution != execution {
+            return None;
+        }
+        let ended = entry.remove();
+        if ended.stopping.is_some() {
             self.n_stopping -= 1;
         }
-        is_current
+        Some(ended.def)
     }
 
     fn stop(&mut self, step: StepId, grace: Duration) {
@@ -124,7 +123,7 @@ impl Steps {
         if running.context.is_token_taken() && !grace.is_zero() {
             running.stopping = Some((Instant::now() + grace, Stage::Asked));
         } else {
-            running.abort.abort();
+            running.context.abort();
             running.stopping = Some((Instant::now() + ABANDON_AFTER, Stage::Dropped));
         }
     }
@@ -140,7 +139,7 @@ impl Steps {
     pub(super) fn abort_all(&mut self) {
         self.running.drain().for_each(|(_, running)| {
             running.context.cancel();
-            running.abort.abort();
+            running.context.abort();
         });
         self.n_stopping = 0;
     }
@@ -168,7 +167,7 @@ impl Steps {
         let n_stopping = &mut self.n_stopping;
         self.running.retain(|_, running| match running.stopping {
             Some((until, Stage::Asked)) if until <= now => {
-                running.abort.abort();
+                running.context.abort();
                 running.stopping = Some((now + ABANDON_AFTER, Stage::Dropped));
                 true
             }
@@ -194,6 +193,12 @@ impl RunTask {
 
     /// Starts what may start, as far as there are places.
     pub(super) fn start_steps(&mut self) {
+        let mut members = Vec::new();
+        self.start_allowed(&mut members);
+        set_going(members);
+    }
+
+    fn start_allowed(&mut self, members: &mut Vec<Member>) {
         while let Some(step) = self.steps.allowed.last().copied() {
             let permit = match self.steps.spare.take() {
                 Some(permit) => permit,
@@ -203,18 +208,14 @@ impl RunTask {
                 },
             };
             self.steps.allowed.pop();
-            self.start_step(step, permit);
+            members.extend(self.start_step(step, permit));
         }
         self.steps.spare = None;
     }
 
-    fn start_step(&mut self, step: StepId, permit: OwnedSemaphorePermit) {
-        let Some(start) = self.run.start(step) else {
-            return;
-        };
-        let Some(step_ref) = start.plan.step_of(start.index) else {
-            return;
-        };
+    fn start_step(&mut self, step: StepId, permit: OwnedSemaphorePermit) -> Option<Member> {
+        let start = self.run.start(step)?;
+        let step_ref = start.plan.step_of(start.index)?;
         let Some(def) = self.shared.registry.find(&step_ref.name, step_ref.version) else {
             let (name, version) = (step_ref.name.to_string(), step_ref.version);
             self.run.stopped(step);
@@ -223,7 +224,7 @@ impl RunTask {
                 version,
             });
             self.stop_steps();
-            return;
+            return None;
         };
         let name = start
             .plan
@@ -262,29 +263,28 @@ impl RunTask {
             permit,
         }
         .run(report);
-        let abort = tokio::spawn(body.instrument(span)).abort_handle();
-        self.steps.running.insert(
-            step,
-            Running {
-                execution,
-                abort,
-                context,
-                stopping: None,
-            },
-        );
+        let running = Running {
+            execution,
+            def,
+            context: context.clone(),
+            stopping: None,
+        };
+        self.steps.running.insert(step, running);
+        Some(Member {
+            body: Box::pin(body.instrument(span)),
+            context,
+            may_share: matches!(def.body, StepBody::Async(_)),
+        })
     }
 
     /// What the journal says of an outcome; `Err` if the run cannot go on with the code there is.
     pub(super) fn event_of(
         &mut self,
-        step: StepId,
-        outcome: Outcome,
+        Happened { step, def, outcome }: Happened,
     ) -> Result<Event, SuspendReason> {
         Ok(match outcome {
             Outcome::Value(value) => {
-                let is_kept = self.run.must_store(step)
-                    || self.def_of(step).is_none_or(|def| def.options.checkpoint);
-                if is_kept {
+                if def.options.checkpoint || self.run.must_store(step) {
                     Event::StepSucceeded { step, value }
                 } else {
                     Event::StepRan {
@@ -294,7 +294,7 @@ impl RunTask {
                 }
             }
             Outcome::Plan(plan) => Event::StepExpanded { step, plan },
-            Outcome::Failed(failure) => self.failed(step, failure),
+            Outcome::Failed(failure) => self.failed(step, def, failure),
             Outcome::Unrunnable(reason) => return Err(reason),
             Outcome::Stopped | Outcome::Storage(_) => {
                 let message = "the outcome was not one of a body".to_owned();
@@ -303,20 +303,17 @@ impl RunTask {
         })
     }
 
-    fn failed(&mut self, step: StepId, failure: Failure) -> Event {
-        let options = self.def_of(step).map(|def| def.options);
+    fn failed(&mut self, step: StepId, def: &StepDef, failure: Failure) -> Event {
         let (retries, attempts) = self.run.attempts(step);
-        let retries = retries
-            .or(options.map(|options| options.retries))
-            .unwrap_or(0);
+        let retries = retries.unwrap_or(def.options.retries);
         // Encoding the same value again gives the same error.
         let retries = if failure.kind == StepErrorKind::Unencodable {
             0
         } else {
             retries
         };
-        let backoff = options.map_or(crate::step::Backoff::DEFAULT, |options| options.backoff);
-        let pause = retry::pause(attempts + 1, retries, backoff, self.shared.random());
+        let random = self.shared.random();
+        let pause = retry::pause(attempts + 1, retries, def.options.backoff, random);
         let retry_at = pause.map(|pause| self.shared.clock.timestamp().after(pause));
         tracing::debug!(run = %self.id, %step, attempt = attempts + 1, message = failure.message, ?retry_at, "attempt failed");
         Event::AttemptFailed {
@@ -324,10 +321,5 @@ impl RunTask {
             failure,
             retry_at,
         }
-    }
-
-    fn def_of(&self, step: StepId) -> Option<&'static StepDef> {
-        let step_ref = self.run.step_ref(step)?;
-        self.shared.registry.find(&step_ref.name, step_ref.version)
     }
 }

@@ -9,10 +9,35 @@ use rmp::Marker;
 use super::{Arg, NodeKind, Plan};
 use crate::value::{Value, tag};
 
+/// A hasher that is fed a few bytes at a time: it gathers them first.
+#[derive(Default)]
+struct Sink {
+    gathered: Vec<u8>,
+    hasher: blake3::Hasher,
+}
+
+impl Sink {
+    const ENOUGH: usize = 4096;
+
+    fn update(&mut self, bytes: &[u8]) -> &mut Self {
+        self.gathered.extend_from_slice(bytes);
+        if self.gathered.len() >= Self::ENOUGH {
+            self.hasher.update(&self.gathered);
+            self.gathered.clear();
+        }
+        self
+    }
+
+    fn finalize(mut self) -> blake3::Hash {
+        self.hasher.update(&self.gathered);
+        self.hasher.finalize()
+    }
+}
+
 /// Hashes a plan.
 pub(crate) fn hash(plan: &Plan) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    let text = |hasher: &mut blake3::Hasher, text: &str| {
+    let mut hasher = Sink::default();
+    let text = |hasher: &mut Sink, text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     };
@@ -51,7 +76,7 @@ pub(crate) fn hash(plan: &Plan) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-fn hash_arg(hasher: &mut blake3::Hasher, arg: &Arg) {
+fn hash_arg(hasher: &mut Sink, arg: &Arg) {
     match arg {
         Arg::Value(value) => {
             hasher.update(b"v");
@@ -82,7 +107,7 @@ fn hash_arg(hasher: &mut blake3::Hasher, arg: &Arg) {
     }
 }
 
-fn hash_value(hasher: &mut blake3::Hasher, value: &Value) {
+fn hash_value(hasher: &mut Sink, value: &Value) {
     let bytes = value.as_bytes();
     hasher.update(&(bytes.len() as u64).to_le_bytes());
     match bytes {
@@ -100,7 +125,7 @@ const MAX_DEPTH: u32 = 1024;
 /// Hashes one MessagePack value and returns what follows it; `None` if it is not one.
 ///
 /// Format: <https://github.com/msgpack/msgpack/blob/master/spec.md>.
-fn hash_packed<'a>(hasher: &mut blake3::Hasher, bytes: &'a [u8], depth: u32) -> Option<&'a [u8]> {
+fn hash_packed<'a>(hasher: &mut Sink, bytes: &'a [u8], depth: u32) -> Option<&'a [u8]> {
     if depth > MAX_DEPTH {
         return None;
     }
@@ -157,7 +182,7 @@ fn hash_packed<'a>(hasher: &mut blake3::Hasher, bytes: &'a [u8], depth: u32) -> 
             // A sum does not depend on the order of what is summed.
             let mut sum = [0u64; 4];
             for _ in 0..length {
-                let mut entry = blake3::Hasher::new();
+                let mut entry = Sink::default();
                 rest = hash_packed(&mut entry, rest, depth + 1)?;
                 rest = hash_packed(&mut entry, rest, depth + 1)?;
                 let entry = entry.finalize();
@@ -223,15 +248,9 @@ mod tests {
         let value = serde_json::json!({"n": null, "b": [true, false], "i": [-1, -200, 70_000, 5_000_000_000u64, u64::MAX],
             "f": 1.5, "s": "x".repeat(300), "l": (0..100_000).collect::<Vec<u32>>(), "o": {"": {}}});
         let packed = rmp_serde::to_vec_named(&value).unwrap();
-        assert_eq!(
-            hash_packed(&mut blake3::Hasher::new(), &packed, 0),
-            Some(&[][..])
-        );
+        assert_eq!(hash_packed(&mut Sink::default(), &packed, 0), Some(&[][..]));
         for cut in [0, 1, packed.len() / 2, packed.len() - 1] {
-            assert_eq!(
-                hash_packed(&mut blake3::Hasher::new(), &packed[..cut], 0),
-                None
-            );
+            assert_eq!(hash_packed(&mut Sink::default(), &packed[..cut], 0), None);
         }
     }
 }

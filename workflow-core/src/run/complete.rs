@@ -175,16 +175,7 @@ impl Run {
             }
             State::Expanded(child) => self.drop_segment(child),
             state => {
-                match state {
-                    State::Running => {
-                        self.stops.push(id);
-                        self.n_running -= 1;
-                    }
-                    State::Backoff(due_at) => {
-                        self.timers.remove(&(due_at, id));
-                    }
-                    _ => {}
-                }
+                self.call_off(id, &state);
                 self.inputs_of(base, index, &mut |input| released.push(input));
             }
         }
@@ -195,6 +186,20 @@ impl Run {
             segment.n_live -= 1;
         }
         self.remove_if_dead(base);
+    }
+
+    /// Stops what leads, or would lead, to an execution of a step that was in this state and is no longer needed.
+    pub(super) fn call_off(&mut self, step: StepId, state: &State) {
+        match state {
+            State::Running => {
+                self.stops.push(step);
+                self.n_running -= 1;
+            }
+            State::Backoff(due_at) => {
+                self.timers.remove(&(*due_at, step));
+            }
+            _ => {}
+        }
     }
 
     /// Keeps the result of a node that the user named, and of one that somebody asks the past for.

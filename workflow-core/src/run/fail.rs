@@ -93,7 +93,10 @@ impl Run {
             match state {
                 // Its inputs were let go when it expanded.
                 State::Expanded(child) => self.drop_segment(child),
-                _ => self.inputs_of(base, index, &mut |input| released.push(input)),
+                state => {
+                    self.call_off(id, &state);
+                    self.inputs_of(base, index, &mut |input| released.push(input));
+                }
             }
             if let Some(segment) = self.segments.get_mut(&base) {
                 segment.n_live -= 1;
@@ -135,6 +138,14 @@ impl Run {
             for &consumer in segment.consumers(index) {
                 let id = StepId(base + u64::from(consumer));
                 let node = segment.plan.node(consumer);
+                // A step that runs again, since its value was not stored, may fail what still waits for the value, not
+                // what has used it.
+                if matches!(
+                    segment.nodes[consumer as usize].state,
+                    State::Done(_) | State::Ran(_) | State::Expanded(_) | State::Gone(_)
+                ) {
+                    continue;
+                }
                 let comes_after = || {
                     node.extra
                         .as_ref()

@@ -34,7 +34,7 @@ pub(crate) use inspect::ViewState;
 use segment::{Node, Segment, State};
 
 use crate::error::{StepError, SuspendReason};
-use crate::plan::{Plan, StepRef};
+use crate::plan::Plan;
 use crate::status::Progress;
 use crate::value::Value;
 
@@ -301,8 +301,8 @@ impl Run {
             .is_some_and(|(_, s, index)| matches!(s.nodes[index as usize].state, State::Running))
     }
 
-    /// The name and version by which a step's code is found.
-    pub(crate) fn step_ref(&self, step: StepId) -> Option<&StepRef> {
+    #[cfg(test)]
+    pub(crate) fn step_ref(&self, step: StepId) -> Option<&crate::plan::StepRef> {
         let (_, segment, index) = self.locate(step)?;
         segment.plan.step_of(index)
     }

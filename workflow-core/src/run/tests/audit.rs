@@ -1,0 +1,134 @@
+//! What holds of a run at every moment: all that it counts can be counted again from the states of its nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::plan::NodeKind;
+use crate::run::segment::{Segment, State};
+use crate::run::{Phase, Run, StepId};
+
+/// Counts everything again. `ready` is what the run and its driver know to be ready.
+pub(super) fn audit(run: &Run, ready: &[StepId]) {
+    let mut n_running = 0;
+    let mut n_unfinished = 0;
+    let mut n_failed = 0;
+    let mut bytes = 0;
+    let mut timers = BTreeSet::new();
+    let mut children = BTreeMap::new();
+    for (base, segment) in &run.segments {
+        audit_segment(*base, segment, run.history.is_some());
+        bytes += segment.plan_bytes;
+        for (index, node) in (0u32..).zip(&segment.nodes) {
+            let id = StepId(base + u64::from(index));
+            let is_step = segment.is_step(index);
+            let is_unfinished = match &node.state {
+                State::Waiting => true,
+                State::Ready => {
+                    assert!(is_step);
+                    assert!(
+                        run.phase != Phase::Active || ready.contains(&id),
+                        "{id} is forgotten"
+                    );
+                    true
+                }
+                State::Running => {
+                    n_running += 1;
+                    true
+                }
+                State::Backoff(due_at) => {
+                    timers.insert((*due_at, id));
+                    true
+                }
+                State::Expanded(child) => {
+                    children.insert(*child, id);
+                    true
+                }
+                State::Ran(value) | State::Done(value) => {
+                    bytes += value.len() as u64;
+                    false
+                }
+                State::Failed(_) => {
+                    n_failed += 1;
+                    assert_ne!(run.phase, Phase::Active);
+                    false
+                }
+                State::Caught(_) | State::Gone(_) => false,
+            };
+            n_unfinished += u64::from(is_step && is_unfinished);
+        }
+    }
+    assert_eq!(run.n_running, n_running);
+    assert_eq!(run.timers, timers);
+    if run.history.is_none() {
+        assert_eq!(run.live_bytes, bytes);
+    }
+    assert!(n_failed <= run.counts.failed);
+    let counts = run.counts;
+    assert_eq!(
+        counts.done + counts.failed + n_unfinished,
+        counts.total,
+        "{counts:?}"
+    );
+    let progress = run.progress();
+    assert_eq!(
+        progress.done + progress.failed + progress.running + progress.waiting,
+        progress.total
+    );
+    for (base, segment) in &run.segments {
+        if segment.n_live > 0 {
+            assert_eq!(children.remove(base), segment.parent, "segment {base}");
+        }
+    }
+    assert!(children.is_empty(), "{children:?} are not there");
+}
+
+fn audit_segment(base: u64, segment: &Segment, has_history: bool) {
+    let live = |state: &State| !matches!(state, State::Gone(_));
+    let n_live = segment
+        .nodes
+        .iter()
+        .filter(|node| live(&node.state))
+        .count();
+    assert_eq!(segment.n_live as usize, n_live);
+    assert!(n_live > 0 || has_history, "segment {base} is dead");
+
+    let mut n_uses = vec![0u32; segment.nodes.len()];
+    n_uses[segment.plan.root() as usize] += 1;
+    for (index, node) in (0u32..).zip(&segment.nodes) {
+        let holds = !matches!(
+            node.state,
+            State::Done(_) | State::Gone(_) | State::Expanded(_)
+        );
+        let mut n_pending = 0;
+        segment.plan.node(index).for_each_input(&mut |input| {
+            let input = input as usize;
+            n_uses[input] += u32::from(holds);
+            let is_there = matches!(
+                segment.nodes[input].state,
+                State::Done(_) | State::Ran(_) | State::Gone(_)
+            );
+            n_pending += u32::from(!is_there);
+        });
+        let at = base + u64::from(index);
+        match node.state {
+            State::Done(_) | State::Gone(_) | State::Expanded(_) => continue,
+            State::Ready | State::Running | State::Ran(_) => assert_eq!(n_pending, 0, "at {at}"),
+            State::Waiting | State::Caught(_) => assert!(n_pending > 0, "{at} waits for nothing"),
+            State::Backoff(_) | State::Failed(_) => {}
+        }
+        assert_eq!(node.n_pending, n_pending, "at {at}");
+        if let NodeKind::Catch(inner) = segment.plan.node(index).kind
+            && matches!(node.state, State::Waiting)
+        {
+            assert!(
+                live(&segment.nodes[inner as usize].state),
+                "{at} has nothing to catch"
+            );
+        }
+    }
+    for (index, node) in segment.nodes.iter().enumerate() {
+        if live(&node.state) {
+            assert_eq!(node.n_uses, n_uses[index], "at {}", base + index as u64);
+            assert!(node.n_uses > 0, "{} is not needed", base + index as u64);
+        }
+    }
+}
