@@ -48,3 +48,30 @@ async fn recursion_expands() -> keepstep::Result<()> {
     assert_eq!(fib(10).eval().await?, 55);
     Ok(())
 }
+
+#[test]
+fn every_call_can_be_made_in_a_task() {
+    fn check(_: impl Send) {}
+
+    let _ = |engine: Engine, workflow: Workflow<i64>| {
+        check(Engine::open("memory:"));
+        check(Engine::builder().build());
+        check(workflow.eval());
+        check(workflow.run("run"));
+        check(workflow.start("run"));
+        check(engine.run("run", &workflow));
+        check(engine.start("run", &workflow));
+        check(engine.status("run"));
+        check(engine.output::<i64>("run"));
+        check(engine.step_output::<i64>("run", "step"));
+        check(engine.metadata("run"));
+        check(engine.graph("run"));
+        check(engine.list(Status::Running));
+        check(engine.resume::<i64>("run"));
+        check(engine.resume_all());
+        check(engine.suspend("run"));
+        check(engine.cancel("run"));
+        check(engine.delete("run"));
+        check(engine.shutdown());
+    };
+}

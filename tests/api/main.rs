@@ -1,3 +1,15 @@
 //! What users write and what it does.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+mod arguments;
+mod attributes;
 mod basics;
+mod contexts;
+mod graphs;
+mod ids;
+mod looking;
+mod resources;
+mod returns;
+mod values;

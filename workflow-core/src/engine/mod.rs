@@ -140,7 +140,19 @@ impl Engine {
         let id = RunId::new(id)?;
         let flattened = flatten(workflow.borrow().node())?;
         self.shared.check_resources(&flattened.defs)?;
-        let attached = self.submit(&id, flattened.plan).await?;
+        let (engine, to) = (self.clone(), id.clone());
+        // In a task of its own: a caller that stops waiting must not leave a run that is stored and that nothing drives.
+        let submitted = self
+            .shared
+            .tasks
+            .spawn(async move { engine.submit(&to, flattened.plan).await });
+        let attached = match submitted.await {
+            Ok(submitted) => submitted?,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(Error::ShutDown),
+            },
+        };
         Ok(Handle::new(self.clone(), id, attached))
     }
 

@@ -1,0 +1,6 @@
+//! Crashes after every write there is, and of real processes at any moment: the same output, and nothing done is done again.
+
+mod every_write;
+mod killed;
+mod ledger;
+mod workflow;

@@ -1,0 +1,10 @@
+//! Workflows that grow while they run: recursion, nesting, loops, and recovery from the middle of them.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod catches;
+mod large;
+mod loops;
+mod recovery;
+mod recursion;

@@ -1,0 +1,18 @@
+//! Failures, crashes and interventions: what runs again, what does not, and who is told.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cancel;
+mod code_changes;
+mod damage;
+mod delete;
+mod failures;
+mod owners;
+mod queue;
+mod restart;
+mod resume;
+mod retries;
+mod suspend;
+mod volatile;
+mod writes;
