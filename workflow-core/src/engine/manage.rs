@@ -212,7 +212,12 @@ impl Engine {
                     if status.is_final() {
                         return Err(Error::AlreadyEnded { run: id, status });
                     }
-                    return self.stop_stored(&id, to, event).await;
+                    let engine = self.clone();
+                    let stop = async move {
+                        let _lock = lock;
+                        engine.stop_stored(&id, to, event).await
+                    };
+                    return self.to_its_end(stop).await;
                 }
             }
         }
