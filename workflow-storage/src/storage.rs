@@ -32,6 +32,8 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// To be correct:
     /// - when it returns `Ok`, every write with outcome `Written` survives a power cut;
     /// - a write whose [`Expect`](crate::Expect) does not hold is refused without failing the others, and leaves no trace;
+    /// - messages of a batch meet runs as its writes leave them: a new run may come with its first message, and one that
+    ///   ends takes none;
     /// - the indexes that [`list`](Self::list) and [`due`](Self::due) read change in the same commit.
     async fn commit(&self, batch: Batch) -> Result<Committed>;
 
@@ -102,6 +104,9 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     async fn blob(&self, id: &BlobId) -> Result<Bytes>;
 
     /// Wins back space: removes blobs that nothing refers to, and compacts. May be called at any time, and takes long.
+    ///
+    /// To be correct: a blob that was stored before may be referred to after, so one that a commit may still be about to
+    /// name stays.
     async fn maintain(&self) -> Result<Maintained>;
 
     /// Writes down what is buffered and lets go of the store, so that another process can open it. Calls after it fail with

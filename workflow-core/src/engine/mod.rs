@@ -202,7 +202,7 @@ impl Engine {
         let shared = &self.shared;
         let is_admitted = matches!(admission, Admission::Run(_));
         let root = plan.root();
-        let workflow = plan.label(root).to_owned();
+        let workflow = shortened(plan.label(root));
         let metadata = plan
             .node(root)
             .extra
@@ -395,6 +395,16 @@ impl Shared {
         self.fill_places();
         Ok(())
     }
+}
+
+/// The catalog's record of a run is small, whatever its last step is named.
+fn shortened(label: &str) -> String {
+    const MAX_BYTES: usize = 256;
+    let mut end = label.len().min(MAX_BYTES);
+    while !label.is_char_boundary(end) {
+        end -= 1;
+    }
+    label[..end].to_owned()
 }
 
 /// Running a workflow from inside a step would hide it from the run, and wait for it while holding a place.
