@@ -1,5 +1,7 @@
 //! What users write and what it does.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

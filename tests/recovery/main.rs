@@ -1,5 +1,7 @@
 //! Failures, crashes and interventions: what runs again, what does not, and who is told.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
