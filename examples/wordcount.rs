@@ -20,7 +20,7 @@ use keepstep::prelude::*;
 use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
 
-/// Files to an expansion: no plan gets long, and a crash while files are being listed costs nothing.
+/// Files to an expansion: the listing returns a step for each so many, and each of those a step a file.
 const CHUNK: usize = 256;
 /// Results to a merge: no step gets ten thousand maps at once.
 const FAN_IN: usize = 16;
@@ -200,15 +200,15 @@ async fn main() -> anyhow::Result<()> {
         Err(Error::NotFound { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let n_before = before.as_ref().map_or(0, |before| before.progress.done);
-    match before.as_ref().map(|before| before.status) {
+    match &before {
         None => println!("Counting words in {folder}"),
-        Some(Status::Successful) => println!(
-            "{folder} was counted before, and the result was kept. `--fresh` counts it again."
+        Some(before) if before.status == Status::Successful => println!(
+            "{folder} was counted before, and the result was kept; --fresh counts it again"
         ),
-        Some(_) => {
-            println!("Going on with {folder}: {n_before} steps are done and do not run again.")
-        }
+        Some(before) => println!(
+            "Going on with {folder}: {} steps are done and do not run again",
+            before.progress.done
+        ),
     }
 
     let started = Instant::now();
@@ -222,12 +222,12 @@ async fn main() -> anyhow::Result<()> {
     bar.await?;
 
     let executed = worker.executed.load(Ordering::Relaxed);
-    if executed > 0 {
-        println!(
-            "Ran {executed} steps in {:.1?}; {n_before} did not have to run again.",
-            started.elapsed()
-        );
-    }
+    let total = engine.metadata(&id).await?.progress.total;
+    println!(
+        "Ran {executed} of {total} steps in {:.1?}; {} did not have to run again",
+        started.elapsed(),
+        total.saturating_sub(executed)
+    );
     print_report(&report);
     engine.shutdown().await?;
     Ok(())
@@ -235,9 +235,8 @@ async fn main() -> anyhow::Result<()> {
 
 async fn show_progress(handle: Handle<Report>) {
     let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} steps, {msg} {eta}");
-    let bar = ProgressBar::new(0)
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        .with_message("running");
+    let bar =
+        ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut progress = handle.progress();
     while let Some(now) = progress.next().await {
         bar.set_length(now.total);

@@ -35,12 +35,12 @@ async fn commit_all(url: &str, batches: Vec<Batch>) -> anyhow::Result<Duration> 
 }
 
 /// The store alone: the same batches, one after the other.
-pub async fn commits_one_by_one(url: &str, log: &[Mutation]) -> anyhow::Result<Duration> {
+pub(super) async fn commits_one_by_one(url: &str, log: &[Mutation]) -> anyhow::Result<Duration> {
     commit_all(url, batches(log)).await
 }
 
 /// The store alone: the same writes, in batches of a thousand.
-pub async fn commits_batched(url: &str, log: &[Mutation]) -> anyhow::Result<Duration> {
+pub(super) async fn commits_batched(url: &str, log: &[Mutation]) -> anyhow::Result<Duration> {
     let mut batched: Vec<Batch> = Vec::new();
     let mut last = std::collections::HashSet::new();
     for write in batches(log).into_iter().flat_map(|batch| batch.writes) {
@@ -61,7 +61,7 @@ pub async fn commits_batched(url: &str, log: &[Mutation]) -> anyhow::Result<Dura
 }
 
 /// A raw file: each entry of the log appended and synced.
-pub fn appends_one_by_one(path: &Path, log: &[Mutation]) -> anyhow::Result<Duration> {
+pub(super) fn appends_one_by_one(path: &Path, log: &[Mutation]) -> anyhow::Result<Duration> {
     std::fs::create_dir_all(path)?;
     let mut file = File::create(path.join("log"))?;
     let entries: Vec<_> = batches(log)
@@ -78,7 +78,7 @@ pub fn appends_one_by_one(path: &Path, log: &[Mutation]) -> anyhow::Result<Durat
 }
 
 /// A tokio task a step; their results go through a channel to one writer, which appends what has gathered and syncs it.
-pub async fn tasks_group_committed(path: &Path, width: u64) -> anyhow::Result<Duration> {
+pub(super) async fn tasks_group_committed(path: &Path, width: u64) -> anyhow::Result<Duration> {
     std::fs::create_dir_all(path)?;
     let mut file = File::create(path.join("log"))?;
     let start = Instant::now();
@@ -103,7 +103,7 @@ pub async fn tasks_group_committed(path: &Path, width: u64) -> anyhow::Result<Du
     });
     for index in 0..width {
         let results = results.clone();
-        tokio::spawn(async move { drop(results.send((index, index * index))) });
+        tokio::spawn(async move { assert!(results.send((index, index * index)).is_ok()) });
     }
     drop(results);
     assert_eq!(writer.await??, (0..width).map(|n| n * n).sum::<u64>());

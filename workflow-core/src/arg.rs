@@ -17,7 +17,6 @@ use crate::workflow::{BuildNode, Workflow};
 /// `BTreeMap`) where the step takes the container of values. A workflow's result is awaited durably before the step starts.
 ///
 /// ```
-/// # mod app {
 /// use keepstep_core::{IntoArg, Workflow};
 ///
 /// fn takes_numbers(numbers: impl IntoArg<Vec<i64>>) {}
@@ -25,7 +24,6 @@ use crate::workflow::{BuildNode, Workflow};
 /// takes_numbers(vec![1, 2]);
 /// takes_numbers(Workflow::value(vec![1, 2]));
 /// takes_numbers(vec![Workflow::value(1), Workflow::value(2)]);
-/// # }
 /// ```
 #[diagnostic::on_unimplemented(
     message = "this step takes a `{T}`, and `{Self}` is not one",
@@ -178,6 +176,9 @@ borrowed! {
     &Path => PathBuf;
     &PathBuf => PathBuf;
     &str => PathBuf;
+    String => PathBuf;
+    &String => PathBuf;
+    Cow<'_, str> => PathBuf;
 }
 
 impl<T: Serialize> IntoArg<Vec<T>> for &[T] {

@@ -1,6 +1,6 @@
 //! What a step can know of itself while it runs.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use keepstep_storage::RunId;
@@ -49,9 +49,9 @@ struct Inner {
     step: StepId,
     name: Arc<str>,
     attempt: u32,
-    token: CancellationToken,
-    /// Whether the body can notice a cancellation: then it gets time to do so.
-    is_token_taken: AtomicBool,
+    is_canceled: AtomicBool,
+    /// Made when the body asks for it: then it can notice a cancellation, and gets time to do so.
+    token: OnceLock<CancellationToken>,
     /// Drops the body, once it has a task of its own.
     abort: OnceLock<AbortHandle>,
 }
@@ -64,17 +64,15 @@ impl Context {
         name: Arc<str>,
         attempt: u32,
     ) -> Self {
-        let (token, is_token_taken) = (CancellationToken::new(), AtomicBool::new(false));
-        let abort = OnceLock::new();
         Self(Arc::new(Inner {
             run,
             incarnation,
             step,
             name,
             attempt,
-            token,
-            is_token_taken,
-            abort,
+            is_canceled: AtomicBool::new(false),
+            token: OnceLock::new(),
+            abort: OnceLock::new(),
         }))
     }
 
@@ -113,21 +111,35 @@ impl Context {
     /// step that asked for the token gets a while to end by itself before it is dropped.
     #[must_use]
     pub fn cancellation_token(&self) -> CancellationToken {
-        self.0.is_token_taken.store(true, Ordering::Relaxed);
-        self.0.token.clone()
+        let token = self.0.token.get_or_init(CancellationToken::new);
+        if self.is_canceled() {
+            token.cancel();
+        }
+        token.clone()
     }
 
+    /// Tells the body to stop.
     pub(crate) fn cancel(&self) {
-        self.0.token.cancel();
+        self.0.is_canceled.store(true, Ordering::SeqCst);
+        // With the fence in `is_canceled`: either this sees what the other side has set, or that sees the cancellation.
+        fence(Ordering::SeqCst);
+        if let Some(token) = self.0.token.get() {
+            token.cancel();
+        }
+    }
+
+    fn is_canceled(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.is_canceled.load(Ordering::SeqCst)
     }
 
     pub(crate) fn is_token_taken(&self) -> bool {
-        self.0.is_token_taken.load(Ordering::Relaxed)
+        self.0.token.get().is_some()
     }
 
     /// Whether the body was told to stop and cannot know: it is not to be polled again.
     pub(crate) fn is_to_be_dropped(&self) -> bool {
-        self.0.token.is_cancelled() && !self.is_token_taken()
+        self.is_canceled() && !self.is_token_taken()
     }
 
     /// Drops the body. One that has no task yet is dropped by whoever would give it one.

@@ -108,7 +108,8 @@ impl<T> Workflow<T> {
 
 impl Graph {
     fn of_plan(plan: &Plan) -> Self {
-        let mut run = Run::default();
+        // With its history: a value is finished at once, and would be dropped.
+        let mut run = Run::with_history(None);
         // Folding a plan that was just made cannot fail.
         drop(run.apply(crate::run::Event::Created {
             plan: std::sync::Arc::new(plan.clone()),

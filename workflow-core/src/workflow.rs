@@ -66,7 +66,8 @@ impl<T> Workflow<T> {
     /// Names this step in the run: for `step_output`, graphs and errors. Without a name it has that of its function.
     ///
     /// The output of a step named so is kept as long as its run, under the name. Of several steps of one name, the
-    /// output is that of the one that finished last.
+    /// output is that of the one that finished last. In a loop by tail call, the result of the loop is that of its last 256
+    /// names.
     pub fn name(self, name: impl Into<String>) -> Self {
         self.with(|node| node.name = Some(name.into().into()))
     }

@@ -1,4 +1,4 @@
-//! The `#[step]` macro of keepstep.
+//! The `#[step]` macro of keepstep. Use it through the crate `keepstep`, which the code it writes refers to.
 
 mod diag;
 mod duration;
@@ -10,7 +10,111 @@ mod types;
 
 use proc_macro::TokenStream;
 
-/// Makes a step of a function.
+/// Makes a function a step: its name becomes a constructor of workflows, and an engine runs its body.
+///
+/// ```
+/// use keepstep::{Workflow, step};
+///
+/// #[step]
+/// async fn one() -> i64 {
+///     1
+/// }
+///
+/// #[step(retries = 3, timeout = "30s")]
+/// async fn add(a: i64, b: i64) -> i64 {
+///     a + b
+/// }
+///
+/// // Nothing runs yet. An argument is a value, or a workflow that will yield one.
+/// let sum: Workflow<i64> = add(100, one());
+/// ```
+///
+/// An `async fn` runs on tokio, a plain `fn` where it may block. Both may fail and be tried again, and be started again
+/// after a crash, as long as their result is not stored: what a body does to the world outside should bear repetition.
+///
+/// # What it takes
+///
+/// Owned values that serde can write and read (`Serialize`, `DeserializeOwned`, and `Send`), or references to them: `&T`,
+/// `&str`, `&[T]`, `&Path`. The constructor then takes the owned form, or a workflow of it, or a container of workflows
+/// where the parameter is the container of values: see `IntoArg`.
+///
+/// A parameter `#[resource] db: &Db`, or `#[resource] db: Arc<Db>`, is no argument of the constructor: the engine that
+/// runs the step has it. It is for what cannot be stored.
+///
+/// ```
+/// use keepstep::{Workflow, step};
+///
+/// struct Db;
+///
+/// #[step]
+/// async fn save(#[resource] db: &Db, customer: &str, orders: &[u64]) -> std::io::Result<usize> {
+///     let _ = (db, customer);
+///     Ok(orders.len())
+/// }
+///
+/// # #[step] async fn order() -> u64 { 1 }
+/// let saved: Workflow<usize> = save("c-1", [order(), order()]);
+/// ```
+///
+/// # What it gives
+///
+/// - a value that serde can write and read, or nothing;
+/// - `Result<T, E>`, where `E` converts into `Box<dyn Error + Send + Sync>`: an `Err` is a failed attempt. Any alias whose
+///   last segment is `Result` counts, such as `anyhow::Result<T>`;
+/// - `Workflow<T>`, or a `Result` of one: the step goes on as that workflow, which takes its place. `Workflow` has to be
+///   written out; an alias for it is taken for a value.
+///
+/// In the body, the step's own name is the constructor:
+///
+/// ```
+/// use keepstep::{Workflow, step};
+///
+/// #[step]
+/// async fn fib(n: u64) -> Workflow<u64> {
+///     if n <= 1 {
+///         return Workflow::value(n);
+///     }
+///     sum(fib(n - 1), fib(n - 2))
+/// }
+///
+/// #[step]
+/// async fn sum(a: u64, b: u64) -> u64 {
+///     a + b
+/// }
+/// ```
+///
+/// # Options
+///
+/// | option | means | default |
+/// | --- | --- | --- |
+/// | `name = "billing/charge"` | the name that stored runs find it by: keep it when you move or rename the function | module path and function |
+/// | `version = 2` | stored runs find it by name and version: keep the old function, with the old version, as long as there are runs of it | 1 |
+/// | `retries = 5` | how often it is tried again after a failure | 3 |
+/// | `backoff = "100ms..30s"` | the first and the longest pause between attempts, each about twice the one before; a single duration for pauses that stay the same | `"100ms..30s"` |
+/// | `timeout = "30s"` | how long one attempt may take | no limit |
+/// | `checkpoint = false` | its result is not stored: it may run again after a crash, though it was finished | `true` |
+/// | `codec = "bincode"` | how its result is stored, `"msgpack"` or `"bincode"` | `"msgpack"` |
+/// | `crate = path` | where the crate `keepstep` is, if it has another name | `::keepstep` |
+///
+/// Durations are a number and a unit: `ns`, `us`, `ms`, `s`, `m`, `h` or `d`. `"1.5s"` is exact.
+///
+/// # What cannot be a step
+///
+/// A stored run knows a step by its name, and has nothing but the stored arguments to call it with. So generics, `self`,
+/// `impl Trait`, `&mut T` and lifetimes are errors, which say what to write instead.
+///
+/// # Steps that nothing calls
+///
+/// A step that nothing in the program calls is not reported as dead code: the runs of an earlier version may be waiting
+/// for it. The same holds for what it uses.
+///
+/// # What it becomes
+///
+/// With the environment variable `KEEPSTEP_DEBUG_MACRO` set to the name of a function, the compiler prints what that step
+/// becomes: `touch src/main.rs; KEEPSTEP_DEBUG_MACRO=fib cargo check`.
+///
+/// Docs and lint levels stay on the constructor, where lint levels hold for the body, too; other attributes, such as
+/// `#[tracing::instrument]`, go to the function that runs.
 #[proc_macro_attribute]
 pub fn step(options: TokenStream, item: TokenStream) -> TokenStream {
     step::step(options.into(), item.into()).into()

@@ -1,11 +1,33 @@
 //! Generated code keeps the strictest of lints.
 
 #![deny(warnings, missing_docs, unused, nonstandard_style, rust_2018_idioms)]
-#![deny(missing_debug_implementations, unreachable_pub, single_use_lifetimes, trivial_casts, unused_qualifications)]
-#![deny(unused_results, unused_lifetimes, unused_import_braces, elided_lifetimes_in_paths, variant_size_differences)]
+#![deny(
+    missing_debug_implementations,
+    unreachable_pub,
+    single_use_lifetimes,
+    trivial_casts,
+    unused_qualifications
+)]
+#![deny(
+    unused_results,
+    unused_lifetimes,
+    unused_import_braces,
+    elided_lifetimes_in_paths,
+    variant_size_differences
+)]
 #![deny(clippy::all, clippy::pedantic, clippy::nursery)]
-#![deny(clippy::unwrap_used, clippy::impl_trait_in_params, clippy::absolute_paths, clippy::default_numeric_fallback)]
-#![deny(clippy::missing_docs_in_private_items, clippy::as_conversions, clippy::shadow_unrelated, clippy::min_ident_chars)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::impl_trait_in_params,
+    clippy::absolute_paths,
+    clippy::default_numeric_fallback
+)]
+#![deny(
+    clippy::missing_docs_in_private_items,
+    clippy::as_conversions,
+    clippy::shadow_unrelated,
+    clippy::min_ident_chars
+)]
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -26,7 +48,15 @@ pub async fn nothing() {}
 pub fn nothing_blocking() {}
 
 /// Adds numbers, without awaiting anything.
-#[step(retries = 1, backoff = "1s", timeout = "1s", checkpoint = true, codec = "msgpack", name = "add", version = 3)]
+#[step(
+    retries = 1,
+    backoff = "1s",
+    timeout = "1s",
+    checkpoint = true,
+    codec = "msgpack",
+    name = "add",
+    version = 3
+)]
 pub async fn add(left: i64, right: i64) -> i64 {
     left + right
 }
@@ -82,6 +112,11 @@ pub fn expected(text: String) {
 /// Calls what is there to be called.
 pub fn main() {
     let sum = add(1, 2);
-    drop(many(sum.clone(), 1, 2, 3, 4, 5, 6, "text", 7).after(&sum).after(&nothing()).after(&nothing_blocking()));
+    drop(
+        many(sum.clone(), 1, 2, 3, 4, 5, 6, "text", 7)
+            .after(&sum)
+            .after(&nothing())
+            .after(&nothing_blocking()),
+    );
     drop(expected("text"));
 }

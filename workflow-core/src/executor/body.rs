@@ -66,7 +66,12 @@ impl Drop for Report {
 
 impl Execution {
     pub(super) async fn run(self, mut report: Report) {
-        report.outcome = self.outcome().await.unwrap_or_else(|outcome| outcome);
+        // Also what surrounds the body runs code of the user: decoding, encoding, dropping.
+        let outcome = AssertUnwindSafe(self.outcome()).catch_unwind().await;
+        report.outcome = match outcome {
+            Ok(Ok(outcome) | Err(outcome)) => outcome,
+            Err(panic) => panicked(&*panic),
+        };
     }
 
     async fn outcome(self) -> Result<Outcome, Outcome> {
@@ -88,7 +93,14 @@ impl Execution {
             resources: Arc::clone(&shared.resources),
         };
         let timed_out = context.clone();
-        let body = execute(&shared, def, input, context, permit);
+        let mut thread_place = None;
+        if matches!(def.body, StepBody::Blocking(_)) {
+            // Commits share the pool of threads that may block, so bodies must not take all of them. The time until there
+            // is a thread is not the body's.
+            let thread = Arc::clone(&shared.blocking_permits).acquire_owned();
+            thread_place = Some(thread.await.map_err(|_| Outcome::Stopped)?);
+        }
+        let body = execute(def, input, context, (permit, thread_place));
         let result = match timeout {
             None => body.await,
             Some(limit) => match tokio::time::timeout(limit, body).await {
@@ -152,35 +164,27 @@ type Panic = Box<dyn Any + Send>;
 
 /// Runs the body, on the runtime or where it may block.
 async fn execute(
-    shared: &Shared,
     def: &'static StepDef,
     input: StepInput,
     context: Context,
-    permit: OwnedSemaphorePermit,
+    places: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 ) -> Result<StepResult, Panic> {
     match def.body {
         StepBody::Async(body) => {
-            let _permit = permit;
-            // Also the call itself runs code that a panic may come from.
-            let body = AssertUnwindSafe(async move { body(input).await }).catch_unwind();
-            context.scope(body).await
+            let _places = places;
+            Ok(context.scope(body(input)).await)
         }
         StepBody::Blocking(body) => {
-            // Commits share the pool of threads that may block, so bodies must not take all of them.
-            let Ok(blocking_permit) = Arc::clone(&shared.blocking_permits).acquire_owned().await
-            else {
-                return Err(Box::new("the engine was shut down"));
-            };
+            // The thread keeps its places also when nobody waits for it any more.
             let call = move || {
-                let _permits = (permit, blocking_permit);
-                std::panic::catch_unwind(AssertUnwindSafe(|| context.sync_scope(|| body(input))))
+                let _places = places;
+                context.sync_scope(|| body(input))
             };
-            tokio::task::spawn_blocking(call)
-                .await
-                .unwrap_or_else(|error| match error.try_into_panic() {
-                    Ok(panic) => Err(panic),
-                    Err(_) => Err(Box::new("the runtime was shut down")),
-                })
+            let done = tokio::task::spawn_blocking(call).await;
+            done.map_err(|error| match error.try_into_panic() {
+                Ok(panic) => panic,
+                Err(_) => Box::new("the runtime was shut down"),
+            })
         }
     }
 }

@@ -152,12 +152,10 @@ impl RunTask {
 
     async fn drive_to_exit(&mut self) -> Exit {
         let mut inbox = Vec::new();
-        // A run that was pending, failed or suspended is first made running, durably.
-        if self.record.status == StoredStatus::Running {
-            self.go_on();
-        }
         loop {
             if self.committing.is_none() {
+                // A body that was dropped without anybody asking for it is tried again.
+                self.allow_ready();
                 match self.fold_and_commit() {
                     Ok(()) => {}
                     Err(Impossible(what)) => {
@@ -235,7 +233,7 @@ impl RunTask {
                 return Some(Exit::Ended(Ended::Fenced));
             }
             RunMessage::Committed(Err(error)) => return Some(self.lost(error)),
-            // A run whose end is being written has ended.
+            // A run whose end is written, or is being written, has ended.
             RunMessage::Cancel | RunMessage::Suspend if self.is_ending() => {}
             RunMessage::Cancel => {
                 self.run.cancel();
@@ -265,10 +263,10 @@ impl RunTask {
     fn fold_and_commit(&mut self) -> Result<(), Impossible> {
         let mut entry = EntryWriter::default();
         let mut blobs = Vec::new();
+        let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
         if let Some(event) = self.opening.take() {
             self.record_event(&mut entry, event)?;
         }
-        let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
         if is_compacted {
             write(&mut entry, &Event::Snapshot(Box::new(self.run.snapshot())))?;
             self.snapshot_bytes = entry.len() as u64;
@@ -403,9 +401,17 @@ impl RunTask {
         if self.is_shutting_down {
             return;
         }
-        let ready = self.run.take_ready();
-        self.steps.allow(ready);
-        self.start_steps();
+        self.allow_ready();
+    }
+
+    /// Starts what has become ready. All that was folded must be durable; a run that was pending, failed or suspended is
+    /// first made running.
+    fn allow_ready(&mut self) {
+        if self.record.status == StoredStatus::Running {
+            let ready = self.run.take_ready();
+            self.steps.allow(ready);
+            self.start_steps();
+        }
         self.seat.report(self.run.progress());
     }
 
@@ -449,9 +455,8 @@ impl RunTask {
     }
 
     fn is_ending(&self) -> bool {
-        self.committing
-            .as_ref()
-            .is_some_and(|record| record.status.is_final())
+        let record = self.committing.as_ref().unwrap_or(&self.record);
+        record.status.is_final()
     }
 }
 

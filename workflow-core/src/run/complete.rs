@@ -15,10 +15,10 @@ impl Run {
 
     /// Takes a step out of whatever led to the execution of its body; `false` if nothing waits for an outcome of it.
     pub(super) fn leave_body(&mut self, step: StepId) -> bool {
-        let Some(node) = self.node_mut(step) else {
+        let Some((_, segment, index)) = self.locate(step).filter(|(_, s, i)| s.is_step(*i)) else {
             return false;
         };
-        match node.state {
+        match segment.nodes[index as usize].state {
             // After a crash, an input that was not stored may be missing to a step that has run all the same.
             State::Waiting | State::Ready => {}
             State::Running => self.n_running -= 1,
@@ -175,6 +175,10 @@ impl Run {
             }
             State::Expanded(child) => self.drop_segment(child),
             state => {
+                if matches!(state, State::Failed(_)) {
+                    node.state = State::Gone(Ending::Failed);
+                    ending = Ending::Failed;
+                }
                 self.call_off(id, &state);
                 self.inputs_of(base, index, &mut |input| released.push(input));
             }

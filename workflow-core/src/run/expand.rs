@@ -6,6 +6,9 @@ use super::segment::{Ending, State};
 use super::{Run, StepId};
 use crate::plan::Plan;
 
+/// A loop whose rounds all have different names remembers so many of them: memory stays bounded.
+const MAX_ALIASES: usize = 256;
+
 impl Run {
     pub(super) fn expand(&mut self, step: StepId, plan: Arc<Plan>) {
         if !self.leave_body(step) {
@@ -33,6 +36,9 @@ impl Run {
                 if let Some(name) = segment.plan.name_of(index)
                     && !aliases.contains(name)
                 {
+                    if aliases.len() == MAX_ALIASES {
+                        aliases.remove(0);
+                    }
                     aliases.push(Arc::clone(name));
                 }
                 if let Some(node) = self.node_mut(parent) {

@@ -34,7 +34,7 @@ pub(crate) use inspect::ViewState;
 use segment::{Node, Segment, State};
 
 use crate::error::{StepError, SuspendReason};
-use crate::plan::Plan;
+use crate::plan::{NodeKind, Plan};
 use crate::status::Progress;
 use crate::value::Value;
 
@@ -107,7 +107,7 @@ pub(crate) struct Start {
 pub(crate) struct Impossible(pub(crate) &'static str);
 
 impl Run {
-    /// Folds one event. An event about a step that is no longer needed changes nothing.
+    /// Folds one event. An event about a step that is no longer needed changes nothing, nor does any after a cancellation.
     pub(crate) fn apply(&mut self, event: Event) -> Result<(), Impossible> {
         match event {
             Event::Created { plan } => {
@@ -120,6 +120,7 @@ impl Run {
             _ if self.next == 0 => {
                 return Err(Impossible("the journal does not begin with a plan"));
             }
+            _ if self.phase == Phase::Canceled => {}
             Event::StepSucceeded { step, value } => self.succeed(step, value, true),
             Event::StepRan {
                 step,
@@ -152,6 +153,17 @@ impl Run {
         std::mem::take(&mut self.ready)
     }
 
+    /// Forgets of the steps that became ready those that have not stayed so: after a journal was folded.
+    pub(crate) fn tidy_ready(&mut self) {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.retain(|step| {
+            self.locate(*step).is_some_and(|(_, segment, index)| {
+                matches!(segment.nodes[index as usize].state, State::Ready)
+            })
+        });
+        self.ready = ready;
+    }
+
     /// Marks a step as running, if it still should. Not an event: a step that was running is ready after a crash.
     pub(crate) fn start(&mut self, step: StepId) -> Option<Start> {
         if self.phase != Phase::Active {
@@ -163,7 +175,7 @@ impl Run {
         }
         let plan = Arc::clone(&segment.plan);
         let mut inputs = Vec::new();
-        if let crate::plan::NodeKind::Step { args, .. } = &plan.node(index).kind {
+        if let NodeKind::Step { args, .. } = &plan.node(index).kind {
             let mut complete = true;
             let mut push = |input: u32| match &segment.nodes[input as usize].state {
                 State::Done(value) | State::Ran(value) => inputs.push(value.clone()),
@@ -289,10 +301,16 @@ impl Run {
         }
     }
 
-    /// Whether a step's result is stored whatever the step says: its own result is a run's or an expansion's.
+    /// Whether a step's result is stored whatever the step says: it is a run's or an expansion's, or the catch that is hands
+    /// it on.
     pub(crate) fn must_store(&self, step: StepId) -> bool {
-        self.locate(step)
-            .is_some_and(|(_, segment, index)| index == segment.plan.root())
+        self.locate(step).is_some_and(|(_, segment, index)| {
+            let mut source = segment.plan.root();
+            while let NodeKind::Catch(inner) = segment.plan.node(source).kind {
+                source = inner;
+            }
+            index == source
+        })
     }
 
     /// Whether a step's body is executing for the run.
@@ -368,9 +386,6 @@ impl Run {
 
     /// Goes on after a failure or a suspension: what failed may try again from its first attempt.
     fn resume(&mut self) {
-        if self.phase == Phase::Canceled {
-            return;
-        }
         self.phase = Phase::Active;
         let mut again = Vec::new();
         for (base, segment) in &mut self.segments {

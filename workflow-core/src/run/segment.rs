@@ -233,6 +233,7 @@ impl Run {
                         self.timers.remove(&(due_at, id));
                     }
                     State::Expanded(child) => bases.push(child),
+                    State::Failed(_) => ending = Ending::Failed,
                     _ => {}
                 }
                 node.state = State::Gone(ending);

@@ -9,7 +9,7 @@ use super::strategy::programs;
 use crate::run::{Event, Run, StepId};
 
 proptest! {
-    #![proptest_config(cases(400))]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn every_prefix_of_the_journal_leads_to_the_same_end(program in programs(), seed: u64) {
@@ -38,7 +38,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(1500))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn a_run_survives_one_crash_after_the_other(program in programs(), seed: u64, lives in prop::collection::vec(1..40usize, 1..8)) {

@@ -123,7 +123,8 @@ impl Script {
         self.run.apply(event.clone()).unwrap();
         self.journal.push(event);
         let ids = self.run.nodes().filter(|node| node.is_step);
-        self.ids.extend(ids.map(|node| (node.label.to_owned(), node.id)));
+        self.ids
+            .extend(ids.map(|node| (node.label.to_owned(), node.id)));
         let every: Vec<StepId> = self.ids.values().copied().collect();
         audit(&self.run, &every);
     }
@@ -222,7 +223,10 @@ impl Script {
     /// What the root, a catch, reports.
     pub(super) fn caught(&self) -> StepError {
         let output = self.run.output().expect("the run has not ended");
-        output.decode::<Result<String, StepError>>().unwrap().unwrap_err()
+        output
+            .decode::<Result<String, StepError>>()
+            .unwrap()
+            .unwrap_err()
     }
 
     pub(super) fn progress(&self) -> [u64; 5] {

@@ -18,25 +18,6 @@ pub(super) fn programs() -> impl Strategy<Value = Program> {
     })
 }
 
-/// Programs of which no step fails for good.
-pub(super) fn sound_programs() -> impl Strategy<Value = Program> {
-    fn mend(program: &mut Program) {
-        for node in &mut program.nodes {
-            let retries = node.retries();
-            if let Kind::Step(step) = &mut node.kind {
-                step.fails = step.fails.min(retries);
-                if let Then::Program(inner) = &mut step.then {
-                    mend(inner);
-                }
-            }
-        }
-    }
-    programs().prop_map(|mut program| {
-        mend(&mut program);
-        program
-    })
-}
-
 #[derive(Debug, Clone)]
 struct RawNode {
     kind: u8,

@@ -1,0 +1,15 @@
+# What CI runs, as far as it changes nothing.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+    cargo test --workspace --all-features
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
+
+# Mends what can be mended by itself.
+fix:
+    cargo clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
+    cargo fmt --all
+
+# keepstep beside its floors; `just bench chain` for one of them.
+bench filter="":
+    cargo bench --bench speed -- {{filter}}
