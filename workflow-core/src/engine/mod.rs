@@ -141,19 +141,24 @@ impl Engine {
         let flattened = flatten(workflow.borrow().node())?;
         self.shared.check_resources(&flattened.defs)?;
         let (engine, to) = (self.clone(), id.clone());
-        // In a task of its own: a caller that stops waiting must not leave a run that is stored and that nothing drives.
-        let submitted = self
-            .shared
-            .tasks
-            .spawn(async move { engine.submit(&to, flattened.plan).await });
-        let attached = match submitted.await {
-            Ok(submitted) => submitted?,
+        let submitted = async move { engine.submit(&to, flattened.plan).await };
+        let attached = self.to_its_end(submitted).await?;
+        Ok(Handle::new(self.clone(), id, attached))
+    }
+
+    /// Does something in a task of its own, so that it is not left half done when its caller stops waiting: what the store
+    /// then says would not be what this engine does.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        match self.shared.tasks.spawn(work).await {
+            Ok(done) => done,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Err(Error::ShutDown),
+                Err(_) => Err(Error::ShutDown),
             },
-        };
-        Ok(Handle::new(self.clone(), id, attached))
+        }
     }
 
     async fn submit(&self, id: &RunId, plan: Plan) -> Result<Attached> {
