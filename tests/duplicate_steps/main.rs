@@ -1,8 +1,6 @@
 //! Two steps of one name and version are an error when an engine opens, which names both. A program of its own, since
 //! all engines of a program have the same steps.
 
-#![expect(clippy::unwrap_used, reason = "these are tests")]
-
 use keepstep::prelude::*;
 
 #[step(name = "order/charge")]
