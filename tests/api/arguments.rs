@@ -108,7 +108,8 @@ async fn containers_of_workflows_are_arguments() -> keepstep::Result<()> {
     assert_eq!(list(vec![1, 2]).eval().await?, [1, 2]);
     assert_eq!(list(Vec::<i64>::new()).eval().await?, [0; 0]);
     assert_eq!(list(&[1, 2][..]).eval().await?, [1, 2]);
-    assert_eq!(list(&vec![1, 2]).eval().await?, [1, 2]);
+    let items = vec![1, 2];
+    assert_eq!(list(&items).eval().await?, items);
     assert_eq!(list(vec![number(1), number(2)]).eval().await?, [1, 2]);
     assert_eq!(list([number(1), number(2)]).eval().await?, [1, 2]);
     assert_eq!(list(Vec::<Workflow<i64>>::new()).eval().await?, [0; 0]);
@@ -147,7 +148,8 @@ async fn containers_of_workflows_are_arguments() -> keepstep::Result<()> {
 async fn borrowed_forms_are_arguments() -> keepstep::Result<()> {
     assert_eq!(text("a").eval().await?, "A");
     assert_eq!(text(String::from("a")).eval().await?, "A");
-    assert_eq!(text(&String::from("a")).eval().await?, "A");
+    let owned = String::from("a");
+    assert_eq!(text(&owned).eval().await?, owned.to_uppercase());
     assert_eq!(text(Cow::Borrowed("a")).eval().await?, "A");
     assert_eq!(text(owned_text("a")).eval().await?, "A");
     assert_eq!(path("dir").eval().await?, Path::new("dir/file"));

@@ -1,5 +1,7 @@
 //! What users write and what it does.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
@@ -12,4 +14,5 @@ mod ids;
 mod looking;
 mod resources;
 mod returns;
+mod spans;
 mod values;

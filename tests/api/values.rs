@@ -202,3 +202,19 @@ async fn an_output_of_another_type_says_where() -> keepstep::Result<()> {
     );
     engine.shutdown().await
 }
+
+#[tokio::test]
+async fn the_large_values_of_a_deleted_run_are_won_back() -> keepstep::Result<()> {
+    let store = Arc::new(Recorded::new(memory()));
+    let engine = engine_on(&store).await;
+    engine.run("kept", lengths(vec![large('a')])).await?;
+    engine
+        .run("deleted", lengths(vec![large('b'), large('a')]))
+        .await?;
+    assert_eq!(engine.maintain().await?.blobs_removed, 0);
+    engine.delete("deleted").await?;
+    assert_eq!(engine.maintain().await?.blobs_removed, 1);
+    let text: String = engine.step_output("kept", "values::large").await?;
+    assert_eq!(text, "a".repeat(LARGE));
+    engine.shutdown().await
+}

@@ -1,5 +1,7 @@
 //! Crashes after every write there is, and of real processes at any moment: the same output, and nothing done is done again.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod every_write;
 mod killed;
 mod ledger;

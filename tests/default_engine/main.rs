@@ -1,5 +1,7 @@
 //! The process's default engine. Each test is a process of its own: this binary again, told which part to play.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 use std::path::Path;
 use std::process::Command;
 

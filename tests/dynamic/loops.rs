@@ -71,7 +71,7 @@ async fn the_beginning_of_a_long_journal_is_let_go() -> keepstep::Result<()> {
 #[step(retries = 0)]
 async fn rounds(n: u64, text: String, #[resource] world: &World) -> Result<Workflow<u64>, String> {
     world.note(format!("round {n}"));
-    if n % 500 == 0 {
+    if n.is_multiple_of(500) {
         world.act(&format!("stop {n}")).await?;
     }
     Ok(match n {

@@ -141,7 +141,7 @@ async fn many_runs_grow_at_once() -> keepstep::Result<()> {
         handles.push(engine.start(format!("nested {run}"), nested).await?);
         let fork = (0..10).map(|n| add(fib(n), n)).collect::<Vec<_>>();
         handles.push(engine.start(format!("fork {run}"), sum(fork)).await?);
-        let chain = (0..10).fold(Workflow::value(0), |w, n| add(w, n));
+        let chain = (0..10).fold(Workflow::value(0), add);
         handles.push(engine.start(format!("chain {run}"), chain).await?);
     }
     for four in handles.chunks(4) {

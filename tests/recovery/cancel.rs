@@ -277,3 +277,31 @@ async fn every_waiting_handle_learns_of_a_cancel() -> keepstep::Result<()> {
     }
     engine.shutdown().await
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_that_its_caller_gives_up_is_told_all_the_same() -> keepstep::Result<()> {
+    for effect in [Effect::Delay, Effect::DelayAfter] {
+        let store = Arc::new(Faulty::new(memory()));
+        let lab = Lab::on(store.clone());
+        lab.world.tell("a", Do::Hold);
+        let engine = lab.builder().max_running_runs(1).build().await?;
+        let first = engine.start("first", leaf("a").build()).await?;
+        let second = engine.start("second", leaf("b").build()).await?;
+        store.inject(Fault::next(Call::Commit, effect));
+        let cancel = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.cancel("second").await }
+        });
+        store.until_held(1).await;
+        cancel.abort();
+        assert!(cancel.await.unwrap_err().is_cancelled());
+        store.release_held();
+        lab.world.tell("a", Do::Succeed);
+        assert_eq!(first.await?, 1);
+        let error = second.await.unwrap_err();
+        assert!(matches!(error, Error::Canceled { .. }), "{error:?}");
+        assert_canceled(&engine, "second").await;
+        engine.shutdown().await?;
+    }
+    Ok(())
+}

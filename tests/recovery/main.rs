@@ -1,5 +1,7 @@
 //! Failures, crashes and interventions: what runs again, what does not, and who is told.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
@@ -13,6 +15,7 @@ mod queue;
 mod restart;
 mod resume;
 mod retries;
+mod statuses;
 mod suspend;
 mod volatile;
 mod writes;

@@ -239,3 +239,21 @@ async fn a_hundred_runs_are_found_again_in_every_status() -> keepstep::Result<()
     assert_eq!(engine.list(Status::Successful).await?.runs.len(), 100);
     engine.shutdown().await
 }
+
+#[tokio::test]
+async fn a_store_that_is_in_use_is_not_opened_twice() -> keepstep::Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::default();
+    world.tell("a", Do::Hold);
+    let engine = opened(&dir, &world).await;
+    let handle = engine.start("run", leaf("a").build()).await?;
+    world.until("a").await;
+    let path = dir.path().join("data");
+    let error = Engine::open(path.to_str().unwrap()).await.unwrap_err();
+    let is_in_use = matches!(error, Error::Storage(StorageError::InUse { .. }));
+    assert!(is_in_use, "{error:?}");
+    // The one that has it is not disturbed.
+    world.tell("a", Do::Succeed);
+    assert_eq!(handle.await?, 1);
+    engine.shutdown().await
+}

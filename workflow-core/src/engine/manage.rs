@@ -183,10 +183,22 @@ impl Engine {
         &self,
         id: &str,
         to: Status,
-        message: impl Fn() -> RunMessage,
+        message: fn() -> RunMessage,
         event: Event,
     ) -> Result<()> {
         let id = RunId::new(id)?;
+        let engine = self.clone();
+        self.to_its_end(async move { engine.stop_to_its_end(id, to, message, event).await })
+            .await
+    }
+
+    async fn stop_to_its_end(
+        &self,
+        id: RunId,
+        to: Status,
+        message: fn() -> RunMessage,
+        event: Event,
+    ) -> Result<()> {
         // Twice is usual if the run leaves memory in between; a run that comes and goes all the time is not waited for.
         loop {
             let lock = self.shared.locks.lock(&id).await;
