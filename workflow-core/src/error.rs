@@ -60,8 +60,8 @@ pub enum Error {
         /// The run.
         run: RunId,
     },
-    /// A write of the run failed, so it stopped before anything depended on that write. It is `Resumable`.
-    #[error("run {run:?} stopped because it could not be written; mend the store and resume it")]
+    /// A write of the run failed, or a read it needed, so it stopped before anything depended on that. It is `Resumable`.
+    #[error("run {run:?} stopped because its store failed; mend the store and resume it")]
     Interrupted {
         /// The run.
         run: RunId,

@@ -223,9 +223,14 @@ impl Shared {
         }
     }
 
+    /// Whether a value is short enough for the journal.
+    pub(crate) fn is_inline(value: &Value) -> bool {
+        value.len() <= MAX_INLINE_BYTES
+    }
+
     /// Puts a value that is long into a blob.
     pub(crate) async fn offload(&self, value: Value) -> Result<Value, StorageError> {
-        if value.len() <= MAX_INLINE_BYTES {
+        if Self::is_inline(&value) {
             return Ok(value);
         }
         let len = value.len() as u64;
@@ -240,7 +245,7 @@ impl Shared {
     pub(crate) async fn offload_plan(&self, mut plan: Plan) -> Result<Plan, StorageError> {
         let mut long = Vec::new();
         plan.for_each_value(&mut |value| {
-            if value.len() > MAX_INLINE_BYTES {
+            if !Self::is_inline(value) {
                 long.push(value.clone());
             }
         });
@@ -252,7 +257,7 @@ impl Shared {
             offloaded.push_back(self.offload(value).await?);
         }
         plan.for_each_value_mut(&mut |value| {
-            if value.len() > MAX_INLINE_BYTES
+            if !Self::is_inline(value)
                 && let Some(blob) = offloaded.pop_front()
             {
                 *value = blob;

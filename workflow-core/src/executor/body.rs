@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use keepstep_storage::{Storage, StorageError};
+use keepstep_storage::StorageError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::RunMessage;
+use super::{RunMessage, arguments};
 use crate::context::Context;
 use crate::engine::Shared;
 use crate::error::{Error, StepErrorKind, SuspendReason};
-use crate::plan::{Arg, NodeKind, Plan, flatten};
+use crate::plan::{NodeKind, Plan, flatten};
 use crate::run::{Failure, Start, StepId};
-use crate::source::Source;
 use crate::step::{Fault, Output, StepBody, StepDef, StepFault, StepInput, StepOutput, StepResult};
 use crate::value::Value;
+use crate::workflow::BuildNode;
 
 /// How an execution ended.
 #[derive(Debug)]
@@ -83,10 +83,14 @@ impl Execution {
             context,
             permit,
         } = self;
-        let args = arguments(&start, &*shared.storage)
-            .await
-            .map_err(Outcome::Storage)?;
-        drop(start);
+        // What few executions need is boxed: every execution pays for the size of this future.
+        let args = if arguments::are_at_hand(&start) {
+            arguments::fill(start, &[])
+        } else {
+            Box::pin(arguments::load(start, &*shared.storage))
+                .await
+                .map_err(Outcome::Storage)?
+        };
         let input = StepInput {
             def,
             args,
@@ -123,41 +127,46 @@ impl Execution {
             Err(panic) => return Err(panicked(&*panic)),
         };
         match output {
-            Output::Value(value) => Ok(Outcome::Value(
-                shared.offload(value).await.map_err(Outcome::Storage)?,
-            )),
-            Output::Workflow(node) => {
-                let flattened = flatten(&node).map_err(not_storable)?;
-                drop(node);
-                shared
-                    .check_resources(&flattened.defs)
-                    .map_err(|error| match error {
-                        Error::MissingResource {
-                            step,
-                            param,
-                            type_name,
-                        } => Outcome::Unrunnable(SuspendReason::MissingResource {
-                            step,
-                            param,
-                            type_name,
-                        }),
-                        other => not_storable(other),
-                    })?;
-                let plan = shared
-                    .offload_plan(flattened.plan)
-                    .await
-                    .map_err(Outcome::Storage)?;
-                Ok(match &*plan.nodes {
-                    // A finished workflow is a value.
-                    [only] if only.extra.is_none() => match &only.kind {
-                        NodeKind::Value(value) => Outcome::Value(value.clone()),
-                        _ => Outcome::Plan(Arc::new(plan)),
-                    },
-                    _ => Outcome::Plan(Arc::new(plan)),
-                })
-            }
+            Output::Value(value) if Shared::is_inline(&value) => Ok(Outcome::Value(value)),
+            Output::Value(value) => Box::pin(shared.offload(value))
+                .await
+                .map(Outcome::Value)
+                .map_err(Outcome::Storage),
+            Output::Workflow(node) => Box::pin(expansion(shared, node)).await,
         }
     }
+}
+
+/// What a body that returned a workflow comes to.
+async fn expansion(shared: Arc<Shared>, node: Arc<BuildNode>) -> Result<Outcome, Outcome> {
+    let flattened = flatten(&node).map_err(not_storable)?;
+    drop(node);
+    shared
+        .check_resources(&flattened.defs)
+        .map_err(|error| match error {
+            Error::MissingResource {
+                step,
+                param,
+                type_name,
+            } => Outcome::Unrunnable(SuspendReason::MissingResource {
+                step,
+                param,
+                type_name,
+            }),
+            other => not_storable(other),
+        })?;
+    let plan = shared
+        .offload_plan(flattened.plan)
+        .await
+        .map_err(Outcome::Storage)?;
+    Ok(match &*plan.nodes {
+        // A finished workflow is a value.
+        [only] if only.extra.is_none() => match &only.kind {
+            NodeKind::Value(value) => Outcome::Value(value.clone()),
+            _ => Outcome::Plan(Arc::new(plan)),
+        },
+        _ => Outcome::Plan(Arc::new(plan)),
+    })
 }
 
 type Panic = Box<dyn Any + Send>;
@@ -186,74 +195,6 @@ async fn execute(
                 Err(_) => Box::new("the runtime was shut down"),
             })
         }
-    }
-}
-
-/// The arguments of a step, with the results of its inputs in their places.
-async fn arguments(start: &Start, storage: &dyn Storage) -> Result<Vec<Source>, StorageError> {
-    let mut inputs = Vec::with_capacity(start.inputs.len());
-    for value in &start.inputs {
-        inputs.push(load(value, storage).await?);
-    }
-    let NodeKind::Step { args, .. } = &start.plan.node(start.index).kind else {
-        return Ok(Vec::new());
-    };
-    // Literals kept in blobs are loaded first: filling in is not async.
-    let mut blobs = Vec::new();
-    start.plan.node(start.index).for_each_literal(&mut |value| {
-        if value.blob_id().is_some() {
-            blobs.push(value.clone());
-        }
-    });
-    let mut literals = Vec::with_capacity(blobs.len());
-    for value in blobs {
-        let loaded = load(&value, storage).await?;
-        literals.push((value, loaded));
-    }
-    let mut inputs = inputs.into_iter();
-    let mut fill = Fill {
-        inputs: &mut inputs,
-        literals: &literals,
-    };
-    Ok(args.iter().map(|arg| fill.source(arg)).collect())
-}
-
-async fn load(value: &Value, storage: &dyn Storage) -> Result<Value, StorageError> {
-    match value.blob_id() {
-        None => Ok(value.clone()),
-        Some(id) => Ok(value.with_blob(&storage.blob(&id).await?)),
-    }
-}
-
-struct Fill<'a> {
-    inputs: &'a mut std::vec::IntoIter<Value>,
-    literals: &'a [(Value, Value)],
-}
-
-impl Fill<'_> {
-    fn source(&mut self, arg: &Arg) -> Source {
-        match arg {
-            Arg::Value(value) => Source::Value(self.literal(value)),
-            // There is an input for each: both come from the same walk.
-            Arg::Node(_) => Source::Value(
-                self.inputs
-                    .next()
-                    .unwrap_or_else(|| Value::from_bytes(&[][..])),
-            ),
-            Arg::Seq(items) => Source::Seq(items.iter().map(|item| self.source(item)).collect()),
-            Arg::Map(entries) => Source::Map(
-                entries
-                    .iter()
-                    .map(|(key, value)| (self.literal(key), self.source(value)))
-                    .collect(),
-            ),
-            Arg::Some(inner) => Source::Some(Box::new(self.source(inner))),
-        }
-    }
-
-    fn literal(&self, value: &Value) -> Value {
-        let loaded = self.literals.iter().find(|(blob, _)| blob == value);
-        loaded.map_or_else(|| value.clone(), |(_, loaded)| loaded.clone())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each run in memory is one task. While a commit of it is being flushed, what happens gathers; nothing that an event
 //! allows is done before the event is durable. After a failed write the task ends and writes nothing more.
 
+mod arguments;
 mod body;
 mod committer;
 mod crew;
