@@ -5,9 +5,10 @@ mod global;
 mod handle;
 mod list;
 mod lock;
-mod manage;
 mod read;
+mod resume;
 mod shared;
+mod stop;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,35 +1,22 @@
-//! Changing runs from outside: resume, suspend, cancel, delete; and taking runs into memory.
+//! Going on with runs: resume, attach, and taking runs into memory.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use keepstep_storage::{
-    Expect, RunId, RunQuery, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome,
-};
+use keepstep_storage::{RunId, RunQuery, RunRecord, StoredStatus};
 
 use super::handle::{Attached, Handle};
 use super::shared::{Admission, Ended, Place, Seat, SeatState, Shared};
 use super::{Engine, forbid_in_step};
-use crate::error::{Error, Result, SuspendReason};
-use crate::executor::{RunMessage, load_run};
-use crate::journal::EntryWriter;
+use crate::error::{Error, Result};
+use crate::executor::load_run;
 use crate::run::Event;
 use crate::status::Status;
-use crate::value::{Codec, Value};
 
 /// How long a claim lasts on stores that several processes share.
 const LEASE: Duration = Duration::from_secs(30);
 /// How many runs are claimed at a time when all are resumed.
 const RESUME_CHUNK: usize = 512;
-
-/// What a message to a run's task came to.
-enum Told {
-    /// The task has it; this is where the outcome will be.
-    Task(Attached),
-    /// No task drives the run.
-    NoTask,
-}
 
 impl Engine {
     /// Goes on with a run that was interrupted, suspended, or that failed; a failed run tries again what failed, with a
@@ -145,207 +132,7 @@ impl Engine {
         }
     }
 
-    /// Stops a run so that it can be resumed: its bodies are told to stop, and it is `Suspended` when this returns. Suspending a
-    /// suspended run does nothing.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]; [`Error::AlreadyEnded`], also if it ends before it could be stopped.
-    pub async fn suspend(&self, id: impl AsRef<str>) -> Result<()> {
-        let reason = SuspendReason::Requested;
-        self.stop(
-            id.as_ref(),
-            Status::Suspended,
-            || RunMessage::Suspend,
-            Event::RunSuspended { reason },
-        )
-        .await
-    }
-
-    /// Cancels a run, for good: pending, running, suspended or resumable. Its bodies are told to stop, what they held is
-    /// freed, and it is `Canceled` when this returns. Canceling a canceled run does nothing.
-    ///
-    /// A body that asked for its [cancellation token](crate::Context::cancellation_token) gets five seconds to end by
-    /// itself; an async body is then dropped. A plain function cannot be stopped from outside: its result is ignored.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]; [`Error::AlreadyEnded`], also if it ends before it could be canceled.
-    pub async fn cancel(&self, id: impl AsRef<str>) -> Result<()> {
-        self.stop(
-            id.as_ref(),
-            Status::Canceled,
-            || RunMessage::Cancel,
-            Event::RunCanceled,
-        )
-        .await
-    }
-
-    async fn stop(
-        &self,
-        id: &str,
-        to: Status,
-        message: fn() -> RunMessage,
-        event: Event,
-    ) -> Result<()> {
-        let id = RunId::new(id)?;
-        let engine = self.clone();
-        self.to_its_end(async move { engine.stop_to_its_end(id, to, message, event).await })
-            .await
-    }
-
-    async fn stop_to_its_end(
-        &self,
-        id: RunId,
-        to: Status,
-        message: fn() -> RunMessage,
-        event: Event,
-    ) -> Result<()> {
-        // Twice is usual if the run leaves memory in between; a run that comes and goes all the time is not waited for.
-        loop {
-            let lock = self.shared.locks.lock(&id).await;
-            match self.tell(&id, message()) {
-                Told::Task(attached) => {
-                    drop(lock);
-                    match attached.ended().await {
-                        Ended::Interrupted(source) => {
-                            return Err(Error::Interrupted { run: id, source });
-                        }
-                        Ended::ShutDown => return Err(Error::ShutDown),
-                        Ended::Unreadable(error) => return Err(error),
-                        // The record says how it ended, or it is suspended and can be written to.
-                        _ => {}
-                    }
-                }
-                Told::NoTask => {
-                    let record = self.record(&id).await?;
-                    let status = self.shared.status_of(&id, &record);
-                    if status == to {
-                        return Ok(());
-                    }
-                    if status.is_final() {
-                        return Err(Error::AlreadyEnded { run: id, status });
-                    }
-                    let engine = self.clone();
-                    let stop = async move {
-                        let _lock = lock;
-                        engine.stop_stored(&id, to, event).await
-                    };
-                    return self.to_its_end(stop).await;
-                }
-            }
-        }
-    }
-
-    /// Gives a message to the task of a run.
-    fn tell(&self, id: &RunId, message: RunMessage) -> Told {
-        let roster = self.shared.roster();
-        match roster.seats.get(id) {
-            Some((SeatState::Active(messages, _), seat)) => {
-                let attached = Attached::to(seat);
-                // A task leaves its seat before it stops taking messages.
-                drop(messages.send(message));
-                Told::Task(attached)
-            }
-            _ => Told::NoTask,
-        }
-    }
-
-    /// Stops a run that no task drives: one entry at the end of its journal.
-    async fn stop_stored(&self, id: &RunId, to: Status, event: Event) -> Result<()> {
-        let record = self.claim(id).await?;
-        let (status, ended) = match &event {
-            Event::RunSuspended { reason } => {
-                (StoredStatus::Suspended, Ended::Suspended(reason.clone()))
-            }
-            _ => (StoredStatus::Canceled, Ended::Canceled),
-        };
-        debug_assert_eq!(Status::of(status, true), to);
-        let appended = self.append(id, &record, event, status).await;
-        let seat = {
-            let mut roster = self.shared.roster();
-            roster.queue.retain(|queued| queued != id);
-            if appended.is_ok() {
-                roster.lost.remove(id);
-            }
-            roster.seats.remove(id)
-        };
-        let ended = match &appended {
-            Ok(_) => ended,
-            Err(Error::Storage(error)) => Ended::Interrupted(error.clone()),
-            Err(error) => Ended::Unreadable(error.clone()),
-        };
-        if let Some((_, seat)) = seat {
-            seat.ended.send_replace(Some(ended));
-        }
-        appended.map(drop)
-    }
-
-    /// Appends an event to a run that no task drives.
-    async fn append(
-        &self,
-        id: &RunId,
-        record: &RunRecord,
-        event: Event,
-        status: StoredStatus,
-    ) -> Result<RunRecord> {
-        let now = self.shared.clock.timestamp();
-        let mut values = Vec::new();
-        if let Event::RunSuspended { reason } = &event {
-            let reason = Value::encode(reason, Codec::MessagePack).ok();
-            values.push((
-                ValueKey::Error,
-                reason.map(|reason| Bytes::copy_from_slice(reason.as_bytes())),
-            ));
-        }
-        let mut entry = EntryWriter::default();
-        entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
-        let entry = entry.finish(record.next_entry);
-        let next = RunRecord {
-            status,
-            ended_at: status.is_final().then_some(now),
-            wake_at: record.wake_at.filter(|_| status.is_active()),
-            next_entry: record.next_entry.next(),
-            journal_bytes: record.journal_bytes + entry.len() as u64,
-            ..record.clone()
-        };
-        let write = RunWrite {
-            run: id.clone(),
-            expect: Expect::Epoch(record.epoch),
-            record: next.clone(),
-            entry: Some(entry),
-            truncate: false,
-            values,
-            blobs: Vec::new(),
-            consumed: Vec::new(),
-        };
-        match self.write(write).await? {
-            WriteOutcome::Written => Ok(next),
-            _ => Err(Error::Fenced { run: id.clone() }),
-        }
-    }
-
-    /// Removes a run with all that is stored of it; its id can then be used again. A run that has ended, is suspended or
-    /// resumable can be deleted.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]; [`Error::StillActive`] if it is pending or running: cancel it first.
-    pub async fn delete(&self, id: impl AsRef<str>) -> Result<()> {
-        let id = RunId::new(id)?;
-        let _lock = self.shared.locks.lock(&id).await;
-        let record = self.record(&id).await?;
-        let status = self.shared.status_of(&id, &record);
-        if matches!(status, Status::Pending | Status::Running) || self.seat(&id).is_some() {
-            return Err(Error::StillActive { run: id, status });
-        }
-        // Whoever else believes to own the run is fenced off first.
-        let record = self.claim(&id).await?;
-        if !self.shared.storage.delete(&id, record.epoch).await? {
-            return Err(Error::NotFound { run: id });
-        }
-        self.shared.roster().lost.remove(&id);
-        Ok(())
-    }
-
-    async fn claim(&self, id: &RunId) -> Result<RunRecord> {
+    pub(super) async fn claim(&self, id: &RunId) -> Result<RunRecord> {
         let mut claimed = self.claim_all(std::slice::from_ref(id)).await?;
         claimed
             .pop()
