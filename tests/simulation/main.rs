@@ -3,5 +3,6 @@
 mod faults;
 mod ledger;
 mod programs;
+mod regressions;
 mod store;
 mod world;
