@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use keepstep::Status;
 use keepstep::storage::fault::{Call, Effect, Fault};
+use keepstep::{Error, Status};
 
 use crate::programs::{Prog, Spec};
 use crate::world::{Limits, World, block_on};
@@ -41,5 +41,44 @@ fn a_run_that_ends_during_a_shutdown_stays_ended() {
         let next = world.open(Limits::default()).await;
         let status = next.engine.status("r").await.unwrap();
         assert_eq!(status, Status::Successful);
+    });
+}
+/// The run was looked at, then its owner ended it, then it was claimed and stopped.
+#[test]
+fn a_run_that_another_engine_ends_meanwhile_cannot_be_stopped() {
+    block_on(async {
+        for cancels in [false, true] {
+            let mut world = World::new(1);
+            let owner = world.open(Limits::default()).await;
+            let other = world.open(Limits::default()).await;
+            let slow = Spec {
+                sleeps_ms: 20,
+                ..spec(1)
+            };
+            let workflow = Prog::Leaf(slow).build("");
+            let handle = owner.engine.start("r", workflow).await.unwrap();
+            world.faulty.inject(Fault::next(Call::Claim, Effect::Delay));
+            let engine = other.engine.clone();
+            let stop = tokio::spawn(async move {
+                match cancels {
+                    true => engine.cancel("r").await,
+                    false => engine.suspend("r").await,
+                }
+            });
+            assert_eq!(handle.await.unwrap().value, 1000);
+            world.faulty.release_held();
+            let said = stop.await.unwrap();
+            let is_right = matches!(
+                said,
+                Err(Error::AlreadyEnded {
+                    status: Status::Successful,
+                    ..
+                })
+            );
+            assert!(is_right, "{said:?}");
+            let status = owner.engine.status("r").await.unwrap();
+            assert_eq!(status, Status::Successful);
+            assert_eq!(world.ledger.violations(), Vec::<String>::new());
+        }
     });
 }
