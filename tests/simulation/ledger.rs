@@ -73,6 +73,7 @@ struct State {
     n_fenced: u64,
     is_mended: bool,
     hash: u64,
+    unordered: u64,
     say: bool,
 }
 
@@ -102,14 +103,24 @@ impl Ledger {
         if state.say {
             println!("{what}");
         }
-        for byte in what.bytes() {
-            state.hash = (state.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        state.hash = fnv(state.hash, what);
+    }
+
+    /// Adds to the hash, in whatever order such things come.
+    pub(crate) fn trace_unordered(&self, what: &str) {
+        let mut state = self.state();
+        if state.say {
+            println!("{what}");
         }
+        state.unordered = state
+            .unordered
+            .wrapping_add(fnv(0xcbf2_9ce4_8422_2325, what));
     }
 
     /// The hash of the trace.
     pub(crate) fn hash(&self) -> u64 {
-        self.state().hash
+        let state = self.state();
+        state.hash ^ state.unordered.rotate_left(32)
     }
 
     /// How many bodies began, and how many writes were refused.
@@ -138,24 +149,12 @@ impl Ledger {
         self.state().runs.get_mut(&run).map(look)
     }
 
-    /// Every run in the store.
-    pub(crate) fn runs(&self) -> Vec<RunId> {
-        self.state().runs.keys().cloned().collect()
-    }
-
     /// Whether the execution that left this token has a durable outcome.
     pub(crate) fn is_durable(&self, token: &str) -> bool {
         let state = self.state();
         tokens_in(token.as_bytes())
             .iter()
             .all(|id| state.durable.contains(id))
-    }
-
-    /// The run and incarnation whose step left this token.
-    pub(crate) fn step_of(&self, token: &str) -> Option<String> {
-        let state = self.state();
-        let id = *tokens_in(token.as_bytes()).first()?;
-        Some(state.tokens.get(id as usize)?.step.clone())
     }
 
     /// A body begins. `inputs` are texts with the tokens of all that it depends on.
@@ -267,7 +266,8 @@ impl Ledger {
             }
             let mut found = write.entry.as_deref().map(tokens_in).unwrap_or_default();
             for (key, value) in &write.values {
-                if *key != ValueKey::Metadata {
+                // A name keeps also what a volatile step gave last, which makes that no checkpoint.
+                if !matches!(key, ValueKey::Metadata | ValueKey::Step(_)) {
                     found.extend(value.as_deref().map(tokens_in).unwrap_or_default());
                 }
             }
@@ -344,8 +344,9 @@ impl State {
         if is_final && from != to.status {
             self.violated(format!("3: {run} was {from:?} and became {:?}", to.status));
         }
-        if from == StoredStatus::Failed && to.status.is_active() {
-            // It was resumed: what failed for good begins afresh.
+        let was_stopped = matches!(from, StoredStatus::Failed | StoredStatus::Suspended);
+        if was_stopped && to.status != from {
+            // It was resumed: what failed for good begins afresh, also what did so while the run was being suspended.
             let incarnation = format!("{run}/{:016x}/", to.incarnation);
             for (step, log) in &mut self.steps {
                 if step.starts_with(&incarnation) && log.failures > log.retries {
@@ -412,6 +413,12 @@ impl Drop for Execution {
             log.cut_short += 1;
         }
     }
+}
+
+fn fnv(hash: u64, text: &str) -> u64 {
+    text.bytes().fold(hash, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Every token in some bytes.

@@ -254,6 +254,13 @@ impl Prog {
         }
     }
 
+    /// Whether every part of it succeeds, so that all of them run.
+    pub(crate) fn is_sure(&self) -> bool {
+        let mut is_sure = true;
+        self.each(&mut |part| is_sure &= part.value().is_some());
+        is_sure
+    }
+
     /// Every part of the program.
     pub(crate) fn each(&self, visit: &mut dyn FnMut(&Self)) {
         visit(self);
@@ -269,6 +276,14 @@ impl Spec {
     pub(crate) fn name(&self) -> String {
         format!("n{}", self.label)
     }
+}
+
+/// Where a part of a program stands.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// Another step takes what it yields.
+    is_input: bool,
+    is_caught: bool,
 }
 
 /// Makes random programs.
@@ -292,11 +307,11 @@ impl<'a> Maker<'a> {
 
     /// A program.
     pub(crate) fn program(&mut self) -> Prog {
-        self.prog(4, false)
+        self.prog(4, Place::default())
     }
 
-    fn prog(&mut self, depth: u32, is_caught: bool) -> Prog {
-        let leaf = self.spec(is_caught);
+    fn prog(&mut self, depth: u32, place: Place) -> Prog {
+        let leaf = self.spec(place);
         let spec = Spec {
             is_volatile: false,
             ..leaf.clone()
@@ -305,26 +320,32 @@ impl<'a> Maker<'a> {
         if depth == 0 || self.room == 0 {
             return Prog::Leaf(leaf);
         }
-        let inner = |maker: &mut Self, is_caught| Box::new(maker.prog(depth - 1, is_caught));
+        let inner = |maker: &mut Self, place| Box::new(maker.prog(depth - 1, place));
+        let input = Place {
+            is_input: true,
+            ..place
+        };
+        let caught = Place {
+            is_input: true,
+            is_caught: true,
+        };
         match self.rng.u8(..10) {
             0 | 1 => Prog::Leaf(leaf),
             2..=4 => {
                 let width = self.rng.usize(1..=6);
                 Prog::Gather(
                     spec,
-                    (0..width)
-                        .map(|_| self.prog(depth - 1, is_caught))
-                        .collect(),
+                    (0..width).map(|_| self.prog(depth - 1, input)).collect(),
                 )
             }
-            5 => Prog::Twice(spec, inner(self, is_caught)),
-            6 | 7 => Prog::Expand(spec, inner(self, is_caught)),
+            5 => Prog::Twice(spec, inner(self, input)),
+            6 | 7 => Prog::Expand(spec, inner(self, place)),
             8 => Prog::Loop(spec, self.rng.u32(0..6)),
-            _ => Prog::Catch(spec, inner(self, true)),
+            _ => Prog::Catch(spec, inner(self, caught)),
         }
     }
 
-    fn spec(&mut self, is_caught: bool) -> Spec {
+    fn spec(&mut self, place: Place) -> Spec {
         self.labels += 1;
         let rng = &mut *self.rng;
         let retries = rng.u32(0..4);
@@ -343,10 +364,11 @@ impl<'a> Maker<'a> {
             is_polite: rng.bool(),
             is_volatile,
             is_patient: rng.u8(..6) == 0,
-            is_big: !is_volatile && rng.u8(..40) == 0,
+            // Who waits for a run would read its long output, and several do that in no certain order.
+            is_big: place.is_input && !is_volatile && rng.u8(..40) == 0,
             is_named: rng.u8(..4) == 0,
             // What is caught must come to the same before and after it is mended.
-            is_broken: !is_caught && rng.u8(..60) == 0,
+            is_broken: !place.is_caught && rng.u8(..60) == 0,
             origin: String::new(),
         }
     }

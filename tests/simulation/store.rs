@@ -13,6 +13,8 @@ use keepstep::storage::{
     Timestamp, ValueKey,
 };
 
+use tokio::sync::Semaphore;
+
 use crate::ledger::Ledger;
 
 /// What the memory holds, and the ledger of it.
@@ -155,14 +157,14 @@ pub(crate) struct Wire {
     pub(crate) faulty: Arc<dyn Storage>,
     pub(crate) bottom: Arc<Bottom>,
     pub(crate) pace: Arc<Pace>,
-    /// The process is dead: nothing of it reaches the store any more.
-    pub(crate) is_cut: AtomicBool,
+    /// Closed when the process is dead: nothing of it reaches the store any more, nor does what was on its way.
+    pub(crate) alive: Semaphore,
     pub(crate) is_closed: AtomicBool,
 }
 
 impl Wire {
     fn check(&self) -> Result<()> {
-        if self.is_cut.load(Ordering::Relaxed) || self.is_closed.load(Ordering::Relaxed) {
+        if self.alive.is_closed() || self.is_closed.load(Ordering::Relaxed) {
             let location = "a wire".to_owned();
             return Err(StorageError::Closed { location });
         }
@@ -176,7 +178,11 @@ impl Wire {
             .trace(&format!("engine {} {what}", self.engine));
         self.wait().await;
         self.check()?;
-        let done = doing.await;
+        let done = tokio::select! {
+            biased;
+            _ = self.alive.acquire() => self.check().and_then(|()| unreachable!("it has no permits")),
+            done = doing => done,
+        };
         self.wait().await;
         if let Err(error) = &done {
             self.bottom

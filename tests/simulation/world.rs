@@ -1,10 +1,11 @@
 //! A simulated machine: a memory that outlives engines, a store over it that goes wrong on demand, and engines on that.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once};
 
 use keepstep::storage::{Storage, fault::Faulty, memory};
 use keepstep::{Clock, Engine};
+use tokio::sync::Semaphore;
 
 use crate::ledger::{Ledger, MAGIC};
 use crate::programs::Probe;
@@ -58,7 +59,7 @@ impl World {
             faulty: Arc::clone(&self.faulty) as Arc<dyn Storage>,
             bottom: Arc::clone(&self.bottom),
             pace: Arc::clone(&self.pace),
-            is_cut: AtomicBool::new(false),
+            alive: Semaphore::new(0),
             is_closed: AtomicBool::new(false),
         });
         let mut builder = Engine::builder()
@@ -94,7 +95,7 @@ pub(crate) struct Limits {
 impl Opened {
     /// The process dies: from now on nothing of it reaches the store.
     pub(crate) fn crash(self) {
-        self.wire.is_cut.store(true, Ordering::Relaxed);
+        self.wire.alive.close();
     }
 }
 
