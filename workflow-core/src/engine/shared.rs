@@ -1,10 +1,11 @@
 //! What an engine's tasks share, and who sits in memory.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use keepstep_storage::{Epoch, NodeId, RunId, RunRecord, Storage, StorageError, Timestamp};
+use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,7 +49,8 @@ pub(crate) struct Shared {
 /// The runs of this engine that are in memory or somebody waits for.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    pub(super) seats: HashMap<RunId, (SeatState, Arc<Seat>)>,
+    /// A map without a random order: runs are told of a shutdown in the order of their seats, and a simulation repeats it.
+    pub(super) seats: FxHashMap<RunId, (SeatState, Arc<Seat>)>,
     /// Runs that take up a place of `max_running_runs`.
     pub(super) n_running: usize,
     /// Pending runs, first come, first served.

@@ -131,7 +131,13 @@ impl Engine {
             _ => (StoredStatus::Canceled, Ended::Canceled),
         };
         debug_assert_eq!(Status::of(status, true), to);
-        let appended = self.append(id, &record, event, status).await;
+        // Its owner may have ended it since it was looked at. That stands.
+        let has_ended = record.status.is_final();
+        let appended = if has_ended {
+            Ok(record.clone())
+        } else {
+            self.append(id, &record, event, status).await
+        };
         let seat = {
             let mut roster = self.shared.roster();
             roster.queue.retain(|queued| queued != id);
@@ -141,6 +147,7 @@ impl Engine {
             roster.seats.remove(id)
         };
         let ended = match &appended {
+            Ok(_) if has_ended => Ended::Fenced,
             Ok(_) => ended,
             Err(Error::Storage(error)) => Ended::Interrupted(error.clone()),
             Err(error) => Ended::Unreadable(error.clone()),
@@ -148,7 +155,14 @@ impl Engine {
         if let Some((_, seat)) = seat {
             seat.ended.send_replace(Some(ended));
         }
-        appended.map(drop)
+        let status = Status::of(appended?.status, true);
+        if status == to {
+            return Ok(());
+        }
+        Err(Error::AlreadyEnded {
+            run: id.clone(),
+            status,
+        })
     }
 
     /// Appends an event to a run that no task drives.

@@ -262,6 +262,9 @@ impl RunTask {
 
     /// Folds what happened since the last commit, and commits it in one entry.
     fn fold_and_commit(&mut self) -> Result<(), Impossible> {
+        if self.is_successful() {
+            return Ok(());
+        }
         let mut entry = EntryWriter::default();
         let mut blobs = Vec::new();
         let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
@@ -421,7 +424,8 @@ impl RunTask {
         if !self.steps.is_idle() || !self.happened.is_empty() {
             return None;
         }
-        if self.is_shutting_down {
+        // A run that has ended is not given up: who waits for it gets what it came to.
+        if self.is_shutting_down && !self.is_successful() {
             return Some(Exit::Ended(Ended::ShutDown));
         }
         match self.run.settle(true) {
@@ -453,6 +457,11 @@ impl RunTask {
             }
             _ => None,
         }
+    }
+
+    /// Whether its end is durable. A run that failed may be here to go on.
+    fn is_successful(&self) -> bool {
+        self.record.status == StoredStatus::Successful
     }
 
     fn is_ending(&self) -> bool {

@@ -33,6 +33,8 @@ pub(crate) async fn run_timers(
             .map_or(Timestamp::MAX, |(due_at, _)| *due_at)
             .min(next_lookup);
         tokio::select! {
+            // In one order, so that a simulation can be repeated. Due runs are looked for after each turn, so none starves.
+            biased;
             request = requests.recv() => {
                 let Some((due_at, run)) = request else { return };
                 let now = shared.clock.timestamp();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{Call, Effect, Fault, On};
 use crate::{
@@ -42,8 +42,6 @@ use crate::{
 pub struct Faulty {
     inner: Arc<dyn Storage>,
     state: Mutex<State>,
-    /// How often held calls were released.
-    released: watch::Sender<u64>,
     /// How many calls are held now.
     held: watch::Sender<usize>,
 }
@@ -56,6 +54,8 @@ struct State {
     frozen: bool,
     poison: Option<StorageError>,
     crash: Option<StorageError>,
+    /// Calls that wait to be released, in the order in which they came: so they go on in an order that can be repeated.
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 /// What is to be done with one call.
@@ -75,7 +75,6 @@ impl Faulty {
         Self {
             inner,
             state: Mutex::default(),
-            released: watch::Sender::new(0),
             held: watch::Sender::new(0),
         }
     }
@@ -108,7 +107,10 @@ impl Faulty {
         // Under the lock, so that no call is between being told to wait and waiting.
         let mut state = self.state();
         state.frozen = false;
-        self.released.send_modify(|times| *times += 1);
+        for waiting in state.waiting.drain(..) {
+            // Callers may give up waiting.
+            let _ = waiting.send(());
+        }
     }
 
     /// Waits until at least so many calls are held by `Delay`, `DelayAfter` or `Freeze`.
@@ -130,13 +132,15 @@ impl Faulty {
 
     /// Counts a call, and waits while it is to be held. Never answers `Hold`.
     async fn enter(&self, call: Call) -> Verdict {
-        let (verdict, releases) = {
+        let (verdict, release) = {
             let mut state = self.state();
-            (state.judge(call), self.released.subscribe())
+            let verdict = state.judge(call);
+            let release = matches!(verdict, Verdict::Hold).then(|| state.wait());
+            (verdict, release)
         };
         match verdict {
             Verdict::Hold => {
-                self.hold(releases).await;
+                self.hold(release).await;
                 match &self.state().crash {
                     Some(error) => Verdict::Refuse(error.clone()),
                     None => Verdict::Do,
@@ -146,7 +150,7 @@ impl Faulty {
         }
     }
 
-    async fn hold(&self, mut releases: watch::Receiver<u64>) {
+    async fn hold(&self, release: Option<oneshot::Receiver<()>>) {
         struct Held<'a>(&'a watch::Sender<usize>);
         impl Drop for Held<'_> {
             fn drop(&mut self) {
@@ -156,7 +160,9 @@ impl Faulty {
         self.held.send_modify(|held| *held += 1);
         // Callers may give up waiting.
         let _held = Held(&self.held);
-        let _ = releases.changed().await;
+        if let Some(release) = release {
+            let _ = release.await;
+        }
     }
 
     /// Does a call that cannot be torn.
@@ -175,9 +181,9 @@ impl Faulty {
             Verdict::Refuse(error) | Verdict::Tear(_, error) => Err(error),
             Verdict::DoAndFail(error) => doing.await.and(Err(error)),
             Verdict::DoAndHold => {
-                let releases = self.released.subscribe();
+                let release = self.state().wait();
                 let done = doing.await;
-                self.hold(releases).await;
+                self.hold(Some(release)).await;
                 done
             }
         }
@@ -185,6 +191,12 @@ impl Faulty {
 }
 
 impl State {
+    fn wait(&mut self) -> oneshot::Receiver<()> {
+        let (release, released) = oneshot::channel();
+        self.waiting.push(release);
+        released
+    }
+
     fn judge(&mut self, call: Call) -> Verdict {
         *self.counts.entry(call).or_default() += 1;
         let mut happens = None;

@@ -1,0 +1,84 @@
+//! What simulations found, as small as it gets.
+
+use std::time::Duration;
+
+use keepstep::storage::fault::{Call, Effect, Fault};
+use keepstep::{Error, Status};
+
+use crate::programs::{Prog, Spec};
+use crate::world::{Limits, World, block_on};
+
+fn spec(label: u32) -> Spec {
+    Spec {
+        label,
+        ..Spec::default()
+    }
+}
+
+async fn a_while() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// The task of the run took its end, whose commit had not returned, for one that is still to be written.
+#[test]
+fn a_run_that_ends_during_a_shutdown_stays_ended() {
+    block_on(async {
+        let mut world = World::new(1);
+        let opened = world.open(Limits::default()).await;
+        world
+            .faulty
+            .inject(Fault::at(Call::Commit, 2, Effect::DelayAfter));
+        let workflow = Prog::Leaf(spec(1)).build("");
+        let handle = opened.engine.start("r", workflow).await.unwrap();
+        world.faulty.until_held(1).await;
+        let engine = opened.engine.clone();
+        let shutdown = tokio::spawn(async move { engine.shutdown().await });
+        a_while().await;
+        world.faulty.release_held();
+        shutdown.await.unwrap().unwrap();
+        assert_eq!(handle.await.unwrap().value, 1000);
+        assert_eq!(world.ledger.violations(), Vec::<String>::new());
+        let next = world.open(Limits::default()).await;
+        let status = next.engine.status("r").await.unwrap();
+        assert_eq!(status, Status::Successful);
+    });
+}
+/// The run was looked at, then its owner ended it, then it was claimed and stopped.
+#[test]
+fn a_run_that_another_engine_ends_meanwhile_cannot_be_stopped() {
+    block_on(async {
+        for cancels in [false, true] {
+            let mut world = World::new(1);
+            let owner = world.open(Limits::default()).await;
+            let other = world.open(Limits::default()).await;
+            let slow = Spec {
+                sleeps_ms: 20,
+                ..spec(1)
+            };
+            let workflow = Prog::Leaf(slow).build("");
+            let handle = owner.engine.start("r", workflow).await.unwrap();
+            world.faulty.inject(Fault::next(Call::Claim, Effect::Delay));
+            let engine = other.engine.clone();
+            let stop = tokio::spawn(async move {
+                match cancels {
+                    true => engine.cancel("r").await,
+                    false => engine.suspend("r").await,
+                }
+            });
+            assert_eq!(handle.await.unwrap().value, 1000);
+            world.faulty.release_held();
+            let said = stop.await.unwrap();
+            let is_right = matches!(
+                said,
+                Err(Error::AlreadyEnded {
+                    status: Status::Successful,
+                    ..
+                })
+            );
+            assert!(is_right, "{said:?}");
+            let status = owner.engine.status("r").await.unwrap();
+            assert_eq!(status, Status::Successful);
+            assert_eq!(world.ledger.violations(), Vec::<String>::new());
+        }
+    });
+}

@@ -1,0 +1,318 @@
+//! The layers of a simulated store: a [`Wire`] for each engine, which is slow, can be cut, and lies over a `Faulty`; and one
+//! [`Bottom`] under that, which tells the ledger what became durable.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use keepstep::storage::{
+    Batch, BlobId, Committed, Description, Epoch, JournalEntry, Maintained, Message, MessageId,
+    NodeId, Position, Result, RunId, RunPage, RunQuery, RunRecord, Storage, StorageError,
+    Timestamp, ValueKey,
+};
+
+use tokio::sync::Semaphore;
+
+use crate::ledger::Ledger;
+
+/// What the memory holds, and the ledger of it.
+#[derive(Debug)]
+pub(crate) struct Bottom {
+    pub(crate) memory: Arc<dyn Storage>,
+    pub(crate) ledger: Arc<Ledger>,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Storage for Bottom {
+    fn describe(&self) -> Description {
+        self.memory.describe()
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed> {
+        let committed = self.memory.commit(batch.clone()).await?;
+        self.ledger.committed(&batch, &committed);
+        Ok(committed)
+    }
+
+    async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
+        self.memory.record(run).await
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage> {
+        self.memory.list(query).await
+    }
+
+    async fn journal(&self, run: &RunId, from: Position, max: usize) -> Result<Vec<JournalEntry>> {
+        self.memory.journal(run, from, max).await
+    }
+
+    async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>> {
+        self.memory.value(run, key).await
+    }
+
+    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
+        self.memory.due(until, limit).await
+    }
+
+    async fn inbox(
+        &self,
+        run: &RunId,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Message>> {
+        self.memory.inbox(run, after, limit).await
+    }
+
+    async fn claim(
+        &self,
+        runs: &[RunId],
+        node: NodeId,
+        lease: Duration,
+    ) -> Result<Vec<Option<RunRecord>>> {
+        let claimed = self.memory.claim(runs, node, lease).await?;
+        self.ledger.claimed(&claimed, runs);
+        Ok(claimed)
+    }
+
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+        self.memory.renew(node, lease).await
+    }
+
+    async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        self.memory.release(runs).await?;
+        self.ledger.released(runs);
+        Ok(())
+    }
+
+    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
+        let deleted = self.memory.delete(run, epoch).await?;
+        if deleted {
+            self.ledger.deleted(run);
+        }
+        Ok(deleted)
+    }
+
+    async fn notified(&self) {
+        self.memory.notified().await;
+    }
+
+    async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
+        let id = self.memory.put_blob(bytes.clone()).await?;
+        self.ledger.put(id, &bytes);
+        Ok(id)
+    }
+
+    async fn blob(&self, id: &BlobId) -> Result<Bytes> {
+        self.memory.blob(id).await
+    }
+
+    async fn maintain(&self) -> Result<Maintained> {
+        self.memory.maintain().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        // The next engine opens the same memory.
+        Ok(())
+    }
+}
+
+/// How long calls take, in virtual time.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    rng: Mutex<fastrand::Rng>,
+    /// At most so many milliseconds before a call, and as many after it.
+    pub(crate) slowest: AtomicUsize,
+    /// While the invariants are checked, calls go straight through.
+    pub(crate) is_checking: AtomicBool,
+}
+
+impl Pace {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self {
+            rng: Mutex::new(fastrand::Rng::with_seed(seed)),
+            slowest: AtomicUsize::new(0),
+            is_checking: AtomicBool::new(false),
+        }
+    }
+
+    fn draw(&self) -> Duration {
+        let slowest = self.slowest.load(Ordering::Relaxed) as u64;
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        if slowest > 0 && rng.u8(..4) == 0 {
+            Duration::from_millis(rng.u64(0..=slowest))
+        } else {
+            Duration::ZERO
+        }
+    }
+}
+
+/// What one engine has of the store.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    /// Which engine.
+    pub(crate) engine: usize,
+    pub(crate) faulty: Arc<dyn Storage>,
+    pub(crate) bottom: Arc<Bottom>,
+    pub(crate) pace: Arc<Pace>,
+    /// Closed when the process is dead: nothing of it reaches the store any more, nor does what was on its way.
+    pub(crate) alive: Semaphore,
+    pub(crate) is_closed: AtomicBool,
+}
+
+impl Wire {
+    fn check(&self) -> Result<()> {
+        if self.alive.is_closed() || self.is_closed.load(Ordering::Relaxed) {
+            let location = "a wire".to_owned();
+            return Err(StorageError::Closed { location });
+        }
+        Ok(())
+    }
+
+    async fn call<T>(&self, what: &str, doing: impl Future<Output = Result<T>>) -> Result<T> {
+        self.check()?;
+        self.bottom
+            .ledger
+            .trace(&format!("engine {} {what}", self.engine));
+        self.wait().await;
+        self.check()?;
+        let done = tokio::select! {
+            biased;
+            _ = self.alive.acquire() => self.check().map(|()| unreachable!("it has no permits")),
+            done = doing => done,
+        };
+        self.wait().await;
+        if let Err(error) = &done {
+            self.bottom
+                .ledger
+                .trace(&format!("engine {} {what}: {error}", self.engine));
+        }
+        done
+    }
+
+    async fn wait(&self) {
+        let pause = self.pace.draw();
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn is_checking(&self) -> bool {
+        self.pace.is_checking.load(Ordering::Relaxed)
+    }
+}
+
+/// Passes a read on: at once while invariants are checked.
+macro_rules! read {
+    ($wire:ident, $what:expr, $call:ident($($arg:expr),*)) => {
+        if $wire.is_checking() {
+            $wire.bottom.$call($($arg),*).await
+        } else {
+            $wire.call($what, $wire.faulty.$call($($arg),*)).await
+        }
+    };
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Storage for Wire {
+    fn describe(&self) -> Description {
+        self.bottom.describe()
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed> {
+        let mut what = "commits".to_owned();
+        for write in &batch.writes {
+            what += &format!(" {} {:?}", write.run, write.record.status);
+            if let Some(node) = write.record.owner {
+                self.bottom.ledger.is_node(node, self.engine);
+            }
+        }
+        self.call(&what, self.faulty.commit(batch)).await
+    }
+
+    async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
+        read!(self, &format!("reads the record of {run}"), record(run))
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage> {
+        read!(self, "lists", list(query))
+    }
+
+    async fn journal(&self, run: &RunId, from: Position, max: usize) -> Result<Vec<JournalEntry>> {
+        read!(self, &format!("reads {run}"), journal(run, from, max))
+    }
+
+    async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>> {
+        read!(
+            self,
+            &format!("reads the {key:?} of {run}"),
+            value(run, key)
+        )
+    }
+
+    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
+        self.call("asks what is due", self.faulty.due(until, limit))
+            .await
+    }
+
+    async fn inbox(
+        &self,
+        run: &RunId,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Message>> {
+        let reading = self.faulty.inbox(run, after, limit);
+        self.call("reads an inbox", reading).await
+    }
+
+    async fn claim(
+        &self,
+        runs: &[RunId],
+        node: NodeId,
+        lease: Duration,
+    ) -> Result<Vec<Option<RunRecord>>> {
+        self.bottom.ledger.is_node(node, self.engine);
+        let claiming = self.faulty.claim(runs, node, lease);
+        self.call(&format!("claims {runs:?}"), claiming).await
+    }
+
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+        self.call("renews", self.faulty.renew(node, lease)).await
+    }
+
+    async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        self.call(&format!("releases {runs:?}"), self.faulty.release(runs))
+            .await
+    }
+
+    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
+        self.call(&format!("deletes {run}"), self.faulty.delete(run, epoch))
+            .await
+    }
+
+    async fn notified(&self) {
+        self.faulty.notified().await;
+    }
+
+    async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
+        self.call("stores a blob", self.faulty.put_blob(bytes))
+            .await
+    }
+
+    async fn blob(&self, id: &BlobId) -> Result<Bytes> {
+        read!(self, "reads a blob", blob(id))
+    }
+
+    async fn maintain(&self) -> Result<Maintained> {
+        self.call("maintains", self.faulty.maintain()).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        let closed = self.call("closes", self.faulty.close()).await;
+        self.is_closed.store(true, Ordering::Relaxed);
+        closed
+    }
+}

@@ -1,0 +1,125 @@
+//! A simulated machine: a memory that outlives engines, a store over it that goes wrong on demand, and engines on that.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Once};
+
+use keepstep::storage::{Storage, fault::Faulty, memory};
+use keepstep::{Clock, Engine};
+use tokio::sync::Semaphore;
+
+use crate::ledger::{Ledger, MAGIC};
+use crate::programs::Probe;
+use crate::store::{Bottom, Pace, Wire};
+
+/// What outlives engines.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) bottom: Arc<Bottom>,
+    pub(crate) faulty: Arc<Faulty>,
+    pub(crate) pace: Arc<Pace>,
+    clock: Clock,
+    seed: u64,
+    n_engines: usize,
+}
+
+/// An engine with what it has of the world.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    pub(crate) engine: Engine,
+    pub(crate) number: usize,
+    pub(crate) wire: Arc<Wire>,
+}
+
+impl World {
+    /// A new world. To be called in a runtime whose time is paused.
+    pub(crate) fn new(seed: u64) -> Self {
+        let ledger = Arc::new(Ledger::default());
+        let bottom = Arc::new(Bottom {
+            memory: memory(),
+            ledger: Arc::clone(&ledger),
+        });
+        Self {
+            faulty: Arc::new(Faulty::new(Arc::clone(&bottom) as Arc<dyn Storage>)),
+            ledger,
+            bottom,
+            pace: Arc::new(Pace::seeded(seed)),
+            clock: Clock::tokio(),
+            seed,
+            n_engines: 0,
+        }
+    }
+
+    /// Opens another engine. All of them have one clock.
+    pub(crate) async fn open(&mut self, limits: Limits) -> Opened {
+        self.n_engines += 1;
+        let number = self.n_engines;
+        let wire = Arc::new(Wire {
+            engine: number,
+            faulty: Arc::clone(&self.faulty) as Arc<dyn Storage>,
+            bottom: Arc::clone(&self.bottom),
+            pace: Arc::clone(&self.pace),
+            alive: Semaphore::new(0),
+            is_closed: AtomicBool::new(false),
+        });
+        let mut builder = Engine::builder()
+            .storage(Arc::clone(&wire))
+            .clock(self.clock.clone())
+            .seed(self.seed.wrapping_add(number as u64))
+            .resource(Probe {
+                engine: number,
+                ledger: Arc::clone(&self.ledger),
+            });
+        if let Some(steps) = limits.steps {
+            builder = builder.max_concurrent_steps(steps);
+        }
+        if let Some(runs) = limits.runs {
+            builder = builder.max_running_runs(runs);
+        }
+        let engine = builder.build().await.expect("opening reads nothing");
+        Opened {
+            engine,
+            number,
+            wire,
+        }
+    }
+}
+
+/// What an engine may do at a time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limits {
+    pub(crate) steps: Option<usize>,
+    pub(crate) runs: Option<usize>,
+}
+
+impl Opened {
+    /// The process dies: from now on nothing of it reaches the store.
+    pub(crate) fn crash(self) {
+        self.wire.alive.close();
+    }
+}
+
+/// Keeps the panics that programs ask for out of the output.
+pub(crate) fn hush_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let message = panic.payload().downcast_ref::<String>();
+            if !message.is_some_and(|message| message.starts_with(MAGIC)) {
+                others(panic);
+            }
+        }));
+    });
+}
+
+/// Everything on one thread, in virtual time.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    hush_panics();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
