@@ -102,6 +102,8 @@ mod id;
 mod memory;
 mod open;
 mod ordered;
+#[cfg(any(feature = "sled", feature = "redb", feature = "fjall"))]
+mod poison;
 mod record;
 #[cfg(feature = "redb")]
 mod redb;

@@ -143,9 +143,13 @@ fn open_map(url: &str, directory: &Arc<Directory>) -> Result<Box<dyn OrderedMap>
         #[cfg(feature = "sled")]
         "sled" => Ok(Box::new(crate::sled::open(Arc::clone(directory))?)),
         #[cfg(feature = "redb")]
-        "redb" => Ok(Box::new(crate::redb::open(&directory.map_path())?)),
+        "redb" => Ok(Box::new(patiently(|| {
+            crate::redb::open(&directory.map_path())
+        })?)),
         #[cfg(feature = "fjall")]
-        "fjall" => Ok(Box::new(crate::fjall::open(&directory.map_path())?)),
+        "fjall" => Ok(Box::new(patiently(|| {
+            crate::fjall::open(&directory.map_path())
+        })?)),
         other => Err(no_feature(url, other)),
     }
 }
@@ -170,6 +174,22 @@ fn no_feature(url: &str, backend: &str) -> StorageError {
             "this build has no {backend}; turn on the cargo feature {backend:?} of keepstep"
         ),
     }
+}
+
+/// Opens a map whose own lock may be held for a moment by what is left of an earlier opening: a thread that is ending, or a
+/// process that is being started. Nobody else can, since the directory is locked.
+#[cfg(any(feature = "redb", feature = "fjall"))]
+fn patiently<M>(open: impl Fn() -> Result<M>) -> Result<M> {
+    const ATTEMPTS: u32 = 1_000;
+    for _ in 1..ATTEMPTS {
+        match open() {
+            Err(StorageError::InUse { .. }) => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
+    open()
 }
 
 #[cfg(test)]

@@ -5,15 +5,15 @@
 use std::fs;
 use std::io;
 use std::ops::{Bound, ControlFlow};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError};
 
 use crate::directory::sync_directory;
 use crate::memory::is_empty;
+use crate::poison::{self, Poison};
 use crate::{Op, OrderedMap, Result, StorageError};
 
 const BACKEND: &str = "redb";
@@ -39,7 +39,7 @@ pub(crate) fn open(dir: &Path) -> Result<Redb> {
     Ok(Redb {
         path,
         db: RwLock::new(Some(db)),
-        poison: OnceLock::new(),
+        poison: Poison::default(),
     })
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Redb {
     /// `None` once closed. Calls hold the lock shared; compacting and closing need the database alone.
     db: RwLock<Option<Database>>,
     /// Why nothing more is written.
-    poison: OnceLock<String>,
+    poison: Poison,
 }
 
 impl OrderedMap for Redb {
@@ -110,7 +110,7 @@ impl OrderedMap for Redb {
     }
 
     fn apply(&self, ops: Vec<Op>) -> Result<()> {
-        self.check_poison()?;
+        self.poison.check(&self.path)?;
         let written = self.with(|db| {
             let mut write = db.begin_write().map_err(|e| self.failure("write", e))?;
             write
@@ -131,18 +131,18 @@ impl OrderedMap for Redb {
             }
             write.commit().map_err(|e| self.failure("commit", e))
         });
-        self.poisoning(written)
+        written.map_err(|error| self.poison.note(error))
     }
 
     fn compact(&self) -> Result<u64> {
-        self.check_poison()?;
+        self.poison.check(&self.path)?;
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
         let db = db.as_mut().ok_or_else(|| self.closed())?;
         let before = self.file_bytes()?;
         let compacted = guarded(&self.path, || {
             db.compact().map_err(|e| self.failure("compact", e))
         });
-        self.poisoning(compacted)?;
+        compacted.map_err(|error| self.poison.note(error))?;
         Ok(before.saturating_sub(self.file_bytes()?))
     }
 
@@ -166,25 +166,6 @@ impl Redb {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         let db = db.as_ref().ok_or_else(|| self.closed())?;
         guarded(&self.path, || call(db))
-    }
-
-    fn check_poison(&self) -> Result<()> {
-        match self.poison.get() {
-            Some(cause) => Err(StorageError::Poisoned {
-                location: self.path.display().to_string(),
-                cause: cause.clone(),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// After a failed write nobody knows what is on the disk: only opening again finds out.
-    fn poisoning<T>(&self, written: Result<T>) -> Result<T> {
-        written.inspect_err(|error| {
-            if !matches!(error, StorageError::Closed { .. }) {
-                self.poison.get_or_init(|| error.to_string());
-            }
-        })
     }
 
     fn failure(&self, operation: &'static str, error: impl Into<redb::Error>) -> StorageError {
@@ -223,17 +204,7 @@ fn create_table(path: &Path, db: &Database) -> Result<()> {
 
 /// redb trusts a file that was closed in order, and may panic on one that was damaged since.
 fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        let what = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|&what| what.to_owned()))
-            .unwrap_or_default();
-        Err(StorageError::Corrupt {
-            location: path.display().to_string(),
-            what: format!("redb panicked: {what}"),
-        })
-    })
+    poison::guarded(BACKEND, path, call)
 }
 
 fn failure(path: &Path, operation: &'static str, error: impl Into<redb::Error>) -> StorageError {
@@ -310,8 +281,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let map = open(dir.path()).unwrap();
         map.apply(vec![Op::Put(b"a".to_vec(), "1".into())]).unwrap();
-        let failed = map.poisoning::<()>(Err(map.failure("write", redb::Error::PreviousIo)));
-        assert!(failed.is_err());
+        map.poison
+            .note(map.failure("write", redb::Error::PreviousIo));
         let refused = map.apply(vec![Op::Put(b"a".to_vec(), "2".into())]);
         assert!(matches!(refused, Err(StorageError::Poisoned { .. })));
         assert!(matches!(map.compact(), Err(StorageError::Poisoned { .. })));

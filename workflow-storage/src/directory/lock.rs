@@ -49,8 +49,11 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Only for whoever looks into the file; closing it is what lets go.
+        // Only for whoever looks into the file.
         let _ = self.0.set_len(0);
+        // Closing the file would let go of it, too, but later if another thread is starting a process: until that one has
+        // become another program, it has the file as well.
+        let _ = self.0.unlock();
     }
 }
 

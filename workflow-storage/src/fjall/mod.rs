@@ -9,9 +9,8 @@ mod torn;
 use std::collections::HashMap;
 use std::io;
 use std::ops::{Bound, ControlFlow};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable};
 
 use crate::memory::is_empty;
+use crate::poison::{self, Poison};
 use crate::{Op, OrderedMap, Result, StorageError};
 
 const BACKEND: &str = "fjall";
@@ -47,7 +47,7 @@ pub(crate) fn open(dir: &Path) -> Result<Fjall> {
     Ok(Fjall {
         path: dir.to_owned(),
         tree: RwLock::new(Some(tree)),
-        poison: OnceLock::new(),
+        poison: Poison::default(),
     })
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Fjall {
     /// `None` once closed.
     tree: RwLock<Option<Tree>>,
     /// Why nothing more is written.
-    poison: OnceLock<String>,
+    poison: Poison,
 }
 
 struct Tree {
@@ -124,7 +124,7 @@ impl OrderedMap for Fjall {
     }
 
     fn apply(&self, ops: Vec<Op>) -> Result<()> {
-        self.check_poison()?;
+        self.poison.check(&self.path)?;
         let written = self.with(|tree| {
             // All of a batch has one sequence number, so of two changes of a key either might win.
             let mut last = HashMap::with_capacity(ops.len());
@@ -143,11 +143,11 @@ impl OrderedMap for Fjall {
             }
             batch.commit().map_err(|e| self.failure("commit", e))
         });
-        self.poisoning(written)
+        written.map_err(|error| self.poison.note(error))
     }
 
     fn compact(&self) -> Result<u64> {
-        self.check_poison()?;
+        self.poison.check(&self.path)?;
         self.with(|tree| {
             let size = || tree.db.disk_space().map_err(|e| self.failure("measure", e));
             let before = size()?;
@@ -191,25 +191,6 @@ impl Fjall {
         guarded(&self.path, || call(tree))
     }
 
-    fn check_poison(&self) -> Result<()> {
-        match self.poison.get() {
-            Some(cause) => Err(StorageError::Poisoned {
-                location: self.path.display().to_string(),
-                cause: cause.clone(),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// After a failed write nobody knows what is on the disk: only opening again finds out.
-    fn poisoning<T>(&self, written: Result<T>) -> Result<T> {
-        written.inspect_err(|error| {
-            if !matches!(error, StorageError::Closed { .. }) {
-                self.poison.get_or_init(|| error.to_string());
-            }
-        })
-    }
-
     fn failure(&self, operation: &'static str, error: fjall::Error) -> StorageError {
         failure(&self.path, operation, error)
     }
@@ -217,17 +198,7 @@ impl Fjall {
 
 /// fjall expects what it finds on disk to be what it wrote, and may panic where it is not.
 fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        let what = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|&what| what.to_owned()))
-            .unwrap_or_default();
-        Err(StorageError::Corrupt {
-            location: path.display().to_string(),
-            what: format!("fjall panicked: {what}"),
-        })
-    })
+    poison::guarded(BACKEND, path, call)
 }
 
 fn failure(path: &Path, operation: &'static str, error: fjall::Error) -> StorageError {
@@ -293,8 +264,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let map = open(dir.path()).unwrap();
         map.apply(vec![Op::Put(b"a".to_vec(), "1".into())]).unwrap();
-        let failed = map.poisoning::<()>(Err(map.failure("write", fjall::Error::Poisoned)));
-        assert!(failed.is_err());
+        map.poison
+            .note(map.failure("write", fjall::Error::Poisoned));
         let refused = map.apply(vec![Op::Put(b"a".to_vec(), "2".into())]);
         assert!(matches!(refused, Err(StorageError::Poisoned { .. })));
         assert!(matches!(map.compact(), Err(StorageError::Poisoned { .. })));

@@ -130,7 +130,7 @@ impl Sled {
         // Once the marker may name the fresh store, nothing must be written to the old one.
         self.directory
             .advance(next)
-            .map_err(|error| self.poisoned(error))?;
+            .map_err(|error| self.poison.note(error))?;
         let old = current.replace(fresh);
         drop(current);
 

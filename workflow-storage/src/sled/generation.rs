@@ -1,10 +1,8 @@
 //! One sled store: a map until it is compacted into the next one.
 
-use std::any::Any;
 use std::fs::{self, File};
 use std::io;
 use std::ops::{Bound, ControlFlow};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::directory::sync_directory;
+use crate::poison;
 use crate::{Op, Result, StorageError};
 
 /// sled takes about twice that.
@@ -188,18 +187,7 @@ fn sync_files(path: &Path) -> Result<()> {
 
 /// sled panics where it does not understand its own files.
 fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        Err(StorageError::Corrupt {
-            location: path.display().to_string(),
-            what: format!("sled panicked: {}", message(&*panic)),
-        })
-    })
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without a message")
+    poison::guarded("sled", path, call)
 }
 
 fn failure(path: &Path, operation: &'static str, error: sled::Error) -> StorageError {

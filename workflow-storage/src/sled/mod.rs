@@ -9,7 +9,7 @@ mod copy;
 mod generation;
 
 use std::ops::{Bound, ControlFlow};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 
@@ -17,6 +17,7 @@ use self::copy::Space;
 use self::generation::Generation;
 use crate::directory::Directory;
 use crate::memory::is_empty;
+use crate::poison::Poison;
 use crate::{Op, OrderedMap, Result, StorageError};
 
 /// With room for the longest key, so that a pair stays under 4 KiB. A leaf of 16 larger ones would be written to a file of
@@ -30,7 +31,7 @@ pub(crate) fn open(directory: Arc<Directory>) -> Result<Sled> {
         directory,
         current: RwLock::new(Some(generation)),
         writer: Mutex::default(),
-        poison: OnceLock::new(),
+        poison: Poison::default(),
     })
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Sled {
     /// Held over a whole commit or compaction.
     writer: Mutex<Space>,
     /// Why nothing more is written.
-    poison: OnceLock<String>,
+    poison: Poison,
 }
 
 impl OrderedMap for Sled {
@@ -83,7 +84,7 @@ impl OrderedMap for Sled {
         let generation = current.as_ref().ok_or_else(|| self.closed())?;
         generation
             .apply(ops)
-            .map_err(|error| self.poisoned(error))?;
+            .map_err(|error| self.poison.note(error))?;
         let disk = generation.disk_bytes();
         drop(current);
         // The commit is durable: whatever becomes of the compaction is no failure of it.
@@ -126,23 +127,8 @@ impl Sled {
 
     fn writer(&self) -> Result<MutexGuard<'_, Space>> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.poison.get() {
-            Some(cause) => Err(StorageError::Poisoned {
-                location: self.directory.root().display().to_string(),
-                cause: cause.clone(),
-            }),
-            None => Ok(writer),
-        }
-    }
-
-    /// Notes that it is not known any more what is on disk.
-    fn poisoned(&self, error: StorageError) -> StorageError {
-        let cause = match std::error::Error::source(&error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        };
-        let _ = self.poison.set(cause);
-        error
+        self.poison.check(self.directory.root())?;
+        Ok(writer)
     }
 
     fn closed(&self) -> StorageError {

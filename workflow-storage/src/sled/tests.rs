@@ -147,7 +147,7 @@ fn nothing_is_written_after_a_failure() {
     let dir = tempfile::tempdir().unwrap();
     let map = open(directory(dir.path())).unwrap();
     map.apply(vec![put("a", vec![1])]).unwrap();
-    map.poisoned(StorageError::io(
+    map.poison.note(StorageError::io(
         "sync",
         dir.path(),
         std::io::Error::other("the disk is gone"),
