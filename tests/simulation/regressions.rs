@@ -82,3 +82,33 @@ fn a_run_that_another_engine_ends_meanwhile_cannot_be_stopped() {
         }
     });
 }
+
+/// The one who waited was left waiting, and so was everyone who asked for the run later.
+#[test]
+fn who_waits_for_a_run_outside_memory_is_told_that_it_cannot_be_claimed() {
+    block_on(async {
+        let mut world = World::new(1);
+        let engine = world.open(Limits::default()).await.engine;
+        let patient = Spec {
+            fails: 1,
+            retries: 1,
+            is_patient: true,
+            ..spec(1)
+        };
+        let workflow = Prog::Leaf(patient).build("");
+        let handle = engine.start("r", &workflow).await.unwrap();
+        a_while().await;
+        world.faulty.inject(Fault::next(Call::Claim, Effect::Fail));
+        let said = engine.suspend("r").await;
+        assert!(matches!(said, Err(Error::Storage(_))), "{said:?}");
+        let told = tokio::time::timeout(Duration::from_secs(3600), handle).await;
+        assert!(
+            matches!(told, Ok(Err(Error::Interrupted { .. }))),
+            "{told:?}"
+        );
+        let status = engine.status("r").await.unwrap();
+        assert_eq!(status, Status::Resumable);
+        assert_eq!(engine.run("r", &workflow).await.unwrap().value, 1000);
+        assert_eq!(world.ledger.violations(), Vec::<String>::new());
+    });
+}

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Expect, RunId, RunQuery, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome,
+    Expect, RunId, RunQuery, RunRecord, RunWrite, StorageError, StoredStatus, ValueKey,
+    WriteOutcome,
 };
 
 use super::handle::{Attached, Handle};
@@ -359,11 +360,10 @@ impl Engine {
             // Until a task drives them, they are this engine's by the store alone.
             roster.lost.extend(ids.iter().cloned());
         }
-        let claimed = self
-            .shared
-            .storage
-            .claim(ids, self.shared.node, LEASE)
-            .await?;
+        let claiming = self.shared.storage.claim(ids, self.shared.node, LEASE);
+        let claimed = claiming
+            .await
+            .inspect_err(|error| self.shared.give_up_waiting(ids, error))?;
         let mut roster = self.shared.roster();
         for (id, _) in ids
             .iter()
@@ -466,6 +466,19 @@ impl Shared {
         seat.report(run.progress());
         self.drive(id.clone(), seat, run, record, opening, place);
         Ok(())
+    }
+
+    /// Tells those who wait for runs outside memory that these could not be claimed: nothing here will wake them.
+    fn give_up_waiting(&self, ids: &[RunId], error: &StorageError) {
+        let mut roster = self.roster();
+        for id in ids {
+            if let Some((SeatState::Parked | SeatState::Queued(_), seat)) = roster.seats.get(id) {
+                let ended = Ended::Interrupted(error.clone());
+                seat.ended.send_replace(Some(ended));
+                roster.seats.remove(id);
+                roster.queue.retain(|queued| queued != id);
+            }
+        }
     }
 
     /// Starts pending runs while there are places.
