@@ -112,3 +112,30 @@ fn who_waits_for_a_run_outside_memory_is_told_that_it_cannot_be_claimed() {
         assert_eq!(world.ledger.violations(), Vec::<String>::new());
     });
 }
+
+/// The new run began at the epoch of the old one, so the old run's task could write to it.
+#[test]
+fn a_run_that_was_deleted_cannot_write_to_the_next_one_of_its_id() {
+    block_on(async {
+        let mut world = World::new(1);
+        let first = world.open(Limits::default()).await.engine;
+        let second = world.open(Limits::default()).await.engine;
+        let slow = |label| Spec {
+            sleeps_ms: 100,
+            ..spec(label)
+        };
+        let old = Prog::Leaf(slow(1)).build("");
+        let old = first.start("r", old).await.unwrap();
+        a_while().await;
+        second.delete("r").await.unwrap();
+        let new = Prog::Gather(spec(3), vec![Prog::Leaf(slow(2))]).build("");
+        let new = second.start("r", new).await.unwrap();
+        let overtaken = old.await;
+        assert!(
+            matches!(overtaken, Err(Error::Fenced { .. })),
+            "{overtaken:?}"
+        );
+        assert_eq!(new.await.unwrap().value, 5000);
+        assert_eq!(world.ledger.violations(), Vec::<String>::new());
+    });
+}
