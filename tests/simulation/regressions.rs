@@ -5,7 +5,7 @@ use std::time::Duration;
 use keepstep::storage::fault::{Call, Effect, Fault};
 use keepstep::{Error, Status};
 
-use crate::programs::{Prog, Spec};
+use crate::programs::{Out, Prog, Spec};
 use crate::world::{Limits, World, block_on};
 
 fn spec(label: u32) -> Spec {
@@ -137,5 +137,35 @@ fn a_run_that_was_deleted_cannot_write_to_the_next_one_of_its_id() {
         );
         assert_eq!(new.await.unwrap().value, 5000);
         assert_eq!(world.ledger.violations(), Vec::<String>::new());
+    });
+}
+
+/// It was given a place to wait at after all such places had been told of the shutdown.
+#[test]
+fn who_asks_for_a_run_during_a_shutdown_is_told_of_it() {
+    block_on(async {
+        let mut world = World::new(1);
+        let engine = world.open(Limits::default()).await.engine;
+        let patient = Spec {
+            fails: 1,
+            retries: 1,
+            is_patient: true,
+            ..spec(1)
+        };
+        let workflow = Prog::Leaf(patient).build("");
+        drop(engine.start("r", &workflow).await.unwrap());
+        a_while().await;
+        world.faulty.inject(Fault::next(Call::Read, Effect::Delay));
+        let asking = engine.clone();
+        let asking = tokio::spawn(async move { asking.output::<Out>("r").await });
+        world.faulty.until_held(1).await;
+        let shut = engine.clone();
+        let shutdown = tokio::spawn(async move { shut.shutdown().await });
+        a_while().await;
+        world.faulty.release_held();
+        shutdown.await.unwrap().unwrap();
+        let told = tokio::time::timeout(Duration::from_secs(3600), asking).await;
+        let told = told.expect("it hangs").unwrap();
+        assert!(matches!(told, Err(Error::ShutDown)), "{told:?}");
     });
 }

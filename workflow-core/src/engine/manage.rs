@@ -392,8 +392,12 @@ impl Engine {
                 let seat = Seat::new(record.plan_hash);
                 seat.report(super::read::progress_of(&record));
                 let attached = Attached::to(&seat);
-                self.shared
-                    .roster()
+                let mut roster = self.shared.roster();
+                if roster.is_closed {
+                    // Those who wait were told of the shutdown; nobody would tell this one.
+                    return Err(Error::ShutDown);
+                }
+                roster
                     .seats
                     .entry(id.clone())
                     .or_insert((SeatState::Parked, seat));
