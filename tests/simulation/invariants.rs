@@ -36,6 +36,8 @@ pub(crate) fn error_is_fair(ledger: &Ledger, what: &str, error: &Error) {
         | Error::AlreadyEnded { .. }
         | Error::QueueFull { .. }
         | Error::ShutDown => true,
+        // An engine may not know yet that another one deleted the run it drives, and that the id was used again.
+        Error::IdConflict { .. } => ledger.has_deleted(),
         _ => false,
     };
     if !is_fair {

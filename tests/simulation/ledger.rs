@@ -72,6 +72,7 @@ struct State {
     n_bodies: u64,
     n_fenced: u64,
     is_mended: bool,
+    has_deleted: bool,
     hash: u64,
     unordered: u64,
     say: bool,
@@ -313,7 +314,14 @@ impl Ledger {
 
     /// A run was deleted.
     pub(crate) fn deleted(&self, run: &RunId) {
-        self.state().runs.remove(run);
+        let mut state = self.state();
+        state.runs.remove(run);
+        state.has_deleted = true;
+    }
+
+    /// Whether any run was deleted.
+    pub(crate) fn has_deleted(&self) -> bool {
+        self.state().has_deleted
     }
 
     /// A blob was stored.

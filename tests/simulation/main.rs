@@ -2,6 +2,7 @@
 //!
 //! `README.md` beside this file says how to rerun a seed.
 
+mod calls;
 mod faults;
 mod invariants;
 mod ledger;

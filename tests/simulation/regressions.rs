@@ -5,7 +5,7 @@ use std::time::Duration;
 use keepstep::storage::fault::{Call, Effect, Fault};
 use keepstep::{Error, Status};
 
-use crate::programs::{Prog, Spec};
+use crate::programs::{Out, Prog, Spec};
 use crate::world::{Limits, World, block_on};
 
 fn spec(label: u32) -> Spec {
@@ -80,5 +80,92 @@ fn a_run_that_another_engine_ends_meanwhile_cannot_be_stopped() {
             assert_eq!(status, Status::Successful);
             assert_eq!(world.ledger.violations(), Vec::<String>::new());
         }
+    });
+}
+
+/// The one who waited was left waiting, and so was everyone who asked for the run later.
+#[test]
+fn who_waits_for_a_run_outside_memory_is_told_that_it_cannot_be_claimed() {
+    block_on(async {
+        let mut world = World::new(1);
+        let engine = world.open(Limits::default()).await.engine;
+        let patient = Spec {
+            fails: 1,
+            retries: 1,
+            is_patient: true,
+            ..spec(1)
+        };
+        let workflow = Prog::Leaf(patient).build("");
+        let handle = engine.start("r", &workflow).await.unwrap();
+        a_while().await;
+        world.faulty.inject(Fault::next(Call::Claim, Effect::Fail));
+        let said = engine.suspend("r").await;
+        assert!(matches!(said, Err(Error::Storage(_))), "{said:?}");
+        let told = tokio::time::timeout(Duration::from_secs(3600), handle).await;
+        assert!(
+            matches!(told, Ok(Err(Error::Interrupted { .. }))),
+            "{told:?}"
+        );
+        let status = engine.status("r").await.unwrap();
+        assert_eq!(status, Status::Resumable);
+        assert_eq!(engine.run("r", &workflow).await.unwrap().value, 1000);
+        assert_eq!(world.ledger.violations(), Vec::<String>::new());
+    });
+}
+
+/// The new run began at the epoch of the old one, so the old run's task could write to it.
+#[test]
+fn a_run_that_was_deleted_cannot_write_to_the_next_one_of_its_id() {
+    block_on(async {
+        let mut world = World::new(1);
+        let first = world.open(Limits::default()).await.engine;
+        let second = world.open(Limits::default()).await.engine;
+        let slow = |label| Spec {
+            sleeps_ms: 100,
+            ..spec(label)
+        };
+        let old = Prog::Leaf(slow(1)).build("");
+        let old = first.start("r", old).await.unwrap();
+        a_while().await;
+        second.delete("r").await.unwrap();
+        let new = Prog::Gather(spec(3), vec![Prog::Leaf(slow(2))]).build("");
+        let new = second.start("r", new).await.unwrap();
+        let overtaken = old.await;
+        assert!(
+            matches!(overtaken, Err(Error::Fenced { .. })),
+            "{overtaken:?}"
+        );
+        assert_eq!(new.await.unwrap().value, 5000);
+        assert_eq!(world.ledger.violations(), Vec::<String>::new());
+    });
+}
+
+/// It was given a place to wait at after all such places had been told of the shutdown.
+#[test]
+fn who_asks_for_a_run_during_a_shutdown_is_told_of_it() {
+    block_on(async {
+        let mut world = World::new(1);
+        let engine = world.open(Limits::default()).await.engine;
+        let patient = Spec {
+            fails: 1,
+            retries: 1,
+            is_patient: true,
+            ..spec(1)
+        };
+        let workflow = Prog::Leaf(patient).build("");
+        drop(engine.start("r", &workflow).await.unwrap());
+        a_while().await;
+        world.faulty.inject(Fault::next(Call::Read, Effect::Delay));
+        let asking = engine.clone();
+        let asking = tokio::spawn(async move { asking.output::<Out>("r").await });
+        world.faulty.until_held(1).await;
+        let shut = engine.clone();
+        let shutdown = tokio::spawn(async move { shut.shutdown().await });
+        a_while().await;
+        world.faulty.release_held();
+        shutdown.await.unwrap().unwrap();
+        let told = tokio::time::timeout(Duration::from_secs(3600), asking).await;
+        let told = told.expect("it hangs").unwrap();
+        assert!(matches!(told, Err(Error::ShutDown)), "{told:?}");
     });
 }

@@ -165,10 +165,14 @@ pub(crate) struct Wire {
 impl Wire {
     fn check(&self) -> Result<()> {
         if self.alive.is_closed() || self.is_closed.load(Ordering::Relaxed) {
-            let location = "a wire".to_owned();
-            return Err(StorageError::Closed { location });
+            return Err(Self::closed());
         }
         Ok(())
+    }
+
+    fn closed() -> StorageError {
+        let location = "a wire".to_owned();
+        StorageError::Closed { location }
     }
 
     async fn call<T>(&self, what: &str, doing: impl Future<Output = Result<T>>) -> Result<T> {
@@ -180,7 +184,8 @@ impl Wire {
         self.check()?;
         let done = tokio::select! {
             biased;
-            _ = self.alive.acquire() => self.check().map(|()| unreachable!("it has no permits")),
+            // It has no permits: this is its end.
+            _ = self.alive.acquire() => Err(Self::closed()),
             done = doing => done,
         };
         self.wait().await;

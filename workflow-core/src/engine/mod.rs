@@ -227,7 +227,8 @@ impl Engine {
                 StoredStatus::Pending
             },
             owner: Some(shared.node),
-            epoch: Epoch::FIRST,
+            // Not the first one there is: an engine that still drives a deleted run of this id must not meet its own epoch again.
+            epoch: Epoch(1 + (shared.random_u64() >> 16)),
             incarnation: shared.random_u64(),
             workflow,
             plan_hash: hash,

@@ -227,6 +227,22 @@ impl Engine {
 
     /// How a run that is not in execution stands, as it is stored.
     pub(super) async fn stored_end(&self, id: &RunId, record: &RunRecord) -> Result<Ended> {
+        let mut record = record.clone();
+        loop {
+            let error = match self.end_of(id, &record).await {
+                Ok(ended) => return Ok(ended),
+                Err(error) => error,
+            };
+            // Another engine may have changed the run between the record and what belongs to it.
+            let now = self.record(id).await?;
+            if now == record {
+                return Err(error);
+            }
+            record = now;
+        }
+    }
+
+    async fn end_of(&self, id: &RunId, record: &RunRecord) -> Result<Ended> {
         Ok(match record.status {
             StoredStatus::Successful => {
                 let output = self.shared.storage.value(id, &ValueKey::Output).await?;
@@ -236,9 +252,8 @@ impl Engine {
             }
             StoredStatus::Failed => Ended::Failed(Arc::new(self.stored_error(id).await?)),
             StoredStatus::Suspended => Ended::Suspended(self.stored_error(id).await?),
-            StoredStatus::Canceled | StoredStatus::Pending | StoredStatus::Running => {
-                Ended::Canceled
-            }
+            StoredStatus::Canceled => Ended::Canceled,
+            StoredStatus::Pending | StoredStatus::Running => Ended::Fenced,
         })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{RunId, RunQuery, RunRecord, StoredStatus};
+use keepstep_storage::{RunId, RunQuery, RunRecord, StorageError, StoredStatus};
 
 use super::handle::{Attached, Handle};
 use super::shared::{Admission, Ended, Place, Seat, SeatState, Shared};
@@ -149,11 +149,10 @@ impl Engine {
             // Until a task drives them, they are this engine's by the store alone.
             roster.lost.extend(ids.iter().cloned());
         }
-        let claimed = self
-            .shared
-            .storage
-            .claim(ids, self.shared.node, LEASE)
-            .await?;
+        let claiming = self.shared.storage.claim(ids, self.shared.node, LEASE);
+        let claimed = claiming
+            .await
+            .inspect_err(|error| self.shared.give_up_waiting(ids, error))?;
         let mut roster = self.shared.roster();
         for (id, _) in ids
             .iter()
@@ -182,8 +181,12 @@ impl Engine {
                 let seat = Seat::new(record.plan_hash);
                 seat.report(super::read::progress_of(&record));
                 let attached = Attached::to(&seat);
-                self.shared
-                    .roster()
+                let mut roster = self.shared.roster();
+                if roster.is_closed {
+                    // Those who wait were told of the shutdown; nobody would tell this one.
+                    return Err(Error::ShutDown);
+                }
+                roster
                     .seats
                     .entry(id.clone())
                     .or_insert((SeatState::Parked, seat));
@@ -256,6 +259,19 @@ impl Shared {
         seat.report(run.progress());
         self.drive(id.clone(), seat, run, record, opening, place);
         Ok(())
+    }
+
+    /// Tells those who wait for runs outside memory that these could not be claimed: nothing here will wake them.
+    fn give_up_waiting(&self, ids: &[RunId], error: &StorageError) {
+        let mut roster = self.roster();
+        for id in ids {
+            if let Some((SeatState::Parked | SeatState::Queued(_), seat)) = roster.seats.get(id) {
+                let ended = Ended::Interrupted(error.clone());
+                seat.ended.send_replace(Some(ended));
+                roster.seats.remove(id);
+                roster.queue.retain(|queued| queued != id);
+            }
+        }
     }
 
     /// Starts pending runs while there are places.
