@@ -1,8 +1,7 @@
 //! One sled store: a map until it is compacted into the next one.
 
 use std::any::Any;
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::ops::{Bound, ControlFlow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::directory::sync_directory;
+use crate::directory::sync_all;
 use crate::{Op, Result, StorageError};
 
 /// sled takes about twice that.
@@ -60,7 +59,7 @@ impl Generation {
             .open(&file)
             .map_err(|error| StorageError::io("open", file, error))?;
         if is_new {
-            sync_files(&path)?;
+            sync_all(&path)?;
         }
         Ok(Self { path, db, file })
     }
@@ -155,7 +154,7 @@ impl Generation {
 
     /// Makes everything in the folder durable, also what sled itself does not sync.
     pub(super) fn sync_files(&self) -> Result<()> {
-        sync_files(&self.path)
+        sync_all(&self.path)
     }
 
     fn guarded<T>(
@@ -167,23 +166,6 @@ impl Generation {
             call().map_err(|error| failure(&self.path, operation, error))
         })
     }
-}
-
-fn sync_files(path: &Path) -> Result<()> {
-    let files: io::Result<Vec<PathBuf>> =
-        fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    for file in files.map_err(|error| StorageError::io("list", path, error))? {
-        if file.is_dir() {
-            sync_directory(&file)?;
-            continue;
-        }
-        let synced = File::options()
-            .write(true)
-            .open(&file)
-            .and_then(|file| file.sync_all());
-        synced.map_err(|error| StorageError::io("sync", file, error))?;
-    }
-    sync_directory(path)
 }
 
 /// sled panics where it does not understand its own files.
