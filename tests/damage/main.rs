@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use keepstep::prelude::*;
 
@@ -70,41 +71,42 @@ fn number(variable: &str, otherwise: u64) -> u64 {
     }
 }
 
+/// Says how often a run was as it had been earlier, or gone, and nobody said so.
 fn damage_over_and_over(backend: &str) -> usize {
     let seed = number("KEEPSTEP_SEED", 1);
-    let more = number("KEEPSTEP_DAMAGES", 15);
     let mut random = Random::new(seed, backend);
     let mut counts: BTreeMap<(End, Verdict), usize> = BTreeMap::new();
     let mut quiet = BTreeMap::new();
     for end in [End::Closed, End::Killed] {
         let bench = Bench::new(backend, end);
         assert_eq!(bench.judge("nothing", &bench.store), Verdict::Unharmed);
-        let once = bench.store.files.keys().flat_map(|file| {
-            let kinds = Change::KINDS.iter();
-            kinds.map(move |kind| (file.clone(), *kind))
-        });
-        // The other files are the same after a kill.
-        let is_new = |file: &PathBuf| end == End::Closed || file.starts_with("map-1");
-        let mut changes: Vec<_> = once.filter(|(file, _)| is_new(file)).collect();
-        // Most of what can be lost is in the files of the map.
-        let maps = bench.store.files.keys().filter(|file| {
-            file.starts_with("map-1") && bench.store.files[*file].iter().any(|byte| *byte != 0)
-        });
-        let maps: Vec<_> = maps.cloned().collect();
-        for _ in 0..more {
-            let file = &maps[random.below(maps.len() as u64) as usize];
-            let kind = random.below(Change::KINDS.len() as u64) as usize;
-            changes.push((file.clone(), Change::KINDS[kind]));
-        }
-        for (file, kind) in changes {
-            let mut store = bench.store.clone();
-            let Some(what) = store.change(&file, kind, &mut random) else {
-                continue;
+        let changes = bench.changes(end, &mut random);
+        let rest = Mutex::new((changes.into_iter(), &mut random));
+        let judged = Mutex::new(Vec::new());
+        let judge = || {
+            // Which change comes next, and where, is decided by the seed and not by the threads.
+            let next = || {
+                let (changes, random) = &mut *rest.lock().unwrap();
+                changes.find_map(|(file, kind)| {
+                    let mut store = bench.store.clone();
+                    let what = store.change(&file, kind, random)?;
+                    Some((file, kind, what, store))
+                })
             };
-            let what = format!("{backend}, {end:?}, {}: {what}", file.display());
-            println!("KEEPSTEP_SEED={seed} {what}");
-            let verdict = bench.judge(&what, &store);
-            println!("    {verdict:?}");
+            while let Some((file, kind, what, store)) = next() {
+                let what = format!("{backend}, {end:?}, {}: {what}", file.display());
+                let verdict = bench.judge(&what, &store);
+                println!("KEEPSTEP_SEED={seed} {what}: {verdict:?}");
+                judged.lock().unwrap().push((file, kind, verdict));
+            }
+        };
+        // The processes mostly wait for each other's threads to end.
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(judge);
+            }
+        });
+        for (file, kind, verdict) in judged.into_inner().unwrap() {
             *counts.entry((end, verdict)).or_default() += 1;
             if verdict == Verdict::Quiet {
                 let name = file.file_name().unwrap().to_string_lossy().into_owned();
@@ -145,6 +147,28 @@ impl Bench {
         }
     }
 
+    /// Every kind of change to every file, and more at random.
+    fn changes(&self, end: End, random: &mut Random) -> Vec<(PathBuf, Change)> {
+        let files = &self.store.files;
+        let once = files.keys().flat_map(|file| {
+            let kinds = Change::KINDS.iter();
+            kinds.map(move |kind| (file.clone(), *kind))
+        });
+        // The other files are the same after a kill.
+        let is_new = |file: &PathBuf| end == End::Closed || file.starts_with("map-1");
+        let mut changes: Vec<_> = once.filter(|(file, _)| is_new(file)).collect();
+        // Most of what can be lost is in the files of the map.
+        let has_bytes = |file: &PathBuf| files[file].iter().any(|byte| *byte != 0);
+        let maps = files.keys().filter(|file| file.starts_with("map-1"));
+        let maps: Vec<_> = maps.filter(|file| has_bytes(file)).collect();
+        for _ in 0..number("KEEPSTEP_DAMAGES", 15) {
+            let file = maps[random.below(maps.len() as u64) as usize];
+            let kind = random.below(Change::KINDS.len() as u64) as usize;
+            changes.push((file.clone(), Change::KINDS[kind]));
+        }
+        changes
+    }
+
     fn judge(&self, what: &str, store: &Store) -> Verdict {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
@@ -152,7 +176,7 @@ impl Bench {
         let url = format!("{}:{}", self.backend, path.display());
         let report = process::run(Role::Use, &url, dir.path());
         let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
-        println!("    {}", report.join("\n    "));
+        println!("{what}\n    {}", report.join("\n    "));
 
         let begun = ledger::read(&dir.path().join("ledger"));
         let again: BTreeSet<_> = begun
