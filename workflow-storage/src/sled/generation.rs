@@ -187,10 +187,13 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 fn failure(path: &Path, operation: &'static str, error: sled::Error) -> StorageError {
     match error {
         sled::Error::Io(error) => StorageError::io(operation, path, error),
-        error @ sled::Error::Corruption { .. } => StorageError::Corrupt {
-            location: path.display().to_string(),
-            what: format!("sled could not {operation}: {error}"),
-        },
+        // The directory's marker says that the files are ours: those of another version are damaged ones.
+        error @ (sled::Error::Corruption { .. } | sled::Error::Unsupported(_)) => {
+            StorageError::Corrupt {
+                location: path.display().to_string(),
+                what: format!("sled could not {operation}: {error}"),
+            }
+        }
         error => StorageError::Backend {
             backend: "sled",
             operation,
