@@ -78,6 +78,8 @@ async fn process() {
         ledger.write(&format!("started {id}"));
         handles.push(handle);
     }
+    // Compactions and sweeps are cut short too.
+    engine.maintain().await.unwrap();
     for handle in handles {
         assert_eq!(handle.clone().await.unwrap(), OUTPUT);
         ledger.write(&format!("successful {}", handle.id()));
