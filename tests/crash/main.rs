@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod every_write;
+mod judge;
 mod killed;
 mod ledger;
 mod workflow;

@@ -194,6 +194,26 @@ pub(crate) fn sync_directory(path: &Path) -> Result<()> {
         .map_err(|error| StorageError::io("sync", path, error))
 }
 
+/// Makes everything in a directory durable: for what a backend creates and does not sync itself.
+#[cfg_attr(
+    not(any(feature = "sled", feature = "fjall")),
+    allow(dead_code, reason = "redb syncs its file")
+)]
+pub(crate) fn sync_all(path: &Path) -> Result<()> {
+    for path in list(path)? {
+        if path.is_dir() {
+            sync_all(&path)?;
+            continue;
+        }
+        let synced = File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.sync_all());
+        synced.map_err(|error| StorageError::io("sync", path, error))?;
+    }
+    sync_directory(path)
+}
+
 /// Whether the path exists; an error if it is neither a store nor can become one.
 fn check_path(root: &Path) -> Result<bool> {
     let not_a_store = |found: &str| {

@@ -17,12 +17,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Readable};
 
+use crate::directory::sync_all;
 use crate::memory::is_empty;
 use crate::poison::{self, Poison};
 use crate::{Op, OrderedMap, Result, StorageError};
 
 const BACKEND: &str = "fjall";
 const KEYSPACE: &str = "keepstep";
+/// There is such a file from when fjall has created its own.
+const VERSION: &str = "version";
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 
 /// How long a compaction waits for memory to be written down before it compacts only what is on disk.
@@ -30,6 +33,7 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Opens the map in a directory of its own, which exists and is locked.
 pub(crate) fn open(dir: &Path) -> Result<Fjall> {
+    let is_new = !dir.join(VERSION).exists();
     let tree = guarded(dir, || {
         let mut opened = Database::builder(dir).open();
         if let Err(fjall::Error::JournalRecovery(damage)) = &opened
@@ -44,6 +48,10 @@ pub(crate) fn open(dir: &Path) -> Result<Fjall> {
             .map_err(|error| failure(dir, "open", error))?;
         Ok(Tree { db, keyspace })
     })?;
+    if is_new {
+        // fjall syncs neither its lock file, without which it does not open, nor the names of its trees' folders.
+        sync_all(dir)?;
+    }
     Ok(Fjall {
         path: dir.to_owned(),
         tree: RwLock::new(Some(tree)),

@@ -1,7 +1,6 @@
 //! One sled store: a map until it is compacted into the next one.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::directory::sync_directory;
+use crate::directory::sync_all;
 use crate::poison;
 use crate::{Op, Result, StorageError};
 
@@ -59,7 +58,7 @@ impl Generation {
             .open(&file)
             .map_err(|error| StorageError::io("open", file, error))?;
         if is_new {
-            sync_files(&path)?;
+            sync_all(&path)?;
         }
         Ok(Self { path, db, file })
     }
@@ -154,7 +153,7 @@ impl Generation {
 
     /// Makes everything in the folder durable, also what sled itself does not sync.
     pub(super) fn sync_files(&self) -> Result<()> {
-        sync_files(&self.path)
+        sync_all(&self.path)
     }
 
     fn guarded<T>(
@@ -168,23 +167,6 @@ impl Generation {
     }
 }
 
-fn sync_files(path: &Path) -> Result<()> {
-    let files: io::Result<Vec<PathBuf>> =
-        fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    for file in files.map_err(|error| StorageError::io("list", path, error))? {
-        if file.is_dir() {
-            sync_directory(&file)?;
-            continue;
-        }
-        let synced = File::options()
-            .write(true)
-            .open(&file)
-            .and_then(|file| file.sync_all());
-        synced.map_err(|error| StorageError::io("sync", file, error))?;
-    }
-    sync_directory(path)
-}
-
 /// sled panics where it does not understand its own files.
 fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T>) -> Result<T> {
     poison::guarded("sled", path, call)
@@ -193,10 +175,13 @@ fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T>) -> Result<T> {
 fn failure(path: &Path, operation: &'static str, error: sled::Error) -> StorageError {
     match error {
         sled::Error::Io(error) => StorageError::io(operation, path, error),
-        error @ sled::Error::Corruption { .. } => StorageError::Corrupt {
-            location: path.display().to_string(),
-            what: format!("sled could not {operation}: {error}"),
-        },
+        // The directory's marker says that the files are ours: those of another version are damaged ones.
+        error @ (sled::Error::Corruption { .. } | sled::Error::Unsupported(_)) => {
+            StorageError::Corrupt {
+                location: path.display().to_string(),
+                what: format!("sled could not {operation}: {error}"),
+            }
+        }
         error => StorageError::Backend {
             backend: "sled",
             operation,

@@ -130,6 +130,23 @@ fn damage_is_an_error_or_a_loss_and_no_panic() {
 }
 
 #[test]
+fn files_that_sled_takes_for_those_of_another_version_are_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let map = open(Arc::clone(&directory)).unwrap();
+    directory.finish().unwrap();
+    map.close().unwrap();
+    drop((map, directory));
+    let conf = dir.path().join("map-1/conf");
+    let garbage = vec![0xa5; std::fs::metadata(&conf).unwrap().len() as usize];
+    std::fs::write(conf, garbage).unwrap();
+    match open(self::directory(dir.path())) {
+        Err(StorageError::Corrupt { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_closed_map_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let map = open(directory(dir.path())).unwrap();
