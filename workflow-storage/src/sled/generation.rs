@@ -1,6 +1,6 @@
 //! One sled store: a map until it is compacted into the next one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,7 @@ impl Generation {
             .cache_capacity(CACHE_BYTES)
             // Every commit is flushed; a thread that does it every so often would only be in the way.
             .flush_every_ms(None);
+        remove_unfinished_snapshots(&path)?;
         let given_up = Instant::now() + PATIENCE;
         let db = loop {
             match guarded(&path, || {
@@ -165,6 +166,21 @@ impl Generation {
             call().map_err(|error| failure(&self.path, operation, error))
         })
     }
+}
+
+/// sled writes a snapshot under this name, syncs and renames it; but it reads what a crash left under it as if it were
+/// whole, and then does not open. Snapshots only save reading the log from its beginning.
+fn remove_unfinished_snapshots(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(|error| StorageError::io("list", path, error))? {
+        let entry = entry.map_err(|error| StorageError::io("list", path, error))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|error| StorageError::io("remove", path, error))?;
+        }
+    }
+    Ok(())
 }
 
 /// sled panics where it does not understand its own files.

@@ -147,6 +147,24 @@ fn files_that_sled_takes_for_those_of_another_version_are_damaged() {
 }
 
 #[test]
+fn a_crash_while_a_snapshot_is_written_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let map = open(Arc::clone(&directory)).unwrap();
+    map.apply(vec![put("a", vec![1])]).unwrap();
+    directory.finish().unwrap();
+    map.close().unwrap();
+    drop((map, directory));
+    for content in ["", "half of a snapshot"] {
+        let name = "map-1/snap.7FFFFFFFFFFFFFFF.generating";
+        std::fs::write(dir.path().join(name), content).unwrap();
+        let map = open(self::directory(dir.path())).unwrap();
+        assert_eq!(map.get(b"a").unwrap().unwrap(), &[1][..]);
+        map.close().unwrap();
+    }
+}
+
+#[test]
 fn a_closed_map_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let map = open(directory(dir.path())).unwrap();
