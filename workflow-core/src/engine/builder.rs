@@ -102,7 +102,8 @@ impl EngineBuilder {
     }
 
     /// How many runs are in execution at a time; at least 1. Others are pending, first come, first served. A run that waits
-    /// outside memory for a timer does not count. Unlimited by default.
+    /// outside memory for a timer does not count, and when its time comes it goes on at once, also as one more than this.
+    /// Unlimited by default.
     pub fn max_running_runs(mut self, n: usize) -> Self {
         self.max_running_runs = Some(n.max(1));
         self
