@@ -79,10 +79,11 @@ fn damage_over_and_over(backend: &str) -> usize {
     let mut quiet = BTreeMap::new();
     for end in [End::Closed, End::Killed] {
         let bench = Bench::new(backend, end);
-        assert_eq!(bench.judge("nothing", &bench.store), Verdict::Unharmed);
+        assert_eq!(bench.judge("nothing", &bench.store), Ok(Verdict::Unharmed));
         let changes = bench.changes(end, &mut random);
         let rest = Mutex::new((changes.into_iter(), &mut random));
         let judged = Mutex::new(Vec::new());
+        let wrong = Mutex::new(Vec::new());
         let judge = || {
             // Which change comes next, and where, is decided by the seed and not by the threads.
             let next = || {
@@ -95,9 +96,16 @@ fn damage_over_and_over(backend: &str) -> usize {
             };
             while let Some((file, kind, what, store)) = next() {
                 let what = format!("{backend}, {end:?}, {}: {what}", file.display());
-                let verdict = bench.judge(&what, &store);
-                println!("KEEPSTEP_SEED={seed} {what}: {verdict:?}");
-                judged.lock().unwrap().push((file, kind, verdict));
+                match bench.judge(&what, &store) {
+                    Ok(verdict) => {
+                        println!("KEEPSTEP_SEED={seed} {what}: {verdict:?}");
+                        judged.lock().unwrap().push((file, kind, verdict));
+                    }
+                    Err(error) => {
+                        let error = format!("KEEPSTEP_SEED={seed} {what}: {error}");
+                        wrong.lock().unwrap().push(error);
+                    }
+                }
             }
         };
         // The processes mostly wait for each other's threads to end.
@@ -106,6 +114,9 @@ fn damage_over_and_over(backend: &str) -> usize {
                 scope.spawn(judge);
             }
         });
+        // Said last, so that it is found.
+        let wrong = wrong.into_inner().unwrap();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         for (file, kind, verdict) in judged.into_inner().unwrap() {
             *counts.entry((end, verdict)).or_default() += 1;
             if verdict == Verdict::Quiet {
@@ -169,13 +180,13 @@ impl Bench {
         changes
     }
 
-    fn judge(&self, what: &str, store: &Store) -> Verdict {
+    /// What comes of a store; an error if that must not be.
+    fn judge(&self, what: &str, store: &Store) -> Result<Verdict, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         store.write(&path);
         let url = format!("{}:{}", self.backend, path.display());
-        let report = process::run(Role::Use, &url, dir.path());
-        let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let report = process::run(Role::Use, &url, dir.path())?;
         println!("{what}\n    {}", report.join("\n    "));
 
         let begun = ledger::read(&dir.path().join("ledger"));
@@ -188,14 +199,14 @@ impl Bench {
             match line.split_once(' ').unwrap() {
                 ("error", _) => verdict = verdict.max(Verdict::Said),
                 // Of a thread of the backend; the callers were told, or do not need to know.
-                ("panic", at) => assert!(
-                    ["/sled-", "/redb-", "/fjall-", "/lsm-tree-"]
-                        .iter()
-                        .any(|name| at.contains(name)),
-                    "{what}: a panic that is not the backend's: {at}"
-                ),
+                ("panic", at) => {
+                    let backends = ["/sled-", "/redb-", "/fjall-", "/lsm-tree-"];
+                    if !backends.iter().any(|name| at.contains(name)) {
+                        return Err(format!("a panic that is not the backend's: {at}"));
+                    }
+                }
                 ("run", _) => {}
-                _ => panic!("{what}: {line}"),
+                _ => return Err(line.clone()),
             }
         }
         for id in IDS {
@@ -209,16 +220,15 @@ impl Bench {
             let is_right = found == Some(right.as_str());
             if let Some(found) = found {
                 let is_earlier = found == "missing" || found.ends_with(&right[10..]);
-                assert!(
-                    is_right || is_earlier,
-                    "{what}: run {id} is {found}, and was {right}"
-                );
+                if !is_right && !is_earlier {
+                    return Err(format!("run {id} is {found}, and was {right}"));
+                }
             }
             if again.contains(id) || (!is_right && said.next().is_none()) {
                 verdict = Verdict::Quiet;
             }
         }
-        verdict
+        Ok(verdict)
     }
 
     /// The run, if it is one whose step this line says was executed although its outcome was durable.

@@ -4,6 +4,7 @@
 //! It says less of damage than redb does: some kinds of damage in its newest journal make it drop all that follows
 //! without a word, which a run's own numbers then report as a hole.
 
+mod manifest;
 mod torn;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 /// Opens the map in a directory of its own, which exists and is locked.
 pub(crate) fn open(dir: &Path) -> Result<Fjall> {
     let is_new = !dir.join(VERSION).exists();
+    manifest::check(dir)?;
     let tree = guarded(dir, || {
         let mut opened = Database::builder(dir).open();
         if let Err(fjall::Error::JournalRecovery(damage)) = &opened
