@@ -172,6 +172,9 @@ pub enum Error {
         "the workflow is too large to store as one plan; split it by returning a part of it from a step"
     )]
     PlanTooLarge,
+    /// A workflow waits for the first of no workflows, which never comes. Nothing was stored.
+    #[error("`select` was given no workflow to wait for; give it at least one")]
+    EmptySelect,
     /// What is stored of the run is damaged. No step ran because of it.
     #[error("journal of run {run:?} {damage}; restore the store from a backup, or delete the run")]
     Damaged {

@@ -17,6 +17,7 @@ mod source;
 mod status;
 mod step;
 mod value;
+mod wait;
 mod workflow;
 
 pub use arg::IntoArg;
@@ -27,6 +28,7 @@ pub use engine::{
     StorageSource, cancel, default_engine, delete, init, list, metadata, output, resume,
     resume_all, run, start, status, step_output, suspend, try_init,
 };
+pub use either::Either;
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};
 pub use keepstep_storage::InvalidRunId;
@@ -34,6 +36,7 @@ pub use run::StepId;
 pub use status::{Progress, Status};
 pub use step::StepValue;
 pub use value::Codec;
+pub use wait::{all, child, event, race, select, sleep, sleep_until};
 pub use workflow::Workflow;
 
 /// The storage crate: the trait, the stores, and the wrappers that tests use.

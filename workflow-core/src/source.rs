@@ -11,6 +11,7 @@ use serde::de::{
     Visitor,
 };
 
+use crate::value::parts::{CutOff, Elements, is_too_deep, variant};
 use crate::value::{Value, tag};
 
 /// Where a value is decoded from.
@@ -29,6 +30,9 @@ pub(crate) enum Source {
 impl Source {
     /// Decodes a value of type `T`.
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        if self.is_too_deep() {
+            return Err(DecodeError::new("the value is nested too deep to be one"));
+        }
         T::deserialize(Decoder::of(self)).map_err(|_| {
             // Only a failure pays for knowing where it happened.
             match serde_path_to_error::deserialize::<_, T>(Decoder::of(self)) {
@@ -43,6 +47,15 @@ impl Source {
                 }
             }
         })
+    }
+
+    fn is_too_deep(&self) -> bool {
+        match self {
+            Self::Value(value) => is_too_deep(value.as_bytes()),
+            Self::Seq(items) => items.iter().any(Self::is_too_deep),
+            Self::Map(entries) => entries.iter().any(|(_, value)| value.is_too_deep()),
+            Self::Some(inner) => inner.is_too_deep(),
+        }
     }
 }
 
@@ -115,7 +128,10 @@ macro_rules! on_codec {
                 let mut decoder = bincode::Deserializer::from_slice(bytes, options);
                 decoder.$method($($arg,)* $visitor).map_err(DecodeError::new)
             }
-            Decoder::Bytes([tag::OK, inner @ ..]) => visit_ok(inner, $visitor),
+            Decoder::Bytes([tag::LIST, elements @ ..]) => $visitor.visit_seq(ListItems(Elements::of(elements))),
+            Decoder::Bytes([tag @ (tag::OK | tag::LEFT | tag::RIGHT), inner @ ..]) => {
+                visit_variant(Variant::new(*tag, inner), $visitor)
+            }
             Decoder::Bytes([tag::BLOB, ..]) => Err(DecodeError::new("the value's blob was not loaded")),
             Decoder::Bytes([other, ..]) => {
                 Err(DecodeError::new(format_args!("the value has codec tag {other}, which this version does not know")))
@@ -200,7 +216,9 @@ impl<'de> Deserializer<'de> for Decoder<'de> {
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
         match self {
-            Self::Bytes([tag::OK, inner @ ..]) => visitor.visit_enum(OkVariant { inner }),
+            Self::Bytes([tag @ (tag::OK | tag::LEFT | tag::RIGHT), inner @ ..]) => {
+                visitor.visit_enum(Variant::new(*tag, inner))
+            }
             _ => on_codec!(self, visitor, deserialize_enum(name, variants)),
         }
     }
@@ -210,9 +228,27 @@ impl<'de> Deserializer<'de> for Decoder<'de> {
     }
 }
 
-/// `Ok(inner)` for a type that takes anything: a map with one entry, as the codecs write it.
-fn visit_ok<'de, V: Visitor<'de>>(inner: &'de [u8], visitor: V) -> Result<V::Value, DecodeError> {
+/// A variant that holds one value, as a tag says it.
+#[derive(Clone, Copy)]
+struct Variant<'de> {
+    name: &'static str,
+    inner: &'de [u8],
+}
+
+impl<'de> Variant<'de> {
+    fn new(tag: u8, inner: &'de [u8]) -> Self {
+        let name = variant(tag).unwrap_or("");
+        Self { name, inner }
+    }
+}
+
+/// A variant for a type that takes anything: a map with one entry, as the codecs write it.
+fn visit_variant<'de, V: Visitor<'de>>(
+    variant: Variant<'de>,
+    visitor: V,
+) -> Result<V::Value, DecodeError> {
     struct OneEntry<'de> {
+        name: &'static str,
         inner: Option<&'de [u8]>,
         key_read: bool,
     }
@@ -227,7 +263,7 @@ fn visit_ok<'de, V: Visitor<'de>>(inner: &'de [u8], visitor: V) -> Result<V::Val
             if std::mem::replace(&mut self.key_read, true) {
                 return Ok(None);
             }
-            seed.deserialize(StrDeserializer::new("Ok")).map(Some)
+            seed.deserialize(StrDeserializer::new(self.name)).map(Some)
         }
 
         fn next_value_seed<S: DeserializeSeed<'de>>(
@@ -243,17 +279,35 @@ fn visit_ok<'de, V: Visitor<'de>>(inner: &'de [u8], visitor: V) -> Result<V::Val
     }
 
     visitor.visit_map(OneEntry {
-        inner: Some(inner),
+        name: variant.name,
+        inner: Some(variant.inner),
         key_read: false,
     })
 }
 
-/// `Ok(inner)` for a `Result`.
-struct OkVariant<'de> {
-    inner: &'de [u8],
+/// The elements of a stored list.
+struct ListItems<'de>(Elements<'de>);
+
+impl<'de> SeqAccess<'de> for ListItems<'de> {
+    type Error = DecodeError;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, DecodeError> {
+        match self.0.next() {
+            None => Ok(None),
+            Some(Ok(element)) => seed.deserialize(Decoder::Bytes(element)).map(Some),
+            Some(Err(CutOff)) => Err(DecodeError::new("the list ends in the middle")),
+        }
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.0.clone().count())
+    }
 }
 
-impl<'de> de::EnumAccess<'de> for OkVariant<'de> {
+impl<'de> de::EnumAccess<'de> for Variant<'de> {
     type Error = DecodeError;
     type Variant = Self;
 
@@ -262,17 +316,17 @@ impl<'de> de::EnumAccess<'de> for OkVariant<'de> {
         seed: V,
     ) -> Result<(V::Value, Self), DecodeError> {
         Ok((
-            seed.deserialize(StrDeserializer::<DecodeError>::new("Ok"))?,
+            seed.deserialize(StrDeserializer::<DecodeError>::new(self.name))?,
             self,
         ))
     }
 }
 
-impl<'de> VariantAccess<'de> for OkVariant<'de> {
+impl<'de> VariantAccess<'de> for Variant<'de> {
     type Error = DecodeError;
 
     fn unit_variant(self) -> Result<(), DecodeError> {
-        Err(DecodeError::new("`Ok` holds a value"))
+        Err(DecodeError::new(format_args!("`{}` holds a value", self.name)))
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(
@@ -295,7 +349,7 @@ impl<'de> VariantAccess<'de> for OkVariant<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        Decoder::Bytes(self.inner).deserialize_struct("Ok", fields, visitor)
+        Decoder::Bytes(self.inner).deserialize_struct(self.name, fields, visitor)
     }
 }
 

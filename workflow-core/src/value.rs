@@ -6,9 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use keepstep_storage::BlobId;
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub(crate) mod parts;
 
 use crate::source::{DecodeError, Source};
 
@@ -32,6 +35,12 @@ pub(crate) mod tag {
     pub(crate) const BINCODE: u8 = 2;
     /// `Ok(v)`: the rest is the stored value `v`.
     pub(crate) const OK: u8 = 16;
+    /// `Left(v)`: the rest is the stored value `v`.
+    pub(crate) const LEFT: u8 = 17;
+    /// `Right(v)`: the rest is the stored value `v`.
+    pub(crate) const RIGHT: u8 = 18;
+    /// A list or a tuple: of each of its elements the length (u32, little endian) and the stored value.
+    pub(crate) const LIST: u8 = 19;
     /// The rest is the address of the blob that holds the stored value, and its length (u64, little endian).
     pub(crate) const BLOB: u8 = 32;
 }
@@ -64,9 +73,40 @@ impl Value {
 
     /// The value of a `Result` that is `Ok` with this value.
     pub(crate) fn ok(&self) -> Self {
+        self.wrapped(tag::OK)
+    }
+
+    /// The value of an `Either` that has this value on its left side, or on its right one.
+    pub(crate) fn either(&self, is_left: bool) -> Self {
+        self.wrapped(if is_left { tag::LEFT } else { tag::RIGHT })
+    }
+
+    fn wrapped(&self, tag: u8) -> Self {
         let mut bytes = Vec::with_capacity(self.0.len() + 1);
-        bytes.push(tag::OK);
+        bytes.push(tag);
         bytes.extend_from_slice(&self.0);
+        Self(bytes.into())
+    }
+
+    /// The value of a small number.
+    pub(crate) fn of_number(number: u32) -> Self {
+        let mut bytes = vec![tag::MESSAGE_PACK];
+        // Writing to memory does not fail.
+        drop(rmp::encode::write_uint(&mut bytes, u64::from(number)));
+        Self(bytes.into())
+    }
+
+    /// The list of these values; a value of more than 4 GiB does not fit in one.
+    pub(crate) fn list<'a>(values: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        let len = values.clone().map(|value| 4 + value.len()).sum::<usize>();
+        let mut bytes = Vec::with_capacity(1 + len);
+        bytes.push(tag::LIST);
+        for value in values {
+            // Long values are kept in blobs, so that what stands here is short.
+            let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+            bytes.extend_from_slice(&len.to_le_bytes());
+            bytes.extend_from_slice(&value.0);
+        }
         Self(bytes.into())
     }
 
@@ -94,24 +134,21 @@ impl Value {
         self.0.len()
     }
 
-    /// The blob that holds this value, or the value it wraps.
-    pub(crate) fn blob_id(&self) -> Option<BlobId> {
-        let mut bytes = &*self.0;
-        while let [tag::OK, rest @ ..] = bytes {
-            bytes = rest;
-        }
-        match bytes {
-            [tag::BLOB, rest @ ..] => Some(BlobId(*rest.first_chunk()?)),
-            _ => None,
-        }
+    /// Shows the blobs that hold this value, or parts of it, to `visit`.
+    pub(crate) fn for_each_blob(&self, visit: &mut dyn FnMut(BlobId)) {
+        parts::for_each_blob(&self.0, visit);
     }
 
-    /// This value with the blob it names put in its place.
-    pub(crate) fn with_blob(&self, blob: &[u8]) -> Self {
-        let wrappers = self.0.iter().take_while(|byte| **byte == tag::OK).count();
-        let mut bytes = Vec::with_capacity(wrappers + blob.len());
-        bytes.resize(wrappers, tag::OK);
-        bytes.extend_from_slice(blob);
+    pub(crate) fn has_blobs(&self) -> bool {
+        let mut has_blobs = false;
+        self.for_each_blob(&mut |_| has_blobs = true);
+        has_blobs
+    }
+
+    /// This value with the blobs it names put in their places. One that `blob` does not give stays as it is.
+    pub(crate) fn with_blobs(&self, blob: &dyn Fn(BlobId) -> Option<Bytes>) -> Self {
+        let mut bytes = Vec::with_capacity(self.len());
+        parts::put_with_blobs(&self.0, 0, blob, &mut bytes);
         Self(bytes.into())
     }
 
@@ -211,20 +248,58 @@ mod tests {
     }
 
     #[test]
-    fn a_wrapped_blob_is_found_and_replaced() {
+    fn blobs_are_found_and_replaced_wherever_they_stand() {
         let stored = Value::encode(&7u8, Codec::MessagePack).unwrap();
-        let id = BlobId([7; 32]);
-        let wrapped = Value::blob(id, 2).ok();
-        assert_eq!(wrapped.blob_id(), Some(id));
-        assert_eq!(
-            wrapped
-                .with_blob(stored.as_bytes())
-                .decode::<Result<u8, String>>()
-                .unwrap(),
-            Ok(7)
-        );
-        assert!(wrapped.decode::<Result<u8, String>>().is_err());
-        assert_eq!(stored.blob_id(), None);
+        let plain = Value::encode(&1u8, Codec::Bincode).unwrap();
+        let (a, b) = (BlobId([7; 32]), BlobId([8; 32]));
+        let list = Value::list([&Value::blob(a, 2).ok(), &plain.ok(), &Value::blob(b, 2).ok()].into_iter());
+        let value = list.either(false);
+        let mut found = Vec::new();
+        value.for_each_blob(&mut |blob| found.push(blob));
+        assert_eq!(found, [a, b]);
+        type Decoded = either::Either<(), Vec<Result<u8, String>>>;
+        assert!(value.decode::<Decoded>().is_err());
+        let bytes = Bytes::copy_from_slice(stored.as_bytes());
+        let whole = value.with_blobs(&|_| Some(bytes.clone()));
+        assert!(!whole.has_blobs());
+        let decoded = whole.decode::<Decoded>().unwrap().right().unwrap();
+        assert_eq!(decoded, [Ok(7), Ok(1), Ok(7)]);
+        assert_eq!(value.with_blobs(&|_| None), value);
+        assert!(!stored.has_blobs());
+    }
+
+    #[test]
+    fn lists_decode_as_lists_and_tuples() {
+        let one = Value::encode(&1u8, Codec::Bincode).unwrap();
+        let text = Value::encode("two", Codec::MessagePack).unwrap();
+        let pair = Value::list([&one, &text].into_iter());
+        assert_eq!(pair.decode::<(u8, String)>().unwrap(), (1, "two".into()));
+        let pairs = Value::list([&pair, &pair].into_iter());
+        let decoded = pairs.decode::<Vec<(u8, String)>>().unwrap();
+        assert_eq!(decoded, [(1, "two".into()), (1, "two".into())]);
+        assert_eq!(Value::list([].into_iter()).decode::<Vec<u8>>().unwrap(), []);
+        let left = text.either(true).decode::<either::Either<String, u8>>();
+        assert_eq!(left.unwrap().left().unwrap(), "two");
+        // Of a type that takes anything.
+        let json = Value::list([&text, &text.ok()].into_iter()).decode::<serde_json::Value>();
+        assert_eq!(json.unwrap(), serde_json::json!(["two", {"Ok": "two"}]));
+    }
+
+    #[test]
+    fn damaged_lists_are_an_error() {
+        let one = Value::encode(&1u8, Codec::MessagePack).unwrap();
+        let whole = Value::list([&one, &one].into_iter());
+        for cut in 1..whole.len() {
+            // Where an element ends, so may the list.
+            let cut_off = Value::from_bytes(&whole.as_bytes()[..cut]).decode::<Vec<u8>>();
+            assert_eq!(cut_off.is_ok(), cut == 1 || cut == 1 + 4 + one.len(), "{cut}");
+        }
+        let mut deep = one;
+        for _ in 0..10_000 {
+            deep = Value::list([&deep].into_iter());
+        }
+        assert!(!deep.has_blobs());
+        assert!(deep.decode::<serde_json::Value>().is_err());
     }
 
     #[test]
@@ -237,6 +312,8 @@ mod tests {
             &[tag::BINCODE, 1],
             &[tag::OK],
             &[tag::BLOB, 1],
+            &[tag::LEFT],
+            &[tag::LIST, 1],
         ] {
             assert!(
                 Value::from_bytes(bytes).decode::<u64>().is_err(),

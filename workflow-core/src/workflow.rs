@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use keepstep_storage::{InvalidRunId, RunId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 
 use crate::arg::{ArgShape, BuildArg};
-use crate::error::StepError;
+use crate::error::{Error, StepError};
+use crate::plan::{First, Flattened, Until};
 use crate::step::StepDef;
 use crate::value::{Codec, EncodeError, Value};
 
@@ -78,7 +80,12 @@ impl<T> Workflow<T> {
         self.with(|node| node.retries = Some(retries))
     }
 
-    /// How long one attempt of this step may take, in place of what its `#[step]` says.
+    /// How long this may take, after which it fails with [`StepErrorKind::Timeout`](crate::StepErrorKind::Timeout).
+    ///
+    /// Of a step, the time of one attempt, in place of what its `#[step]` says. Of anything else the time of all of it: of an
+    /// [`event`](crate::event) or a [`child`](crate::child) from when the run reaches it, of a [`race`](crate::race), a
+    /// [`select`](crate::select), an [`all`](crate::all) or a `catch` from when the run reaches the workflow it is a part of. That
+    /// deadline is stored, and passes also while no process runs.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|node| node.timeout = Some(timeout))
     }
@@ -154,10 +161,21 @@ pub(crate) enum BuildKind {
     },
     Value(Result<Value, EncodeError>),
     Catch(Arc<BuildNode>),
+    Sleep(Until),
+    Event(Arc<str>),
+    All(Vec<Arc<BuildNode>>),
+    First(First, Vec<Arc<BuildNode>>),
+    Child(Arc<ChildBuild>),
+}
+
+/// A run of its own in a workflow that is being built. What is wrong with it is reported when the workflow is run.
+pub(crate) struct ChildBuild {
+    pub(crate) id: Result<RunId, InvalidRunId>,
+    pub(crate) flattened: Result<Flattened, Error>,
 }
 
 impl BuildNode {
-    fn new(kind: BuildKind) -> Arc<Self> {
+    pub(crate) fn new(kind: BuildKind) -> Arc<Self> {
         Arc::new(Self {
             kind,
             after: Vec::new(),
@@ -175,6 +193,12 @@ impl BuildNode {
             (None, BuildKind::Step { def, .. }) => def.name,
             (None, BuildKind::Value(_)) => "value",
             (None, BuildKind::Catch(_)) => "catch",
+            (None, BuildKind::Sleep(_)) => "sleep",
+            (None, BuildKind::Event(name)) => name,
+            (None, BuildKind::All(_)) => "all",
+            (None, BuildKind::First(First::Either, _)) => "race",
+            (None, BuildKind::First(First::Placed, _)) => "select",
+            (None, BuildKind::Child(child)) => child.id.as_ref().map_or("child", RunId::as_str),
         }
     }
 
@@ -195,7 +219,13 @@ impl BuildNode {
         match &self.kind {
             BuildKind::Step { args, .. } => args.iter().for_each(|arg| in_shape(arg, visit)),
             BuildKind::Catch(inner) => visit(inner),
-            BuildKind::Value(_) => {}
+            BuildKind::All(inputs) | BuildKind::First(_, inputs) => {
+                inputs.iter().for_each(&mut *visit);
+            }
+            BuildKind::Value(_)
+            | BuildKind::Sleep(_)
+            | BuildKind::Event(_)
+            | BuildKind::Child(_) => {}
         }
         self.after.iter().for_each(visit);
     }
@@ -219,7 +249,11 @@ impl BuildNode {
             BuildKind::Step { args, .. } => std::mem::take(args)
                 .into_iter()
                 .for_each(|arg| from_shape(arg, into)),
-            BuildKind::Value(_) => {}
+            BuildKind::All(inputs) | BuildKind::First(_, inputs) => into.append(inputs),
+            BuildKind::Value(_)
+            | BuildKind::Sleep(_)
+            | BuildKind::Event(_)
+            | BuildKind::Child(_) => {}
             catch @ BuildKind::Catch(_) => {
                 let empty = BuildKind::Value(Err(EncodeError(String::new())));
                 if let BuildKind::Catch(inner) = std::mem::replace(catch, empty) {

@@ -29,7 +29,7 @@ pub use global::{
 pub use handle::{Handle, ProgressStream};
 pub use list::{Cursor, Filter, Page, RunSummary};
 pub use read::Metadata;
-pub(crate) use shared::{Ended, Seat, Shared};
+pub(crate) use shared::{Ended, Seat, Shared, load_value};
 
 use crate::context::try_context;
 use crate::error::{Error, Result};

@@ -168,6 +168,25 @@ impl Drop for Place {
     }
 }
 
+/// The value itself, from the blobs it is in.
+pub(crate) async fn load_value(
+    value: Value,
+    storage: &dyn Storage,
+) -> Result<Value, StorageError> {
+    let mut ids = Vec::new();
+    value.for_each_blob(&mut |id| ids.push(id));
+    if ids.is_empty() {
+        return Ok(value);
+    }
+    let mut blobs = FxHashMap::default();
+    for id in ids {
+        if !blobs.contains_key(&id) {
+            blobs.insert(id, storage.blob(&id).await?);
+        }
+    }
+    Ok(value.with_blobs(&|id| blobs.get(&id).cloned()))
+}
+
 impl Shared {
     pub(super) fn roster(&self) -> MutexGuard<'_, Roster> {
         // Nothing that holds the lock can panic half-way through a change.
@@ -268,12 +287,9 @@ impl Shared {
         Ok(plan)
     }
 
-    /// The value itself, from its blob if it is in one.
-    pub(super) async fn load_value(&self, value: Value) -> Result<Value, StorageError> {
-        match value.blob_id() {
-            None => Ok(value),
-            Some(id) => Ok(value.with_blob(&self.storage.blob(&id).await?)),
-        }
+    /// The value itself, from the blobs it is in.
+    pub(crate) async fn load_value(&self, value: Value) -> Result<Value, StorageError> {
+        load_value(value, &*self.storage).await
     }
 
     /// Takes a place for a run, or one in the queue.

@@ -2,6 +2,7 @@
 
 use keepstep_storage::{Storage, StorageError};
 
+use crate::engine::load_value;
 use crate::plan::{Arg, NodeKind};
 use crate::run::Start;
 use crate::source::Source;
@@ -9,11 +10,11 @@ use crate::value::Value;
 
 /// Whether no part of the arguments is kept in a blob.
 pub(super) fn are_at_hand(start: &Start) -> bool {
-    let mut at_hand = start.inputs.iter().all(|value| value.blob_id().is_none());
+    let mut at_hand = start.inputs.iter().all(|value| !value.has_blobs());
     start
         .plan
         .node(start.index)
-        .for_each_literal(&mut |value| at_hand &= value.blob_id().is_none());
+        .for_each_literal(&mut |value| at_hand &= !value.has_blobs());
     at_hand
 }
 
@@ -23,28 +24,21 @@ pub(super) async fn load(
     storage: &dyn Storage,
 ) -> Result<Vec<Source>, StorageError> {
     for value in &mut start.inputs {
-        *value = loaded(value, storage).await?;
+        *value = load_value(value.clone(), storage).await?;
     }
     // Before filling in, which is not async.
     let mut blobs = Vec::new();
     start.plan.node(start.index).for_each_literal(&mut |value| {
-        if value.blob_id().is_some() {
+        if value.has_blobs() {
             blobs.push(value.clone());
         }
     });
     let mut literals = Vec::with_capacity(blobs.len());
     for value in blobs {
-        let loaded = loaded(&value, storage).await?;
+        let loaded = load_value(value.clone(), storage).await?;
         literals.push((value, loaded));
     }
     Ok(fill(start, &literals))
-}
-
-async fn loaded(value: &Value, storage: &dyn Storage) -> Result<Value, StorageError> {
-    match value.blob_id() {
-        None => Ok(value.clone()),
-        Some(id) => Ok(value.with_blob(&storage.blob(&id).await?)),
-    }
 }
 
 /// Puts the arguments together. `literals` has what stands in the place of each literal that is kept in a blob.

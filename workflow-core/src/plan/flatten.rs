@@ -5,19 +5,24 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Arg, Extra, NodeKind, Plan, PlanNode, StepRef};
+use super::{Arg, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef};
 use crate::arg::ArgShape;
 use crate::error::Error;
 use crate::step::StepDef;
-use crate::workflow::{BuildKind, BuildNode};
+use crate::workflow::{BuildKind, BuildNode, ChildBuild};
 
 /// A plan and the code it needs.
 #[derive(Debug)]
 pub(crate) struct Flattened {
     pub(crate) plan: Plan,
-    /// The definitions of `plan.steps`, in their order.
+    /// The definitions of `plan.steps`, in their order, then those of the plans of child runs.
     pub(crate) defs: Vec<&'static StepDef>,
+    /// How deep child runs are nested in it.
+    depth: u32,
 }
+
+/// Plans nested deeper than this are not built: reading one back is recursive.
+const MAX_DEPTH: u32 = 64;
 
 /// Flattens the DAG that ends in `root`.
 ///
@@ -45,9 +50,11 @@ pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
             pending[first..].reverse();
         }
     }
+    flattener.defs.append(&mut flattener.defs_of_children);
     Ok(Flattened {
         plan: flattener.plan,
         defs: flattener.defs,
+        depth: flattener.depth,
     })
 }
 
@@ -55,6 +62,8 @@ pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
 struct Flattener {
     plan: Plan,
     defs: Vec<&'static StepDef>,
+    defs_of_children: Vec<&'static StepDef>,
+    depth: u32,
     index: FxHashMap<*const BuildNode, u32>,
     step_index: HashMap<*const StepDef, u32>,
 }
@@ -89,14 +98,18 @@ impl Flattener {
                 });
             }
             BuildKind::Catch(inner) => NodeKind::Catch(self.index[&Arc::as_ptr(inner)]),
+            BuildKind::Sleep(until) => NodeKind::Sleep(*until),
+            BuildKind::Event(name) => NodeKind::Event(Arc::clone(name)),
+            BuildKind::All(inputs) => NodeKind::All(self.indices(inputs)),
+            BuildKind::First(First::Placed, inputs) if inputs.is_empty() => {
+                return Err(Error::EmptySelect);
+            }
+            BuildKind::First(told, inputs) => NodeKind::First(*told, self.indices(inputs)),
+            BuildKind::Child(child) => NodeKind::Child(Box::new(self.child(child)?)),
         };
         let extra = Extra {
             name: node.name.clone(),
-            after: node
-                .after
-                .iter()
-                .map(|other| self.index[&Arc::as_ptr(other)])
-                .collect(),
+            after: self.indices(&node.after),
             retries: node.retries,
             timeout: node
                 .timeout
@@ -110,6 +123,24 @@ impl Flattener {
         self.plan.nodes.push(PlanNode { kind, extra });
         self.index.insert(Arc::as_ptr(node), index);
         Ok(())
+    }
+
+    fn indices(&self, nodes: &[Arc<BuildNode>]) -> Box<[u32]> {
+        let index = |node| self.index[&Arc::as_ptr(node)];
+        nodes.iter().map(index).collect()
+    }
+
+    fn child(&mut self, child: &ChildBuild) -> Result<Child, Error> {
+        let id = child.id.clone()?;
+        let flattened = child.flattened.as_ref().map_err(Error::clone)?;
+        self.depth = self.depth.max(flattened.depth + 1);
+        if self.depth > MAX_DEPTH {
+            return Err(Error::PlanTooLarge);
+        }
+        self.defs_of_children.extend_from_slice(&flattened.defs);
+        let plan = flattened.plan.clone();
+        let hash = super::hash(&plan);
+        Ok(Child { id, plan, hash })
     }
 
     fn step(&mut self, def: &'static StepDef) -> u32 {

@@ -6,7 +6,7 @@
 
 use rmp::Marker;
 
-use super::{Arg, NodeKind, Plan};
+use super::{Arg, NodeKind, Plan, Until};
 use crate::value::{Value, tag};
 
 /// A hasher that is fed a few bytes at a time: it gathers them first.
@@ -41,6 +41,12 @@ pub(crate) fn hash(plan: &Plan) -> [u8; 32] {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     };
+    let nodes = |hasher: &mut Sink, nodes: &[u32]| {
+        hasher.update(&(nodes.len() as u64).to_le_bytes());
+        for node in nodes {
+            hasher.update(&node.to_le_bytes());
+        }
+    };
     hasher.update(b"keepstep plan 1");
     for step in &plan.steps {
         text(&mut hasher, &step.name);
@@ -61,6 +67,29 @@ pub(crate) fn hash(plan: &Plan) -> [u8; 32] {
             }
             NodeKind::Catch(inner) => {
                 hasher.update(b"C").update(&inner.to_le_bytes());
+            }
+            NodeKind::Sleep(Until::After(micros)) => {
+                hasher.update(b"T").update(&micros.to_le_bytes());
+            }
+            NodeKind::Sleep(Until::At(time)) => {
+                hasher.update(b"U").update(&time.0.to_le_bytes());
+            }
+            NodeKind::Event(name) => {
+                hasher.update(b"E");
+                text(&mut hasher, name);
+            }
+            NodeKind::All(inputs) => {
+                hasher.update(b"L");
+                nodes(&mut hasher, inputs);
+            }
+            NodeKind::First(told, inputs) => {
+                hasher.update(b"F").update(&[*told as u8]);
+                nodes(&mut hasher, inputs);
+            }
+            NodeKind::Child(child) => {
+                hasher.update(b"R");
+                text(&mut hasher, child.id.as_str());
+                hasher.update(&child.hash);
             }
         }
         if let Some(extra) = &node.extra {

@@ -4,11 +4,12 @@ mod flatten;
 mod hash;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use keepstep_storage::BlobId;
+use keepstep_storage::{BlobId, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use flatten::flatten;
+pub(crate) use flatten::{Flattened, flatten};
 pub(crate) use hash::hash;
 
 use crate::value::Value;
@@ -46,6 +47,42 @@ pub(crate) enum NodeKind {
     Value(Value),
     /// Turns its input's failure into a value.
     Catch(u32),
+    /// Waits until a time.
+    Sleep(Until),
+    /// Waits for a message of this name.
+    Event(Arc<str>),
+    /// Is done when all of its inputs are, with the list of their results.
+    All(Box<[u32]>),
+    /// Ends as the first of its inputs that ends does.
+    First(First, Box<[u32]>),
+    /// Waits for the end of a run of its own.
+    Child(Box<Child>),
+}
+
+/// When a node that waits for a time is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Until {
+    /// So many microseconds after the run reached it.
+    After(u64),
+    At(Timestamp),
+}
+
+/// How the result of the first of several nodes is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum First {
+    /// `Left` or `Right`.
+    Either,
+    /// With its place.
+    Placed,
+}
+
+/// A run that another one starts and waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Child {
+    pub(crate) id: RunId,
+    pub(crate) plan: Plan,
+    /// Of the plan as it was built, before its long values went to blobs.
+    pub(crate) hash: [u8; 32],
 }
 
 /// One argument of a step.
@@ -66,7 +103,7 @@ pub(crate) struct Extra {
     /// Nodes that must be done first, without their results being used.
     pub(crate) after: Box<[u32]>,
     pub(crate) retries: Option<u32>,
-    /// In microseconds.
+    /// In microseconds. Of a step, that of one attempt; of any other node, of its whole wait.
     pub(crate) timeout: Option<u64>,
     /// JSON text.
     pub(crate) metadata: Option<Box<str>>,
@@ -86,7 +123,7 @@ impl Plan {
     pub(crate) fn step_of(&self, index: u32) -> Option<&StepRef> {
         match self.node(index).kind {
             NodeKind::Step { step, .. } => Some(&self.steps[step as usize]),
-            NodeKind::Value(_) | NodeKind::Catch(_) => None,
+            _ => None,
         }
     }
 
@@ -100,27 +137,29 @@ impl Plan {
         match (self.name_of(index), &self.node(index).kind) {
             (Some(name), _) => name,
             (None, NodeKind::Step { step, .. }) => &self.steps[*step as usize].name,
-            (None, NodeKind::Value(_)) => "value",
-            (None, NodeKind::Catch(_)) => "catch",
+            (None, NodeKind::Event(event)) => event,
+            (None, NodeKind::Child(child)) => child.id.as_str(),
+            (None, kind) => kind.label(),
         }
     }
 
     /// Every value that stands in the plan.
-    pub(crate) fn for_each_value(&self, visit: &mut impl FnMut(&Value)) {
+    pub(crate) fn for_each_value(&self, visit: &mut dyn FnMut(&Value)) {
         self.nodes
             .iter()
             .for_each(|node| node.for_each_literal(visit));
     }
 
     /// Puts another value in the place of each value that stands in the plan.
-    pub(crate) fn for_each_value_mut(&mut self, change: &mut impl FnMut(&mut Value)) {
+    pub(crate) fn for_each_value_mut(&mut self, change: &mut dyn FnMut(&mut Value)) {
         for node in &mut self.nodes {
             match &mut node.kind {
                 NodeKind::Step { args, .. } => args
                     .iter_mut()
                     .for_each(|arg| arg.for_each_literal_mut(change)),
                 NodeKind::Value(value) => change(value),
-                NodeKind::Catch(_) => {}
+                NodeKind::Child(child) => child.plan.for_each_value_mut(change),
+                _ => {}
             }
         }
     }
@@ -128,7 +167,7 @@ impl Plan {
     /// The blobs that values of the plan are kept in.
     pub(crate) fn blobs(&self) -> Vec<BlobId> {
         let mut blobs = Vec::new();
-        self.for_each_value(&mut |value| blobs.extend(value.blob_id()));
+        self.for_each_value(&mut |value| value.for_each_blob(&mut |blob| blobs.push(blob)));
         blobs
     }
 
@@ -137,9 +176,12 @@ impl Plan {
         !self.nodes.is_empty()
             && self.nodes.len() < u32::MAX as usize
             && self.nodes.iter().enumerate().all(|(index, node)| {
-                let mut sound = match node.kind {
-                    NodeKind::Step { step, .. } => (step as usize) < self.steps.len(),
-                    NodeKind::Value(_) | NodeKind::Catch(_) => true,
+                let mut sound = match &node.kind {
+                    NodeKind::Step { step, .. } => (*step as usize) < self.steps.len(),
+                    NodeKind::First(First::Either, inputs) => inputs.len() == 2,
+                    NodeKind::First(First::Placed, inputs) => !inputs.is_empty(),
+                    NodeKind::Child(child) => child.plan.is_sound(),
+                    _ => true,
                 };
                 node.for_each_input(&mut |input| sound &= (input as usize) < index);
                 sound
@@ -147,13 +189,47 @@ impl Plan {
     }
 }
 
+impl NodeKind {
+    /// What a node of this kind is called that has no name.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Step { .. } => "step",
+            Self::Value(_) => "value",
+            Self::Catch(_) => "catch",
+            Self::Sleep(_) => "sleep",
+            Self::Event(_) => "event",
+            Self::All(_) => "all",
+            Self::First(First::Either, _) => "race",
+            Self::First(First::Placed, _) => "select",
+            Self::Child(_) => "child",
+        }
+    }
+
+    /// Whether something must happen for a node of this kind to be done, beyond its inputs: it counts as a step of its run.
+    pub(crate) fn is_counted(&self) -> bool {
+        match self {
+            Self::Step { .. } | Self::Sleep(_) | Self::Event(_) | Self::Child(_) => true,
+            Self::Value(_) | Self::Catch(_) | Self::All(_) | Self::First(..) => false,
+        }
+    }
+}
+
 impl PlanNode {
+    /// How long the node may take from when its clock starts, if it is not a step.
+    pub(crate) fn time_limit(&self) -> Option<Duration> {
+        match self.kind {
+            NodeKind::Step { .. } => None,
+            _ => Some(Duration::from_micros(self.extra.as_ref()?.timeout?)),
+        }
+    }
+
     /// Shows the values that stand in the node to `visit`.
-    pub(crate) fn for_each_literal(&self, visit: &mut impl FnMut(&Value)) {
+    pub(crate) fn for_each_literal(&self, visit: &mut dyn FnMut(&Value)) {
         match &self.kind {
             NodeKind::Step { args, .. } => args.iter().for_each(|arg| arg.for_each_literal(visit)),
             NodeKind::Value(value) => visit(value),
-            NodeKind::Catch(_) => {}
+            NodeKind::Child(child) => child.plan.for_each_value(visit),
+            _ => {}
         }
     }
 
@@ -162,7 +238,10 @@ impl PlanNode {
         match &self.kind {
             NodeKind::Step { args, .. } => args.iter().for_each(|arg| arg.for_each_input(visit)),
             NodeKind::Catch(inner) => visit(*inner),
-            NodeKind::Value(_) => {}
+            NodeKind::All(inputs) | NodeKind::First(_, inputs) => {
+                inputs.iter().copied().for_each(&mut *visit);
+            }
+            NodeKind::Value(_) | NodeKind::Sleep(_) | NodeKind::Event(_) | NodeKind::Child(_) => {}
         }
         if let Some(extra) = &self.extra {
             extra.after.iter().copied().for_each(visit);
@@ -171,7 +250,7 @@ impl PlanNode {
 }
 
 impl Arg {
-    fn for_each_literal(&self, visit: &mut impl FnMut(&Value)) {
+    fn for_each_literal(&self, visit: &mut dyn FnMut(&Value)) {
         match self {
             Self::Value(value) => visit(value),
             Self::Node(_) => {}
@@ -184,7 +263,7 @@ impl Arg {
         }
     }
 
-    fn for_each_literal_mut(&mut self, change: &mut impl FnMut(&mut Value)) {
+    fn for_each_literal_mut(&mut self, change: &mut dyn FnMut(&mut Value)) {
         match self {
             Self::Value(value) => change(value),
             Self::Node(_) => {}

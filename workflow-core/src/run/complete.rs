@@ -8,25 +8,36 @@ use crate::value::Value;
 impl Run {
     /// A step's body gave a value, which is stored or not.
     pub(super) fn succeed(&mut self, step: StepId, value: Value, is_stored: bool) {
-        if self.leave_body(step) {
+        let is_counted = |(_, segment, index): (_, &super::segment::Segment, _)| {
+            segment.is_counted(index)
+        };
+        if self.locate(step).is_some_and(is_counted) && self.leave_body(step) {
             self.finish(step, value, is_stored);
         }
     }
 
-    /// Takes a step out of whatever led to the execution of its body; `false` if nothing waits for an outcome of it.
+    /// Takes a step out of whatever led to the execution of its body, and another node out of its wait; `false` if nothing
+    /// waits for an outcome of it.
     pub(super) fn leave_body(&mut self, step: StepId) -> bool {
-        let Some((_, segment, index)) = self.locate(step).filter(|(_, s, i)| s.is_step(*i)) else {
+        let Some(node) = self.node_mut(step) else {
             return false;
         };
-        match segment.nodes[index as usize].state {
-            // After a crash, an input that was not stored may be missing to a step that has run all the same.
-            State::Waiting | State::Ready => {}
-            State::Running => self.n_running -= 1,
-            State::Backoff(due_at) => {
-                self.timers.remove(&(due_at, step));
-            }
-            _ => return false,
+        if matches!(
+            node.state,
+            State::Done(_)
+                | State::Ran(_)
+                | State::Expanded(_)
+                | State::Failed(_)
+                | State::Gone(_)
+        ) {
+            return false;
         }
+        // After a crash, an input that was not stored may be missing to a step that has run all the same.
+        let state = std::mem::replace(&mut node.state, State::Waiting);
+        if matches!(state, State::Running) {
+            self.n_running -= 1;
+        }
+        self.end_wait(step, &state);
         true
     }
 
@@ -34,6 +45,8 @@ impl Run {
     pub(super) fn finish(&mut self, step: StepId, value: Value, is_stored: bool) {
         let mut work = vec![(step, value, is_stored)];
         let mut released = Vec::new();
+        // Consumers that are no steps, and whether they wait for the world.
+        let mut outer = Vec::new();
         while let Some((id, value, is_stored)) = work.pop() {
             let Some((base, segment, index)) = self.locate(id) else {
                 continue;
@@ -51,10 +64,11 @@ impl Run {
                 self.inputs_of(base, index, &mut |input| released.push(input));
             }
             self.note_result(id, &value);
+            self.end_wait(id, &State::Waiting);
             let Some(segment) = self.segments.get_mut(&base) else {
                 continue;
             };
-            self.counts.done += u64::from(segment.is_step(index));
+            self.counts.done += u64::from(segment.is_counted(index));
             self.live_bytes += value.len() as u64;
             segment.nodes[index as usize].state = if is_stored {
                 State::Done(value.clone())
@@ -67,27 +81,27 @@ impl Run {
                 let consumer = segment.consumers(index)[i];
                 let node = &mut segment.nodes[consumer as usize];
                 node.n_pending = node.n_pending.saturating_sub(1);
-                if node.n_pending > 0 {
+                let kind = &segment.plan.node(consumer).kind;
+                if node.n_pending > 0 && !matches!(kind, NodeKind::First(..)) {
                     continue;
                 }
                 let consumer_id = StepId(base + u64::from(consumer));
-                match (&node.state, &segment.plan.node(consumer).kind) {
+                match (&node.state, kind) {
                     (State::Waiting, NodeKind::Step { .. }) => {
                         node.state = State::Ready;
                         self.ready.push(consumer_id);
                     }
-                    (State::Waiting, NodeKind::Value(value)) => {
-                        work.push((consumer_id, value.clone(), true))
-                    }
-                    (State::Waiting, NodeKind::Catch(inner)) => {
-                        if let State::Done(value) | State::Ran(value) =
-                            &segment.nodes[*inner as usize].state
-                        {
-                            work.push((consumer_id, value.ok(), true));
-                        }
-                    }
+                    (State::Waiting, kind) => outer.push((consumer_id, kind.is_counted())),
                     (State::Caught(error), _) => work.push((consumer_id, error.clone(), true)),
                     _ => {}
+                }
+            }
+            let is_unused = segment.nodes[index as usize].n_uses == 0;
+            for (id, is_wait) in outer.drain(..) {
+                if is_wait {
+                    self.begin_wait(id);
+                } else if let Some(value) = self.combined(id) {
+                    work.push((id, value, true));
                 }
             }
             if is_root {
@@ -96,7 +110,7 @@ impl Run {
                     None => self.output = Some(value),
                 }
                 released.push(id);
-            } else if segment.nodes[index as usize].n_uses == 0 {
+            } else if is_unused {
                 self.drop_node(id, &mut released);
             }
             self.release(&mut released);
@@ -113,22 +127,24 @@ impl Run {
             return;
         }
         let is_ready = node.n_pending == 0;
-        let finished = match &segment.plan.node(index).kind {
-            NodeKind::Value(value) if is_ready => Some(value.clone()),
-            _ => None,
-        };
-        if let Some(value) = finished {
-            return self.finish(step, value, true);
-        }
         let is_step = segment.is_step(index);
+        if !is_step {
+            if let Some(value) = self.combined(step) {
+                return self.finish(step, value, true);
+            }
+            if is_ready {
+                self.begin_wait(step);
+            }
+            return;
+        }
         if let Some(segment) = self.segments.get_mut(&base) {
-            segment.nodes[index as usize].state = if is_ready && is_step {
+            segment.nodes[index as usize].state = if is_ready {
                 State::Ready
             } else {
                 State::Waiting
             };
         }
-        if is_ready && is_step {
+        if is_ready {
             self.ready.push(step);
         }
     }
@@ -151,7 +167,7 @@ impl Run {
         let Some((base, segment, index)) = self.locate(id) else {
             return;
         };
-        let is_step = segment.is_step(index);
+        let is_counted = segment.is_counted(index);
         let Some(node) = self.node_mut(id) else {
             return;
         };
@@ -173,7 +189,10 @@ impl Run {
                 self.inputs_of(base, index, &mut |input| released.push(input));
                 ending = Ending::Done;
             }
-            State::Expanded(child) => self.drop_segment(child),
+            State::Expanded(child) => {
+                self.drop_segment(child);
+                self.end_wait(id, &State::Waiting);
+            }
             state => {
                 if matches!(state, State::Failed(_)) {
                     node.state = State::Gone(Ending::Failed);
@@ -183,7 +202,7 @@ impl Run {
                 self.inputs_of(base, index, &mut |input| released.push(input));
             }
         }
-        if ending == Ending::Skipped && is_step {
+        if ending == Ending::Skipped && is_counted {
             self.counts.done += 1;
         }
         if let Some(segment) = self.segments.get_mut(&base) {
@@ -199,11 +218,10 @@ impl Run {
                 self.stops.push(step);
                 self.n_running -= 1;
             }
-            State::Backoff(due_at) => {
-                self.timers.remove(&(*due_at, step));
-            }
+            State::Away { .. } => self.abandon_child(step),
             _ => {}
         }
+        self.end_wait(step, state);
     }
 
     /// Keeps the result of a node that the user named, and of one that somebody asks the past for.

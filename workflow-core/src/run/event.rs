@@ -28,7 +28,7 @@ impl std::fmt::Display for StepId {
 pub(crate) enum Event {
     /// The run was accepted, with this plan. Always the first.
     Created { plan: Arc<Plan> },
-    /// A step's body gave a value.
+    /// A step's body gave a value; or the time, the message or the run came that a node waited for.
     StepSucceeded { step: StepId, value: Value },
     /// A step with `checkpoint = false` gave a value, which is not stored: after a crash the step runs again if anything
     /// still needs it.
@@ -39,7 +39,8 @@ pub(crate) enum Event {
     },
     /// A step's body gave a workflow.
     StepExpanded { step: StepId, plan: Arc<Plan> },
-    /// A step's body failed. It runs again at `retry_at`, or never.
+    /// A step's body failed: it runs again at `retry_at`, or never. Or a node was not done in its time, or the run failed that it
+    /// waited for.
     AttemptFailed {
         step: StepId,
         failure: Failure,
@@ -55,6 +56,10 @@ pub(crate) enum Event {
     RunResumed,
     /// The whole state: all entries before it can go.
     Snapshot(Box<Snapshot>),
+    /// The run reached these nodes at this time, from which theirs is counted.
+    ClockStarted { at: Timestamp, steps: Vec<StepId> },
+    /// The run that a node waits for is there.
+    ChildBegan { step: StepId },
 }
 
 impl Event {
@@ -71,7 +76,11 @@ impl Event {
     pub(crate) fn blobs(&self) -> Vec<BlobId> {
         match self {
             Self::Created { plan } | Self::StepExpanded { plan, .. } => plan.blobs(),
-            Self::StepSucceeded { value, .. } => value.blob_id().into_iter().collect(),
+            Self::StepSucceeded { value, .. } => {
+                let mut blobs = Vec::new();
+                value.for_each_blob(&mut |blob| blobs.push(blob));
+                blobs
+            }
             _ => Vec::new(),
         }
     }

@@ -20,7 +20,13 @@ impl Run {
         failure: Failure,
         retry_at: Option<Timestamp>,
     ) {
-        if !self.leave_body(step) {
+        let Some((_, segment, index)) = self.locate(step) else {
+            return;
+        };
+        let (is_step, node) = (segment.is_step(index), segment.plan.node(index));
+        let can_fail = node.kind.is_counted() || node.time_limit().is_some();
+        let retry_at = retry_at.filter(|_| is_step);
+        if !can_fail || !self.leave_body(step) {
             return;
         }
         let Some(node) = self.node_mut(step) else {
@@ -60,10 +66,13 @@ impl Run {
     /// Follows a final failure to where it is caught, or to the end of the run.
     fn fail(&mut self, step: StepId, error: StepError) {
         let Some(reach) = self.reach_of_failure(step) else {
+            let is_counted = self
+                .locate(step)
+                .is_some_and(|(_, segment, index)| segment.is_counted(index));
             if let Some(node) = self.node_mut(step) {
                 node.state = State::Failed(Box::new(error.clone()));
             }
-            self.counts.failed += 1;
+            self.counts.failed += u64::from(is_counted);
             // The first failure is the one reported; a cancel or a suspension under way goes first.
             if self.phase == Phase::Active {
                 self.phase = Phase::Failing(Box::new(error));
@@ -77,7 +86,7 @@ impl Run {
             let Some((base, segment, index)) = self.locate(id) else {
                 continue;
             };
-            let is_step = segment.is_step(index);
+            let is_counted = segment.is_counted(index);
             let Some(node) = self.node_mut(id) else {
                 continue;
             };
@@ -86,9 +95,9 @@ impl Run {
             }
             let state = std::mem::replace(&mut node.state, State::Gone(Ending::Failed));
             if id == step {
-                self.counts.failed += 1;
+                self.counts.failed += u64::from(is_counted);
             } else {
-                self.counts.done += u64::from(is_step);
+                self.counts.done += u64::from(is_counted);
             }
             match state {
                 // Its inputs were let go when it expanded.

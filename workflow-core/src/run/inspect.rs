@@ -28,6 +28,7 @@ pub(crate) struct NodeView<'a> {
     pub(crate) id: StepId,
     pub(crate) label: &'a str,
     pub(crate) is_step: bool,
+    pub(crate) is_counted: bool,
     pub(crate) state: ViewState<'a>,
     pub(crate) inputs: Vec<StepId>,
     /// The step whose expansion it belongs to.
@@ -80,8 +81,15 @@ impl Run {
                     id: StepId(base + u64::from(index)),
                     label: segment.plan.label(index),
                     is_step: segment.is_step(index),
+                    is_counted: segment.is_counted(index),
                     state: match &node.state {
-                        State::Waiting | State::Ready | State::Caught(_) => ViewState::Waiting,
+                        State::Waiting
+                        | State::Ready
+                        | State::Caught(_)
+                        | State::Reached
+                        | State::Sleeping(_)
+                        | State::Listening
+                        | State::Away { .. } => ViewState::Waiting,
                         State::Running => ViewState::Running,
                         State::Backoff(_) => ViewState::Retrying,
                         State::Ran(_) | State::Done(_) | State::Gone(Ending::Done) => {

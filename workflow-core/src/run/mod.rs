@@ -19,6 +19,7 @@ mod inspect;
 pub(crate) mod retry;
 mod segment;
 mod snapshot;
+mod waits;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,8 @@ pub(crate) use event::{Event, Failure};
 use inspect::History;
 pub(crate) use inspect::ViewState;
 use segment::{Node, Segment, State};
+use waits::Waits;
+pub(crate) use waits::{ChildToBegin, Due};
 
 use crate::error::{StepError, SuspendReason};
 use crate::plan::{NodeKind, Plan};
@@ -49,8 +52,9 @@ pub(crate) struct Run {
     output: Option<Value>,
     /// Steps that may start, the last one first: depth first keeps few values alive.
     ready: Vec<StepId>,
-    /// Steps that wait for their next attempt.
+    /// Steps that wait for their next attempt, and nodes that wait for a time.
     timers: BTreeSet<(Timestamp, StepId)>,
+    waits: Waits,
     /// Steps that are running and should not be.
     stops: Vec<StepId>,
     /// Results of steps that the user named, since they were last taken.
@@ -84,7 +88,7 @@ pub(crate) enum Settled {
     By(Event),
     /// It is successful.
     Successful,
-    /// It waits, until then at the latest; never without a timer.
+    /// It waits, until then at the latest; without a timer only for [others](Run::waits_for_others).
     Waiting(Option<Timestamp>),
     /// It has ended or is suspended.
     Stopped,
@@ -141,6 +145,8 @@ impl Run {
             Event::RunCanceled => self.phase = Phase::Canceled,
             Event::RunSuspended { reason } => self.phase = Phase::Suspended(reason),
             Event::RunResumed => self.resume(),
+            Event::ClockStarted { at, steps } => self.start_clocks(at, &steps),
+            Event::ChildBegan { step } => self.child_began(step),
         }
         Ok(())
     }
@@ -218,21 +224,6 @@ impl Run {
         std::mem::take(&mut self.named)
     }
 
-    /// Makes steps ready whose next attempt is due.
-    pub(crate) fn wake(&mut self, now: Timestamp) {
-        while let Some((due_at, step)) = self.timers.first().copied()
-            && due_at <= now
-        {
-            self.timers.pop_first();
-            self.activate(step);
-        }
-    }
-
-    /// When the next attempt of a waiting step is due.
-    pub(crate) fn next_timer(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(due_at, _)| *due_at)
-    }
-
     /// Begins to cancel. Everything that is running should stop.
     pub(crate) fn cancel(&mut self) {
         if !self.is_stopped() {
@@ -301,15 +292,25 @@ impl Run {
         }
     }
 
-    /// Whether a step's result is stored whatever the step says: it is a run's or an expansion's, or the catch that is hands
-    /// it on.
+    /// Whether a step's result is stored whatever the step says: it is a run's or an expansion's, a race's, a list's, or the
+    /// catch that is hands it on.
     pub(crate) fn must_store(&self, step: StepId) -> bool {
         self.locate(step).is_some_and(|(_, segment, index)| {
-            let mut source = segment.plan.root();
-            while let NodeKind::Catch(inner) = segment.plan.node(source).kind {
-                source = inner;
+            let mut users = vec![index];
+            while let Some(index) = users.pop() {
+                if index == segment.plan.root() {
+                    return true;
+                }
+                for &consumer in segment.consumers(index) {
+                    match &segment.plan.node(consumer).kind {
+                        // Every reader of those sees the same.
+                        NodeKind::All(_) | NodeKind::First(..) => return true,
+                        NodeKind::Catch(inner) if *inner == index => users.push(consumer),
+                        _ => {}
+                    }
+                }
             }
-            index == source
+            false
         })
     }
 
@@ -397,7 +398,15 @@ impl Run {
                 }
             }
         }
-        self.counts.failed -= again.len() as u64;
-        again.into_iter().for_each(|step| self.activate(step));
+        for step in again {
+            let is_counted = self
+                .locate(step)
+                .is_some_and(|(_, segment, index)| segment.is_counted(index));
+            self.counts.failed -= u64::from(is_counted);
+            if !is_counted {
+                self.renew_limit(step);
+            }
+            self.activate(step);
+        }
     }
 }

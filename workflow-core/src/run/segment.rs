@@ -49,6 +49,14 @@ pub(super) enum State {
     Running,
     /// For the next attempt.
     Backoff(Timestamp),
+    /// For its clock to start.
+    Reached,
+    /// For a time.
+    Sleeping(Timestamp),
+    /// For a message.
+    Listening,
+    /// For another run, which is known to have been there, or not.
+    Away { has_begun: bool },
     /// The result is here and is not stored. The inputs are kept: after a crash the step may have to run again.
     Ran(Value),
     Done(Value),
@@ -115,6 +123,11 @@ impl Segment {
         matches!(self.plan.node(index).kind, NodeKind::Step { .. })
     }
 
+    /// Whether something must happen for a node to be done, beyond its inputs.
+    pub(super) fn is_counted(&self, index: u32) -> bool {
+        self.plan.node(index).kind.is_counted()
+    }
+
     /// A segment of which nothing has happened yet.
     pub(super) fn new(plan: Arc<Plan>, parent: Option<StepId>, origin: Option<StepId>) -> Self {
         let consumers = Consumers::of(&plan);
@@ -167,7 +180,7 @@ impl Run {
         segment.aliases = aliases;
         segment.tail_calls = tail_calls;
         self.counts.total += (0..segment.nodes.len() as u32)
-            .filter(|index| segment.is_step(*index))
+            .filter(|index| segment.is_counted(*index))
             .count() as u64;
         self.live_bytes += segment.plan_bytes;
         let free: Vec<u64> = (base..)
@@ -176,6 +189,7 @@ impl Run {
             .map(|(id, _)| id)
             .collect();
         self.segments.insert(base, segment);
+        self.note_limits(base);
         // The first node ends up on top of the stack of ready steps.
         free.into_iter()
             .rev()
@@ -212,36 +226,39 @@ impl Run {
             let Some(segment) = self.segments.get_mut(&base) else {
                 continue;
             };
-            for index in 0..segment.nodes.len() as u32 {
-                let is_step = segment.is_step(index);
-                let node = &mut segment.nodes[index as usize];
+            let mut dropped = Vec::new();
+            for (index, node) in (0u32..).zip(&mut segment.nodes) {
                 if matches!(node.state, State::Gone(_)) {
                     continue;
                 }
-                let id = StepId(base + u64::from(index));
-                let mut ending = Ending::Skipped;
-                match std::mem::replace(&mut node.state, State::Gone(Ending::Skipped)) {
-                    State::Done(value) | State::Ran(value) => {
-                        self.live_bytes = self.live_bytes.saturating_sub(value.len() as u64);
-                        ending = Ending::Done;
-                    }
-                    State::Running => {
-                        self.stops.push(id);
-                        self.n_running -= 1;
-                    }
-                    State::Backoff(due_at) => {
-                        self.timers.remove(&(due_at, id));
-                    }
-                    State::Expanded(child) => bases.push(child),
-                    State::Failed(_) => ending = Ending::Failed,
-                    _ => {}
-                }
-                node.state = State::Gone(ending);
-                if ending == Ending::Skipped && is_step {
-                    self.counts.done += 1;
-                }
+                let ending = match node.state {
+                    State::Done(_) | State::Ran(_) => Ending::Done,
+                    State::Failed(_) => Ending::Failed,
+                    _ => Ending::Skipped,
+                };
+                let state = std::mem::replace(&mut node.state, State::Gone(ending));
+                dropped.push((index, state));
             }
             segment.n_live = 0;
+            for (index, state) in dropped {
+                let is_counted = self
+                    .segments
+                    .get(&base)
+                    .is_some_and(|segment| segment.is_counted(index));
+                match &state {
+                    State::Done(value) | State::Ran(value) => {
+                        self.live_bytes = self.live_bytes.saturating_sub(value.len() as u64);
+                    }
+                    State::Failed(_) => {}
+                    state => {
+                        if let State::Expanded(child) = state {
+                            bases.push(*child);
+                        }
+                        self.call_off(StepId(base + u64::from(index)), state);
+                        self.counts.done += u64::from(is_counted);
+                    }
+                }
+            }
             self.remove_if_dead(base);
         }
     }

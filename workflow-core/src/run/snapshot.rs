@@ -21,6 +21,8 @@ pub(crate) struct Snapshot {
     counts: StepCounts,
     output: Option<Value>,
     segments: Vec<StoredSegment>,
+    /// When nodes fail that are not done by then.
+    limits: Vec<(StepId, Timestamp)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +53,8 @@ enum StoredState {
     GoneDone,
     GoneFailed,
     GoneSkipped,
+    Sleeping(Timestamp),
+    Away,
 }
 
 impl Snapshot {
@@ -69,9 +73,16 @@ impl Run {
                 .map(|(index, node)| StoredNode {
                     attempts: node.attempts,
                     state: match &node.state {
-                        State::Waiting | State::Ready | State::Running => StoredState::Waiting,
+                        State::Waiting
+                        | State::Ready
+                        | State::Running
+                        | State::Reached
+                        | State::Listening
+                        | State::Away { has_begun: false } => StoredState::Waiting,
+                        State::Sleeping(due_at) => StoredState::Sleeping(*due_at),
+                        State::Away { has_begun: true } => StoredState::Away,
                         State::Ran(_) => {
-                            counts.done -= u64::from(segment.is_step(index));
+                            counts.done -= u64::from(segment.is_counted(index));
                             StoredState::Waiting
                         }
                         State::Backoff(due_at) => StoredState::Backoff(*due_at),
@@ -100,6 +111,7 @@ impl Run {
             counts,
             output: self.output.clone(),
             segments,
+            limits: self.limits(),
         }
     }
 
@@ -130,10 +142,9 @@ impl Run {
                 node.attempts = stored_node.attempts;
                 node.state = match stored_node.state {
                     StoredState::Waiting => State::Waiting,
-                    StoredState::Backoff(due_at) => {
-                        run.timers.insert((due_at, id));
-                        State::Backoff(due_at)
-                    }
+                    StoredState::Backoff(due_at) => State::Backoff(due_at),
+                    StoredState::Sleeping(due_at) => State::Sleeping(due_at),
+                    StoredState::Away => State::Away { has_begun: true },
                     StoredState::Done(value) => {
                         run.live_bytes += value.len() as u64;
                         State::Done(value)
@@ -145,6 +156,7 @@ impl Run {
                     StoredState::GoneFailed => State::Gone(Ending::Failed),
                     StoredState::GoneSkipped => State::Gone(Ending::Skipped),
                 };
+                run.restore_wait(id, &node.state);
                 if matches!(node.state, State::Gone(_)) {
                     segment.n_live -= 1;
                 }
@@ -159,6 +171,9 @@ impl Run {
             segments.insert(stored.base, segment);
         }
         run.segments = segments;
+        run.restore_limits(snapshot.limits);
+        let bases: Vec<u64> = run.segments.keys().copied().collect();
+        bases.into_iter().for_each(|base| run.note_limits(base));
         waiting
             .into_iter()
             .rev()
