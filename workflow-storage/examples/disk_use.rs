@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Batch, Epoch, Expect, NodeId, Position, Result, RunId, RunRecord, RunWrite, StepCounts,
-    StoredStatus, Timestamp, WriteOutcome, open,
+    Batch, Epoch, Expect, NodeId, Position, Result, RunId, RunKind, RunRecord, RunWrite,
+    StepCounts, StoredStatus, Timestamp, WriteOutcome, open,
 };
 
 fn record(entries: u64) -> RunRecord {
     RunRecord {
+        kind: RunKind::Workflow,
         status: StoredStatus::Running,
         owner: Some(NodeId(1)),
         epoch: Epoch::FIRST,
@@ -29,6 +30,7 @@ fn record(entries: u64) -> RunRecord {
         next_entry: Position(entries),
         journal_bytes: 0,
         steps: StepCounts::default(),
+        parent: None,
     }
 }
 
@@ -80,6 +82,7 @@ async fn main() -> Result<()> {
             values: Vec::new(),
             blobs: Vec::new(),
             consumed: Vec::new(),
+            only_with: None,
         };
         let batch = Batch {
             writes: (0..runs).map(write).collect(),

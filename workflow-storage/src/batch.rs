@@ -40,6 +40,8 @@ pub struct RunWrite {
     pub blobs: Vec<BlobId>,
     /// Inbox messages that this write consumes.
     pub consumed: Vec<MessageId>,
+    /// Another run, whose write stands before this one in the batch: unless that write is taken, this one is not either.
+    pub only_with: Option<RunId>,
 }
 
 /// What must be true of a run for a write to it to be taken.
@@ -66,6 +68,8 @@ pub enum WriteOutcome {
     Exists,
     /// Nothing was written: there is no such run.
     NotFound,
+    /// Nothing was written: the write it was to be taken [with](RunWrite::only_with) was not.
+    Skipped,
 }
 
 /// What became of a batch: one outcome a write and one a message, in their order.
@@ -104,6 +108,8 @@ pub struct Send {
     pub key: Option<String>,
     /// What it says; opaque to the store.
     pub body: Bytes,
+    /// The run of a write of the same batch: unless that write is taken, the message is not either.
+    pub only_with: Option<RunId>,
 }
 
 /// What became of one message of a batch.
@@ -118,6 +124,8 @@ pub enum SendOutcome {
     NotFound,
     /// The run has ended.
     Ended,
+    /// The write it was to be taken [with](Send::only_with) was not.
+    Skipped,
 }
 
 /// A message in an inbox.

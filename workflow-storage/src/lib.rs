@@ -27,13 +27,14 @@
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! use keepstep_storage::{
-//!     Batch, Epoch, Expect, NodeId, Position, RunId, RunRecord, RunWrite, StepCounts, StoredStatus,
+//!     Batch, Epoch, Expect, NodeId, Position, RunId, RunKind, RunRecord, RunWrite, StepCounts, StoredStatus,
 //!     Timestamp, WriteOutcome, memory,
 //! };
 //!
 //! let store = memory();
 //! let run = RunId::new("order/17").unwrap();
 //! let record = RunRecord {
+//!     kind: RunKind::Workflow,
 //!     status: StoredStatus::Running,
 //!     owner: Some(NodeId(1)),
 //!     epoch: Epoch::FIRST,
@@ -48,6 +49,7 @@
 //!     next_entry: Position(1),
 //!     journal_bytes: 7,
 //!     steps: StepCounts::default(),
+//!     parent: None,
 //! };
 //! let write = RunWrite {
 //!     run: run.clone(),
@@ -58,6 +60,7 @@
 //!     values: vec![],
 //!     blobs: vec![],
 //!     consumed: vec![],
+//!     only_with: None,
 //! };
 //! let done = store.commit(Batch { writes: vec![write], messages: vec![] }).await?;
 //! assert_eq!(done.writes, [WriteOutcome::Written]);
@@ -122,7 +125,9 @@ pub use id::{Epoch, InvalidRunId, MAX_RUN_ID_BYTES, NodeId, Position, RunId, Tim
 pub use memory::memory;
 pub use open::open;
 pub use ordered::{Op, OrderedMap};
-pub use record::{ListedRun, RunCursor, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus};
+pub use record::{
+    ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus,
+};
 pub use storage::{Description, Durability, Maintained, Storage};
 
 /// The address of a blob: the BLAKE3 hash of its bytes.

@@ -46,6 +46,31 @@ impl StoredStatus {
     }
 }
 
+/// What kind of thing a record is of. All are owned, fenced, woken and sent messages in the same way; each kind has its own
+/// listings.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[repr(u8)]
+pub enum RunKind {
+    /// A run of a workflow.
+    #[default]
+    Workflow = 1,
+    /// A virtual actor: it has a state, and no journal.
+    Actor = 2,
+    /// A schedule, which starts runs.
+    Schedule = 3,
+}
+
+/// The step of another run that a run was started for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Parent {
+    /// The other run.
+    pub run: RunId,
+    /// The number of its step.
+    pub step: u64,
+}
+
 /// How many steps of a run are in which state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StepCounts {
@@ -60,6 +85,8 @@ pub struct StepCounts {
 /// What the catalog knows of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
+    /// What it is a record of.
+    pub kind: RunKind,
     /// The status.
     pub status: StoredStatus,
     /// Who may write to the run. `None` after a release.
@@ -88,6 +115,8 @@ pub struct RunRecord {
     pub journal_bytes: u64,
     /// How far the run is.
     pub steps: StepCounts,
+    /// What the run was started for, if it was another run that started it.
+    pub parent: Option<Parent>,
 }
 
 /// A run in a listing.
@@ -104,6 +133,8 @@ pub struct ListedRun {
 /// Runs come in the order of their creation (time, then id), oldest first, or newest first with `newest_first`.
 #[derive(Debug, Clone)]
 pub struct RunQuery {
+    /// Only records of this kind.
+    pub kind: RunKind,
     /// Only runs of these statuses; all if empty.
     pub statuses: Vec<StoredStatus>,
     /// Only runs that this node does not own.
@@ -125,6 +156,7 @@ pub struct RunQuery {
 impl Default for RunQuery {
     fn default() -> Self {
         Self {
+            kind: RunKind::Workflow,
             statuses: Vec::new(),
             not_owned_by: None,
             created_from: None,

@@ -32,6 +32,7 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// To be correct:
     /// - when it returns `Ok`, every write with outcome `Written` survives a power cut;
     /// - a write whose [`Expect`](crate::Expect) does not hold is refused without failing the others, and leaves no trace;
+    /// - a write or a message that is to be taken only with another write is skipped, without a trace, when that is not taken;
     /// - messages of a batch meet runs as its writes leave them: a new run may come with its first message, and one that
     ///   ends takes none;
     /// - the indexes that [`list`](Self::list) and [`due`](Self::due) read change in the same commit.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use keepstep_storage::fault::{Call, Effect, Fault, Faulty, Mutation, On, Recorded, replay};
 use keepstep_storage::{
-    Batch, Epoch, Expect, NodeId, Position, RunId, RunRecord, RunWrite, Send, StepCounts, Storage,
-    StorageError, StoredStatus, Timestamp, memory,
+    Batch, Epoch, Expect, NodeId, Position, RunId, RunKind, RunRecord, RunWrite, Send, StepCounts,
+    Storage, StorageError, StoredStatus, Timestamp, memory,
 };
 
 fn id(id: &str) -> RunId {
@@ -20,6 +20,7 @@ fn creation(run: &str) -> RunWrite {
         run: id(run),
         expect: Expect::New,
         record: RunRecord {
+            kind: RunKind::Workflow,
             status: StoredStatus::Running,
             owner: None,
             epoch: Epoch::FIRST,
@@ -34,12 +35,14 @@ fn creation(run: &str) -> RunWrite {
             next_entry: Position(1),
             journal_bytes: 5,
             steps: StepCounts::default(),
+            parent: None,
         },
         entry: Some("entry".into()),
         truncate: false,
         values: Vec::new(),
         blobs: Vec::new(),
         consumed: Vec::new(),
+        only_with: None,
     }
 }
 
@@ -55,6 +58,7 @@ fn message(to: &str) -> Send {
         to: id(to),
         key: Some("key".to_owned()),
         body: "hello".into(),
+        only_with: None,
     }
 }
 

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use keepstep_storage::{
-    Batch, Epoch, Expect, Position, RunId, RunQuery, RunRecord, RunWrite, StepCounts, Storage,
-    StorageError, StoredStatus, Timestamp, open,
+    Batch, Epoch, Expect, Position, RunId, RunKind, RunQuery, RunRecord, RunWrite, StepCounts,
+    Storage, StorageError, StoredStatus, Timestamp, open,
 };
 
 const BACKENDS: [&str; 3] = ["sled", "redb", "fjall"];
@@ -30,6 +30,7 @@ async fn add_run(store: &dyn Storage, run: &str) {
         run: RunId::new(run).unwrap(),
         expect: Expect::New,
         record: RunRecord {
+            kind: RunKind::Workflow,
             status: StoredStatus::Running,
             owner: None,
             epoch: Epoch::FIRST,
@@ -44,12 +45,14 @@ async fn add_run(store: &dyn Storage, run: &str) {
             next_entry: Position(0),
             journal_bytes: 0,
             steps: StepCounts::default(),
+            parent: None,
         },
         entry: None,
         truncate: false,
         values: Vec::new(),
         blobs: Vec::new(),
         consumed: Vec::new(),
+        only_with: None,
     };
     let batch = Batch {
         writes: vec![write],

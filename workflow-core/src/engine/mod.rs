@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Epoch, Expect, Position, RunId, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome,
+    Epoch, Expect, Position, RunId, RunKind, RunRecord, RunWrite, StoredStatus, ValueKey,
+    WriteOutcome,
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
 
 pub use builder::{EngineBuilder, StorageSource};
@@ -33,7 +34,7 @@ pub(crate) use shared::{Ended, Seat, Shared, load_value};
 
 use crate::context::try_context;
 use crate::error::{Error, Result};
-use crate::executor::{CommitRequest, Reply, RunMessage, RunTask};
+use crate::executor::{RunMessage, RunTask};
 use crate::journal::EntryWriter;
 use crate::plan::{self, Plan, flatten};
 use crate::run::{Event, Run};
@@ -221,6 +222,7 @@ impl Engine {
         let entry = entry.finish(Position(0));
         let now = shared.clock.timestamp();
         let record = RunRecord {
+            kind: RunKind::Workflow,
             status: if is_admitted {
                 StoredStatus::Running
             } else {
@@ -240,6 +242,7 @@ impl Engine {
             next_entry: Position(1),
             journal_bytes: entry.len() as u64,
             steps: run.counts(),
+            parent: None,
         };
         let metadata =
             metadata.map(|json| (ValueKey::Metadata, Some(Bytes::from(String::from(json)))));
@@ -252,6 +255,7 @@ impl Engine {
             values: metadata.into_iter().collect(),
             blobs,
             consumed: Vec::new(),
+            only_with: None,
         };
         let written = self.write(write).await.inspect_err(|_| {
             // It may be there all the same; then it is nobody's.
@@ -260,7 +264,7 @@ impl Engine {
         match written? {
             WriteOutcome::Written => {}
             WriteOutcome::Exists => return Ok(None),
-            WriteOutcome::Fenced { .. } | WriteOutcome::NotFound => {
+            WriteOutcome::Fenced { .. } | WriteOutcome::NotFound | WriteOutcome::Skipped => {
                 return Err(Error::Fenced { run: id.clone() });
             }
         }
@@ -277,12 +281,9 @@ impl Engine {
 
     /// Commits a write that no run's task makes.
     async fn write(&self, write: RunWrite) -> Result<WriteOutcome> {
-        let (reply, written) = oneshot::channel();
-        self.shared.commit(CommitRequest {
-            write,
-            reply: Reply::Once(reply),
-        });
-        Ok(written.await.map_err(|_| Error::ShutDown)??)
+        let committed = self.shared.commit_all(Some(write), Vec::new(), Vec::new());
+        let first = committed.await?.writes.first().copied();
+        Ok(first.unwrap_or(WriteOutcome::NotFound))
     }
 
     /// The seat of a run that is in memory or waited for.

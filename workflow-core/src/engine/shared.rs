@@ -4,16 +4,19 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use keepstep_storage::{Epoch, NodeId, RunId, RunRecord, Storage, StorageError, Timestamp};
+use keepstep_storage::{
+    Committed, Epoch, NodeId, RunId, RunRecord, RunWrite, SendOutcome, Storage, StorageError,
+    Timestamp,
+};
 use rustc_hash::FxHashMap;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::lock::KeyedLocks;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
-use crate::executor::{CommitRequest, RunMessage, TimerRequest};
+use crate::executor::{CommitRequest, Reply, RunMessage, TimerRequest};
 use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::resource::Resources;
@@ -214,6 +217,34 @@ impl Shared {
             let location = self.storage.describe().location;
             request.reply.send(Err(StorageError::Closed { location }));
         }
+    }
+
+    /// Commits a write with those that are to be taken only with it, and its messages, and waits until all is durable.
+    pub(crate) async fn commit_all(
+        &self,
+        write: Option<RunWrite>,
+        with: Vec<RunWrite>,
+        messages: Vec<keepstep_storage::Send>,
+    ) -> Result<Committed> {
+        let (reply, committed) = oneshot::channel();
+        self.commit(CommitRequest {
+            write,
+            with,
+            messages,
+            reply: Reply::Once(reply),
+        });
+        Ok(committed.await.map_err(|_| Error::ShutDown)??)
+    }
+
+    /// Sends a message, which is durable when this returns, if the outcome is that it was accepted.
+    #[allow(dead_code, reason = "what sends messages is being built on it")]
+    pub(crate) async fn send(&self, message: keepstep_storage::Send) -> Result<SendOutcome> {
+        let committed = self.commit_all(None, Vec::new(), vec![message]).await?;
+        Ok(committed
+            .messages
+            .first()
+            .copied()
+            .unwrap_or(SendOutcome::NotFound))
     }
 
     pub(crate) fn set_timer(&self, due_at: Timestamp, run: RunId) {

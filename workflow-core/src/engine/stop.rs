@@ -202,6 +202,7 @@ impl Engine {
             values,
             blobs: Vec::new(),
             consumed: Vec::new(),
+            only_with: None,
         };
         match self.write(write).await? {
             WriteOutcome::Written => Ok(next),

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use keepstep_storage::{Batch, RunId, RunWrite, Storage, StorageError, WriteOutcome};
+use keepstep_storage::{Batch, Committed, RunId, RunWrite, Storage, StorageError, WriteOutcome};
 use tokio::sync::{mpsc, oneshot};
 
 use super::RunMessage;
@@ -17,25 +18,97 @@ const MAX_BATCH_WRITES: usize = 4096;
 /// What a write came to.
 pub(crate) type Written = Result<WriteOutcome, StorageError>;
 
-/// A write, and who is told what came of it.
+/// What is to become durable together, and who is told what came of it.
 #[derive(Debug)]
 pub(crate) struct CommitRequest {
-    pub(crate) write: RunWrite,
+    /// The write that the others go with.
+    pub(crate) write: Option<RunWrite>,
+    /// Writes to other runs that are taken only if the first is.
+    pub(crate) with: Vec<RunWrite>,
+    /// Messages that are sent only if the first write is taken.
+    pub(crate) messages: Vec<keepstep_storage::Send>,
     pub(crate) reply: Reply,
+}
+
+impl CommitRequest {
+    /// One write and nothing else.
+    pub(crate) fn write(write: RunWrite, reply: Reply) -> Self {
+        Self {
+            write: Some(write),
+            with: Vec::new(),
+            messages: Vec::new(),
+            reply,
+        }
+    }
+
+    fn writes(&self) -> impl Iterator<Item = &RunWrite> {
+        self.write.iter().chain(&self.with)
+    }
+
+    /// How much it adds to a batch, about.
+    fn bytes(&self) -> usize {
+        let of = |write: &RunWrite| {
+            let values = write.values.iter().flat_map(|(_, value)| value);
+            write
+                .entry
+                .iter()
+                .chain(values)
+                .map(Bytes::len)
+                .sum::<usize>()
+        };
+        let messages = self.messages.iter().map(|message| message.body.len());
+        self.writes().map(of).chain(messages).sum()
+    }
+
+    /// Adds it to a batch.
+    fn add_to(self, batch: &mut Batch) -> Asked {
+        let asked = Asked {
+            writes: self.writes().count(),
+            messages: self.messages.len(),
+            reply: self.reply,
+        };
+        let only_with = self.write.as_ref().map(|write| write.run.clone());
+        batch.writes.extend(self.write);
+        batch.writes.extend(self.with.into_iter().map(|mut write| {
+            write.only_with.clone_from(&only_with);
+            write
+        }));
+        batch
+            .messages
+            .extend(self.messages.into_iter().map(|mut message| {
+                message.only_with.clone_from(&only_with);
+                message
+            }));
+        asked
+    }
+}
+
+/// Who asked for how much of a batch.
+struct Asked {
+    writes: usize,
+    messages: usize,
+    reply: Reply,
 }
 
 #[derive(Debug)]
 pub(crate) enum Reply {
+    /// A run's task is told of the first write.
     Run(mpsc::UnboundedSender<RunMessage>),
-    Once(oneshot::Sender<Written>),
+    /// Tells of every write, the first one first, and of every message.
+    Once(oneshot::Sender<Result<Committed, StorageError>>),
 }
 
 impl Reply {
-    /// Whoever asked may have gone; the write is what it is.
-    pub(crate) fn send(self, written: Written) {
+    /// Whoever asked may have gone; what was committed is what it is.
+    pub(crate) fn send(self, committed: Result<Committed, StorageError>) {
         match self {
-            Self::Run(run) => drop(run.send(RunMessage::Committed(written))),
-            Self::Once(once) => drop(once.send(written)),
+            Self::Run(run) => {
+                let first = |committed: Committed| committed.writes.first().copied();
+                let written =
+                    committed.map(|committed| first(committed).unwrap_or(WriteOutcome::NotFound));
+                drop(run.send(RunMessage::Committed(written)));
+            }
+            Self::Once(once) => drop(once.send(committed)),
         }
     }
 }
@@ -60,8 +133,9 @@ pub(crate) async fn run_committer(
         let mut bytes = 0;
         // A batch has one write a run; a second one of the same run waits, and all behind it, so that order is kept.
         let fits = |request: &CommitRequest| {
-            bytes += request.write.entry.as_ref().map_or(0, |entry| entry.len());
-            runs.insert(request.write.run.clone()) && bytes <= MAX_BATCH_BYTES
+            bytes += request.bytes();
+            let mut writes = request.writes();
+            writes.all(|write| runs.insert(write.run.clone())) && bytes <= MAX_BATCH_BYTES
         };
         let n = gathered
             .iter()
@@ -70,26 +144,27 @@ pub(crate) async fn run_committer(
             .count()
             .max(1);
         let later = gathered.split_off(n);
-        let (writes, replies): (Vec<_>, Vec<_>) = std::mem::replace(&mut gathered, later)
+        let mut batch = Batch::default();
+        let asked: Vec<Asked> = std::mem::replace(&mut gathered, later)
             .into_iter()
-            .map(|request| (request.write, request.reply))
-            .unzip();
-        let batch = Batch {
-            writes,
-            messages: Vec::new(),
-        };
+            .map(|request| request.add_to(&mut batch))
+            .collect();
         // A store that panics must not leave those who wait for it waiting.
         let committed = AssertUnwindSafe(storage.commit(batch)).catch_unwind().await;
         match committed.unwrap_or_else(|_| Err(panicked(&*storage))) {
-            Ok(committed) => {
-                replies
-                    .into_iter()
-                    .zip(committed.writes)
-                    .for_each(|(reply, outcome)| reply.send(Ok(outcome)));
+            Ok(Committed { writes, messages }) => {
+                let (mut writes, mut messages) = (writes.into_iter(), messages.into_iter());
+                for asked in asked {
+                    let committed = Committed {
+                        writes: writes.by_ref().take(asked.writes).collect(),
+                        messages: messages.by_ref().take(asked.messages).collect(),
+                    };
+                    asked.reply.send(Ok(committed));
+                }
             }
-            Err(error) => replies
+            Err(error) => asked
                 .into_iter()
-                .for_each(|reply| reply.send(Err(error.clone()))),
+                .for_each(|asked| asked.reply.send(Err(error.clone()))),
         }
     }
 }

@@ -229,7 +229,10 @@ impl RunTask {
                 }
             }
             RunMessage::Committed(Ok(
-                WriteOutcome::Fenced { .. } | WriteOutcome::Exists | WriteOutcome::NotFound,
+                WriteOutcome::Fenced { .. }
+                | WriteOutcome::Exists
+                | WriteOutcome::NotFound
+                | WriteOutcome::Skipped,
             )) => {
                 return Some(Exit::Ended(Ended::Fenced));
             }
@@ -361,12 +364,11 @@ impl RunTask {
             values: self.values(status),
             blobs,
             consumed: Vec::new(),
+            only_with: None,
         };
         self.committing = Some(record);
-        self.shared.commit(CommitRequest {
-            write,
-            reply: Reply::Run(self.sender.clone()),
-        });
+        let reply = Reply::Run(self.sender.clone());
+        self.shared.commit(CommitRequest::write(write, reply));
     }
 
     /// What is kept beside the journal, so that it is found without reading that.

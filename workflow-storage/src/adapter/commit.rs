@@ -14,7 +14,7 @@ use super::{frame, keys};
 impl Core {
     pub(super) fn commit(&self, batch: Batch) -> Result<Committed> {
         let writer = self.writer()?;
-        let mut commit = Commit::new(self, batch.writes.len());
+        let mut commit = Commit::new(self, &batch);
         let mut committed = Committed {
             writes: Vec::with_capacity(batch.writes.len()),
             messages: Vec::with_capacity(batch.messages.len()),
@@ -60,16 +60,28 @@ struct Commit<'a> {
     heads: HashMap<RunId, Head>,
     /// Keys of messages that are in this batch.
     seen: HashSet<Vec<u8>>,
+    /// Runs that other writes and messages are to be taken with, and whose write was not taken so far.
+    untaken: HashSet<RunId>,
 }
 
 impl<'a> Commit<'a> {
-    fn new(core: &'a Core, writes: usize) -> Self {
+    fn new(core: &'a Core, batch: &Batch) -> Self {
+        let writes = batch.writes.len();
+        let with = batch
+            .writes
+            .iter()
+            .filter_map(|write| write.only_with.clone());
+        let messages = batch.messages.iter();
+        let untaken = with
+            .chain(messages.filter_map(|message| message.only_with.clone()))
+            .collect();
         Self {
             core,
             max_value: core.map.max_value_bytes(),
             ops: Vec::with_capacity(writes * 3),
             heads: HashMap::with_capacity(writes),
             seen: HashSet::new(),
+            untaken,
         }
     }
 
@@ -85,6 +97,9 @@ impl<'a> Commit<'a> {
             !self.heads.contains_key(&write.run),
             "a batch has at most one write a run"
         );
+        if self.is_skipped(write.only_with.as_ref()) {
+            return Ok(WriteOutcome::Skipped);
+        }
         let old = self.head(&write.run)?;
         match (write.expect, &old) {
             (Expect::New, Some(_)) => return Ok(WriteOutcome::Exists),
@@ -129,8 +144,13 @@ impl<'a> Commit<'a> {
             record,
             next_message,
         };
+        self.untaken.remove(run);
         self.heads.insert(write.run, head);
         Ok(WriteOutcome::Written)
+    }
+
+    fn is_skipped(&self, only_with: Option<&RunId>) -> bool {
+        only_with.is_some_and(|run| self.untaken.contains(run))
     }
 
     /// Appends an entry, and removes those that are no longer kept.
@@ -189,6 +209,9 @@ impl<'a> Commit<'a> {
     }
 
     fn send(&mut self, message: Send) -> Result<SendOutcome> {
+        if self.is_skipped(message.only_with.as_ref()) {
+            return Ok(SendOutcome::Skipped);
+        }
         let Some(mut head) = self.head(&message.to)? else {
             return Ok(SendOutcome::NotFound);
         };
@@ -249,8 +272,9 @@ pub(super) fn index(
     old: Option<&RunRecord>,
     new: Option<&RunRecord>,
 ) {
-    let created = |record: &RunRecord| keys::created(record.created_at, run);
-    let status = |record: &RunRecord| keys::status(record.status, record.created_at, run);
+    let created = |record: &RunRecord| keys::created(record.kind, record.created_at, run);
+    let status =
+        |record: &RunRecord| keys::status(record.kind, record.status, record.created_at, run);
     let wake = |record: &RunRecord| {
         let at = record.wake_at.filter(|_| record.status.is_active())?;
         Some(keys::wake(at, run))

@@ -87,10 +87,11 @@ impl Recent {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{Epoch, NodeId, Position, StepCounts, StoredStatus, Timestamp};
+    use crate::{Epoch, NodeId, Parent, Position, RunKind, StepCounts, StoredStatus, Timestamp};
 
     pub(in super::super) fn record() -> RunRecord {
         RunRecord {
+            kind: RunKind::Workflow,
             status: StoredStatus::Running,
             owner: Some(NodeId(9)),
             epoch: Epoch(2),
@@ -109,6 +110,10 @@ pub(super) mod tests {
                 done: 8,
                 failed: 9,
             },
+            parent: Some(Parent {
+                run: RunId::new("r").unwrap(),
+                step: 10,
+            }),
         }
     }
 
@@ -121,7 +126,7 @@ pub(super) mod tests {
         let bytes = head.encode(b"key").unwrap();
         let expected = [
             &[1][..],               // version
-            &[1],                   // running
+            &[0, 1],                // workflow, running
             &[1, 9],                // owner
             &[2, 3],                // epoch, incarnation
             &[3, b'a', b'd', b'd'], // workflow
@@ -131,6 +136,7 @@ pub(super) mod tests {
             &[1, 251, 0xd0, 0x07],  // wake
             &[4, 5, 6],             // first entry, next entry, bytes
             &[7, 8, 9],             // steps
+            &[1, 1, b'r', 10],      // parent
             &[251, 0x2c, 0x01],     // next message
         ]
         .concat();

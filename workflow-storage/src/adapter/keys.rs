@@ -5,7 +5,7 @@
 
 use std::ops::Bound;
 
-use crate::{BlobId, MessageId, Position, RunId, StoredStatus, Timestamp, ValueKey};
+use crate::{BlobId, MessageId, Position, RunId, RunKind, StoredStatus, Timestamp, ValueKey};
 
 /// The store's own record.
 pub(super) const FORMAT: &[u8] = b"\0format";
@@ -56,22 +56,23 @@ pub(super) fn record(run: &RunId) -> Vec<u8> {
     join(Space::Record, &[run.as_str().as_bytes()])
 }
 
-pub(super) fn created(at: Timestamp, run: &RunId) -> Vec<u8> {
+pub(super) fn created(kind: RunKind, at: Timestamp, run: &RunId) -> Vec<u8> {
+    let at = at.0.to_be_bytes();
     join(
         Space::Created,
-        &[&at.0.to_be_bytes(), run.as_str().as_bytes()],
+        &[&[kind as u8], &at, run.as_str().as_bytes()],
     )
 }
 
-pub(super) fn status(status: StoredStatus, created: Timestamp, run: &RunId) -> Vec<u8> {
-    join(
-        Space::Status,
-        &[
-            &[status as u8],
-            &created.0.to_be_bytes(),
-            run.as_str().as_bytes(),
-        ],
-    )
+pub(super) fn status(
+    kind: RunKind,
+    status: StoredStatus,
+    created: Timestamp,
+    run: &RunId,
+) -> Vec<u8> {
+    let place = [kind as u8, status as u8];
+    let created = created.0.to_be_bytes();
+    join(Space::Status, &[&place, &created, run.as_str().as_bytes()])
 }
 
 pub(super) fn wake(at: Timestamp, run: &RunId) -> Vec<u8> {
@@ -244,12 +245,17 @@ mod tests {
 
     #[test]
     fn index_keys_say_time_and_run() {
-        let key = status(StoredStatus::Running, Timestamp(77), &run("order/1"));
+        let key = status(
+            RunKind::Workflow,
+            StoredStatus::Running,
+            Timestamp(77),
+            &run("order/1"),
+        );
         assert_eq!(
-            parse_indexed(&key[2..]),
+            parse_indexed(&key[3..]),
             Some((Timestamp(77), run("order/1")))
         );
-        assert_eq!(parse_indexed(&key[2..9]), None);
-        assert_eq!(parse_indexed(&key[2..10]), None);
+        assert_eq!(parse_indexed(&key[3..10]), None);
+        assert_eq!(parse_indexed(&key[3..11]), None);
     }
 }

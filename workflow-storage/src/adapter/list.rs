@@ -25,10 +25,10 @@ impl Core {
             _ => Some(self.writer()?),
         };
         let prefixes = match &statuses[..] {
-            [] => vec![vec![Space::Created as u8]],
+            [] => vec![vec![Space::Created as u8, query.kind as u8]],
             some => some
                 .iter()
-                .map(|status| vec![Space::Status as u8, *status as u8])
+                .map(|status| vec![Space::Status as u8, query.kind as u8, *status as u8])
                 .collect(),
         };
         let mut scans: Vec<Scan> = prefixes

@@ -115,6 +115,7 @@ fn new_run(core: &Core, id: &str) {
         ],
         blobs: vec![blob],
         consumed: vec![],
+        only_with: None,
     };
     commit(core, write.clone());
     write.expect = Expect::Epoch(write.record.epoch);
@@ -124,6 +125,7 @@ fn new_run(core: &Core, id: &str) {
         to: run(id),
         key: Some("key".to_owned()),
         body: vec![4; 500].into(),
+        only_with: None,
     };
     let batch = Batch {
         writes: vec![],
@@ -174,6 +176,7 @@ fn appending_a_small_entry_reads_nothing_and_puts_two_pairs() {
         values: vec![],
         blobs: vec![],
         consumed: vec![],
+        only_with: None,
     };
     commit(&core, write);
     assert_eq!(map.reads(), 0);
@@ -296,6 +299,7 @@ fn a_value_that_gets_shorter_leaves_no_chunks() {
                 values: vec![(ValueKey::Output, Some(vec![0; len].into()))],
                 blobs: vec![],
                 consumed: vec![],
+                only_with: None,
             },
         );
         let value = core.value(&run("a"), &ValueKey::Output).unwrap().unwrap();
@@ -327,6 +331,7 @@ fn a_page_by_status_reads_no_other_runs() {
         values: vec![],
         blobs: vec![],
         consumed: vec![],
+        only_with: None,
     });
     let batch = Batch {
         writes: writes.collect(),
@@ -397,6 +402,7 @@ fn a_write_that_refers_to_a_blob_that_is_not_there_is_refused() {
             values: vec![],
             blobs: vec![BlobId([7; 32])],
             consumed: vec![],
+            only_with: None,
         }],
         messages: vec![],
     };

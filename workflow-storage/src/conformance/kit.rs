@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::Opener;
 use crate::{
     Batch, BlobId, Epoch, Expect, JournalEntry, Message, MessageId, NodeId, Position, RunId,
-    RunQuery, RunRecord, RunWrite, Send, SendOutcome, StepCounts, Storage, StoredStatus, Timestamp,
-    ValueKey, WriteOutcome,
+    RunKind, RunQuery, RunRecord, RunWrite, Send, SendOutcome, StepCounts, Storage, StoredStatus,
+    Timestamp, ValueKey, WriteOutcome,
 };
 
 pub(super) type Stores<'a> = &'a dyn Opener;
@@ -59,6 +59,7 @@ impl Owned {
         Self {
             run: id(run),
             record: RunRecord {
+                kind: RunKind::Workflow,
                 status: StoredStatus::Running,
                 owner: Some(NODE),
                 epoch: Epoch::FIRST,
@@ -73,6 +74,7 @@ impl Owned {
                 next_entry: Position(0),
                 journal_bytes: 0,
                 steps: StepCounts::default(),
+                parent: None,
             },
         }
     }
@@ -111,6 +113,7 @@ impl Owned {
             values: Vec::new(),
             blobs: Vec::new(),
             consumed: Vec::new(),
+            only_with: None,
         }
     }
 
@@ -198,6 +201,7 @@ pub(super) fn message(to: &Owned, key: Option<&str>, body: impl Into<Bytes>) -> 
         to: to.run.clone(),
         key: key.map(str::to_owned),
         body: body.into(),
+        only_with: None,
     }
 }
 
