@@ -228,6 +228,14 @@ pub enum Damage {
         /// Its format.
         version: u8,
     },
+    /// A message is not what was sent.
+    #[error("has a message {id} in its inbox that cannot be read: {what}")]
+    Message {
+        /// Its number.
+        id: u64,
+        /// How it shows.
+        what: String,
+    },
     /// A record kept beside the journal is missing.
     #[error("lacks its {what}")]
     Missing {

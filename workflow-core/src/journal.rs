@@ -119,7 +119,7 @@ fn checksum(position: Position, n_events: u32, payload: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Arg, Extra, NodeKind, Plan, PlanNode, StepRef};
+    use crate::plan::{Arg, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef, Until};
     use crate::run::{Failure, Run, StepId};
     use crate::value::{Codec, Value};
 
@@ -187,6 +187,31 @@ mod tests {
             ],
         };
         let plan = std::sync::Arc::new(plan);
+        let kinds = [
+            NodeKind::Sleep(Until::After(7)),
+            NodeKind::Sleep(Until::At(keepstep_storage::Timestamp(5))),
+            NodeKind::Event("a".into()),
+            NodeKind::All(Box::new([0, 0])),
+            NodeKind::First(First::Placed, Box::new([0, 1])),
+            NodeKind::Child(Box::new(Child {
+                id: keepstep_storage::RunId::new("c").unwrap(),
+                plan: Plan {
+                    steps: vec![],
+                    nodes: vec![PlanNode {
+                        kind: NodeKind::Value(value()),
+                        extra: None,
+                    }],
+                },
+                hash: [0; 32],
+            })),
+        ];
+        let waits = Plan {
+            steps: vec![],
+            nodes: kinds
+                .into_iter()
+                .map(|kind| PlanNode { kind, extra: None })
+                .collect(),
+        };
         let failure = Failure {
             kind: crate::StepErrorKind::Panic,
             message: "m".into(),
@@ -229,6 +254,21 @@ mod tests {
             ),
             (Event::RunResumed, "08"),
             (Event::Snapshot(Box::new(run.snapshot())), SNAPSHOT),
+            (
+                Event::ClockStarted {
+                    at: keepstep_storage::Timestamp(5),
+                    steps: vec![step],
+                },
+                "0a0501fb2c01",
+            ),
+            (Event::ChildBegan { step }, "0bfb2c01"),
+            (
+                Event::StepExpanded {
+                    step,
+                    plan: waits.into(),
+                },
+                "03fb2c010006030007000301050004016100050200000006010200010007016300010102010700000000000000000000000000000000000000000000000000000000000000000000",
+            ),
         ];
         for (event, bytes) in expected {
             assert_eq!(hex(&event), bytes, "{event:?}");
@@ -236,7 +276,7 @@ mod tests {
     }
 
     const CREATED: &str = "000104613a3a62020301020107000000040002010701000201040100030102010701000101016e0100010101fbe80301027b7d020100";
-    const SNAPSHOT: &str = "09030100000001000104613a3a62020301020107000000040002010701000201040100030102010701000101016e0100010101fbe80301027b7d0201000000000003000202010700000000";
+    const SNAPSHOT: &str = "09030100000001000104613a3a62020301020107000000040002010701000201040100030102010701000101016e0100010101fbe80301027b7d020100000000000300020201070000000000";
 
     #[test]
     fn an_entry_reads_back_as_written() {

@@ -23,12 +23,12 @@ mod workflow;
 pub use arg::IntoArg;
 pub use clock::Clock;
 pub use context::{Context, context, try_context};
+pub use either::Either;
 pub use engine::{
     Cursor, Engine, EngineBuilder, Filter, Handle, Metadata, Page, ProgressStream, RunSummary,
-    StorageSource, cancel, default_engine, delete, init, list, metadata, output, resume,
-    resume_all, run, start, status, step_output, suspend, try_init,
+    SendEvent, StorageSource, cancel, default_engine, delete, init, list, metadata, output, resume,
+    resume_all, run, send_event, start, status, step_output, suspend, try_init,
 };
-pub use either::Either;
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};
 pub use keepstep_storage::InvalidRunId;

@@ -326,7 +326,10 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
     type Error = DecodeError;
 
     fn unit_variant(self) -> Result<(), DecodeError> {
-        Err(DecodeError::new(format_args!("`{}` holds a value", self.name)))
+        Err(DecodeError::new(format_args!(
+            "`{}` holds a value",
+            self.name
+        )))
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(

@@ -88,6 +88,14 @@ impl Value {
         Self(bytes.into())
     }
 
+    /// The value of `()`.
+    pub(crate) fn of_nothing() -> Self {
+        let mut bytes = vec![tag::MESSAGE_PACK];
+        // Writing to memory does not fail.
+        drop(rmp::encode::write_nil(&mut bytes));
+        Self(bytes.into())
+    }
+
     /// The value of a small number.
     pub(crate) fn of_number(number: u32) -> Self {
         let mut bytes = vec![tag::MESSAGE_PACK];
@@ -252,7 +260,14 @@ mod tests {
         let stored = Value::encode(&7u8, Codec::MessagePack).unwrap();
         let plain = Value::encode(&1u8, Codec::Bincode).unwrap();
         let (a, b) = (BlobId([7; 32]), BlobId([8; 32]));
-        let list = Value::list([&Value::blob(a, 2).ok(), &plain.ok(), &Value::blob(b, 2).ok()].into_iter());
+        let list = Value::list(
+            [
+                &Value::blob(a, 2).ok(),
+                &plain.ok(),
+                &Value::blob(b, 2).ok(),
+            ]
+            .into_iter(),
+        );
         let value = list.either(false);
         let mut found = Vec::new();
         value.for_each_blob(&mut |blob| found.push(blob));
@@ -277,7 +292,12 @@ mod tests {
         let pairs = Value::list([&pair, &pair].into_iter());
         let decoded = pairs.decode::<Vec<(u8, String)>>().unwrap();
         assert_eq!(decoded, [(1, "two".into()), (1, "two".into())]);
-        assert_eq!(Value::list([].into_iter()).decode::<Vec<u8>>().unwrap(), []);
+        assert!(
+            Value::list([].into_iter())
+                .decode::<Vec<u8>>()
+                .unwrap()
+                .is_empty()
+        );
         let left = text.either(true).decode::<either::Either<String, u8>>();
         assert_eq!(left.unwrap().left().unwrap(), "two");
         // Of a type that takes anything.
@@ -292,7 +312,11 @@ mod tests {
         for cut in 1..whole.len() {
             // Where an element ends, so may the list.
             let cut_off = Value::from_bytes(&whole.as_bytes()[..cut]).decode::<Vec<u8>>();
-            assert_eq!(cut_off.is_ok(), cut == 1 || cut == 1 + 4 + one.len(), "{cut}");
+            assert_eq!(
+                cut_off.is_ok(),
+                cut == 1 || cut == 1 + 4 + one.len(),
+                "{cut}"
+            );
         }
         let mut deep = one;
         for _ in 0..10_000 {

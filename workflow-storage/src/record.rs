@@ -67,6 +67,8 @@ pub enum RunKind {
 pub struct Parent {
     /// The other run.
     pub run: RunId,
+    /// Which run of that id.
+    pub incarnation: u64,
     /// The number of its step.
     pub step: u64,
 }

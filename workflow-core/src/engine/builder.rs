@@ -203,11 +203,11 @@ impl EngineBuilder {
             tasks: TaskTracker::new(),
             halted: halted.clone(),
         });
-        tokio::spawn(run_committer(storage, requests));
+        tokio::spawn(run_committer(storage, requests, shared.timers.clone()));
         tokio::spawn(run_timers(Arc::clone(&shared), timer_requests));
         let engine = Engine {
             shared,
-            _halts_when_dropped: Arc::new(halted.drop_guard()),
+            _halts_when_dropped: Some(Arc::new(halted.drop_guard())),
         };
         if self.resume_on_open {
             for (id, resumed) in engine.resume_all().await? {

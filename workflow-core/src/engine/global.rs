@@ -70,6 +70,18 @@ pub async fn start<T>(
     default_engine().await?.start(id, workflow).await
 }
 
+/// [`Engine::send_event`] on the default engine, with a message that has no id of its own.
+///
+/// # Errors
+/// As [`Engine::send_event`] and [`Engine::open`].
+pub async fn send_event<T: serde::Serialize + ?Sized + Sync>(
+    id: impl AsRef<str>,
+    name: impl AsRef<str>,
+    value: &T,
+) -> Result<()> {
+    default_engine().await?.send_event(id, name, value).await
+}
+
 /// [`Engine::status`] on the default engine.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ mod list;
 mod lock;
 mod read;
 mod resume;
+mod send;
 mod shared;
 mod stop;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Epoch, Expect, Position, RunId, RunKind, RunRecord, RunWrite, StoredStatus, ValueKey,
+    Epoch, Expect, Parent, Position, RunId, RunKind, RunRecord, RunWrite, StoredStatus, ValueKey,
     WriteOutcome,
 };
 use serde::de::DeserializeOwned;
@@ -24,12 +25,13 @@ use tokio_util::sync::DropGuard;
 
 pub use builder::{EngineBuilder, StorageSource};
 pub use global::{
-    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start,
-    status, step_output, suspend, try_init,
+    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run,
+    send_event, start, status, step_output, suspend, try_init,
 };
 pub use handle::{Handle, ProgressStream};
 pub use list::{Cursor, Filter, Page, RunSummary};
 pub use read::Metadata;
+pub use send::SendEvent;
 pub(crate) use shared::{Ended, Seat, Shared, load_value};
 
 use crate::context::try_context;
@@ -54,7 +56,8 @@ use shared::{Admission, Place, QueuePlace, SeatState};
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
-    _halts_when_dropped: Arc<DropGuard>,
+    /// `None` for what the engine itself does: it does not keep the engine alive.
+    _halts_when_dropped: Option<Arc<DropGuard>>,
 }
 
 impl fmt::Debug for Engine {
@@ -184,7 +187,7 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
-        match self.create(id, plan, hash, admission).await? {
+        match self.create(id, plan, hash, admission, None).await? {
             Some(attached) => Ok(attached),
             None => match self.shared.storage.record(id).await? {
                 Some(record) => self.attach_to_stored(id, Some(hash), record).await,
@@ -200,6 +203,7 @@ impl Engine {
         plan: Plan,
         hash: [u8; 32],
         admission: Admission,
+        parent: Option<Parent>,
     ) -> Result<Option<Attached>> {
         let shared = &self.shared;
         let is_admitted = matches!(admission, Admission::Run(_));
@@ -242,7 +246,7 @@ impl Engine {
             next_entry: Position(1),
             journal_bytes: entry.len() as u64,
             steps: run.counts(),
-            parent: None,
+            parent,
         };
         let metadata =
             metadata.map(|json| (ValueKey::Metadata, Some(Bytes::from(String::from(json)))));
@@ -257,7 +261,7 @@ impl Engine {
             consumed: Vec::new(),
             only_with: None,
         };
-        let written = self.write(write).await.inspect_err(|_| {
+        let written = self.write(write, Vec::new()).await.inspect_err(|_| {
             // It may be there all the same; then it is nobody's.
             self.shared.roster().lost.insert(id.clone());
         });
@@ -280,8 +284,12 @@ impl Engine {
     }
 
     /// Commits a write that no run's task makes.
-    async fn write(&self, write: RunWrite) -> Result<WriteOutcome> {
-        let committed = self.shared.commit_all(Some(write), Vec::new(), Vec::new());
+    async fn write(
+        &self,
+        write: RunWrite,
+        letters: Vec<keepstep_storage::Send>,
+    ) -> Result<WriteOutcome> {
+        let committed = self.shared.commit_all(Some(write), Vec::new(), letters);
         let first = committed.await?.writes.first().copied();
         Ok(first.unwrap_or(WriteOutcome::NotFound))
     }
@@ -340,6 +348,14 @@ impl Engine {
 }
 
 impl Shared {
+    /// The engine, for what it does itself.
+    pub(crate) fn engine(self: &Arc<Self>) -> Engine {
+        Engine {
+            shared: Arc::clone(self),
+            _halts_when_dropped: None,
+        }
+    }
+
     /// Starts the task of a run.
     fn drive(
         self: &Arc<Self>,

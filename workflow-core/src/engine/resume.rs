@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{RunId, RunQuery, RunRecord, StorageError, StoredStatus};
+use keepstep_storage::{Parent, RunId, RunQuery, RunRecord, StorageError, StoredStatus};
 
 use super::handle::{Attached, Handle};
 use super::shared::{Admission, Ended, Place, Seat, SeatState, Shared};
 use super::{Engine, forbid_in_step};
 use crate::error::{Error, Result};
 use crate::executor::load_run;
-use crate::run::Event;
+use crate::plan::Child;
+use crate::run::{ChildToBegin, Event};
 use crate::status::Status;
 
 /// How long a claim lasts on stores that several processes share.
@@ -130,6 +131,45 @@ impl Engine {
             let handle = outcome.map(|attached| Handle::new(self.clone(), id.clone(), attached));
             resumed.push((id.to_string(), handle));
         }
+    }
+
+    /// Begins a run that another one waits for, or goes on with it; how it ended, if it has.
+    ///
+    /// # Errors
+    /// [`Error::IdConflict`] if a run of this id is there that is not this child; [`Error::NotFound`] if it was there and is no
+    /// more.
+    pub(crate) async fn begin_child(
+        &self,
+        parent: Parent,
+        to_begin: ChildToBegin,
+    ) -> Result<Option<Ended>> {
+        let Child { id, plan, hash } = to_begin.child;
+        let _lock = self.shared.locks.lock(&id).await;
+        let mut record = self.shared.storage.record(&id).await?;
+        if record.is_none() {
+            if to_begin.has_begun {
+                return Err(Error::NotFound { run: id });
+            }
+            let admission = self.shared.take_place_for_child()?;
+            let created = self.create(&id, plan, hash, admission, Some(parent.clone()));
+            match created.await? {
+                Some(_) => return Ok(None),
+                None => record = Some(self.record(&id).await?),
+            }
+        }
+        let record = record.ok_or_else(|| Error::NotFound { run: id.clone() })?;
+        if record.parent.as_ref() != Some(&parent) || record.plan_hash != hash {
+            return Err(Error::IdConflict { run: id });
+        }
+        if record.status.is_final() {
+            return Ok(Some(self.stored_end(&id, &record).await?));
+        }
+        if self.seat(&id).is_none() && self.shared.status_of(&id, &record) == Status::Resumable {
+            let admission = self.shared.take_place_for_child()?;
+            let record = self.claim(&id).await?;
+            self.begin(&id, record, admission).await?;
+        }
+        Ok(None)
     }
 
     pub(super) async fn claim(&self, id: &RunId) -> Result<RunRecord> {

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::lock::KeyedLocks;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
-use crate::executor::{CommitRequest, Reply, RunMessage, TimerRequest};
+use crate::executor::{CommitRequest, Reply, RunMessage, Wake};
 use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::resource::Resources;
@@ -39,12 +39,12 @@ pub(crate) struct Shared {
     pub(super) max_running_runs: usize,
     pub(super) max_pending_runs: usize,
     pub(super) committer: mpsc::UnboundedSender<CommitRequest>,
-    pub(super) timers: mpsc::UnboundedSender<TimerRequest>,
+    pub(super) timers: mpsc::UnboundedSender<Wake>,
     pub(super) random: Mutex<fastrand::Rng>,
     pub(super) roster: Mutex<Roster>,
     /// One call at a time changes a run that is not in execution.
     pub(super) locks: KeyedLocks,
-    pub(super) tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     /// Canceled when the engine is dropped or has shut down: everything stops where it is.
     pub(crate) halted: CancellationToken,
 }
@@ -172,10 +172,7 @@ impl Drop for Place {
 }
 
 /// The value itself, from the blobs it is in.
-pub(crate) async fn load_value(
-    value: Value,
-    storage: &dyn Storage,
-) -> Result<Value, StorageError> {
+pub(crate) async fn load_value(value: Value, storage: &dyn Storage) -> Result<Value, StorageError> {
     let mut ids = Vec::new();
     value.for_each_blob(&mut |id| ids.push(id));
     if ids.is_empty() {
@@ -237,7 +234,6 @@ impl Shared {
     }
 
     /// Sends a message, which is durable when this returns, if the outcome is that it was accepted.
-    #[allow(dead_code, reason = "what sends messages is being built on it")]
     pub(crate) async fn send(&self, message: keepstep_storage::Send) -> Result<SendOutcome> {
         let committed = self.commit_all(None, Vec::new(), vec![message]).await?;
         Ok(committed
@@ -248,7 +244,7 @@ impl Shared {
     }
 
     pub(crate) fn set_timer(&self, due_at: Timestamp, run: RunId) {
-        drop(self.timers.send((due_at, run)));
+        drop(self.timers.send(Wake::At(due_at, run)));
     }
 
     /// The status that a record means.
@@ -345,6 +341,20 @@ impl Shared {
         })
     }
 
+    /// Takes a place for a run that another one waits for: it cannot be refused, so the queue takes it however full it is.
+    pub(super) fn take_place_for_child(self: &Arc<Self>) -> Result<Admission> {
+        let mut roster = self.roster();
+        if roster.is_closed {
+            return Err(Error::ShutDown);
+        }
+        if roster.n_running < self.max_running_runs && roster.queue.is_empty() {
+            roster.n_running += 1;
+            return Ok(Admission::Run(Place::taken(self)));
+        }
+        roster.n_queueing += 1;
+        Ok(Admission::Queue(QueuePlace(Arc::clone(self))))
+    }
+
     /// Takes a place even if there is none: for a run that had one and left memory to wait.
     pub(super) fn take_place_back(self: &Arc<Self>) -> Place {
         self.roster().n_running += 1;
@@ -354,6 +364,19 @@ impl Shared {
     fn give_place_back(self: &Arc<Self>) {
         self.roster().n_running -= 1;
         self.fill_places();
+    }
+
+    /// A run has mail: its task is told, and one that waits outside memory is taken back.
+    pub(crate) fn mail_arrived(self: &Arc<Self>, id: RunId) {
+        match self.roster().seats.get(&id) {
+            Some((SeatState::Active(messages, _), _)) => {
+                return drop(messages.send(RunMessage::Mail));
+            }
+            // It reads its mail when it begins.
+            Some((SeatState::Queued(_), _)) => return,
+            Some((SeatState::Parked, _)) | None => {}
+        }
+        self.unpark(id);
     }
 
     /// A run's task is over.
@@ -372,6 +395,7 @@ impl Shared {
             let is_lost = matches!(
                 ended,
                 Ended::Interrupted(_)
+                    | Ended::Unreadable(_)
                     | Ended::ShutDown
                     | Ended::Suspended(SuspendReason::Invariant { .. })
             );

@@ -1,13 +1,15 @@
 //! Stopping runs from outside: suspend, cancel, delete.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use keepstep_storage::{Expect, RunId, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome};
 
 use super::Engine;
 use super::handle::Attached;
-use super::shared::{Ended, SeatState};
+use super::shared::{Ended, SeatState, Shared};
 use crate::error::{Error, Result, SuspendReason};
-use crate::executor::RunMessage;
+use crate::executor::{RunMessage, letters, load_run};
 use crate::journal::EntryWriter;
 use crate::run::Event;
 use crate::status::Status;
@@ -19,6 +21,19 @@ enum Told {
     Task(Attached),
     /// No task drives the run.
     NoTask,
+}
+
+impl Shared {
+    /// Cancels a run that nothing needs any more. It has a message that says so, for after a crash.
+    pub(crate) fn cancel_soon(self: &Arc<Self>, id: RunId) {
+        let engine = self.engine();
+        self.tasks.spawn(async move {
+            match engine.cancel(id.as_str()).await {
+                Ok(()) | Err(Error::AlreadyEnded { .. } | Error::NotFound { .. }) => {}
+                Err(error) => tracing::warn!(run = %id, %error, "could not cancel a child run"),
+            }
+        });
+    }
 }
 
 impl Engine {
@@ -182,6 +197,10 @@ impl Engine {
                 reason.map(|reason| Bytes::copy_from_slice(reason.as_bytes())),
             ));
         }
+        let mut abandoned = Vec::new();
+        if status == StoredStatus::Canceled {
+            abandoned = self.children_of(id, record).await;
+        }
         let mut entry = EntryWriter::default();
         entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
         let entry = entry.finish(record.next_entry);
@@ -204,9 +223,25 @@ impl Engine {
             consumed: Vec::new(),
             only_with: None,
         };
-        match self.write(write).await? {
-            WriteOutcome::Written => Ok(next),
-            _ => Err(Error::Fenced { run: id.clone() }),
+        let letters = letters(&abandoned, record.parent.as_ref(), status);
+        match self.write(write, letters).await? {
+            WriteOutcome::Written => {}
+            _ => return Err(Error::Fenced { run: id.clone() }),
+        }
+        abandoned
+            .into_iter()
+            .for_each(|child| self.shared.cancel_soon(child));
+        Ok(next)
+    }
+
+    /// The runs that a run waits for. A run that is damaged can be canceled too, without them.
+    async fn children_of(&self, id: &RunId, record: &RunRecord) -> Vec<RunId> {
+        match load_run(&*self.shared.storage, id, record).await {
+            Ok(run) => run.children(),
+            Err(error) => {
+                tracing::warn!(run = %id, %error, "the children of a canceled run are not known");
+                Vec::new()
+            }
         }
     }
 

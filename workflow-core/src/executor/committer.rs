@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use keepstep_storage::{Batch, Committed, RunId, RunWrite, Storage, StorageError, WriteOutcome};
+use keepstep_storage::{
+    Batch, Committed, RunId, RunWrite, SendOutcome, Storage, StorageError, WriteOutcome,
+};
 use tokio::sync::{mpsc, oneshot};
 
-use super::RunMessage;
+use super::{RunMessage, Wake};
 
 /// A commit does not gather more than this, so that what waits for it does not wait for long.
 const MAX_BATCH_BYTES: usize = 16 << 20;
@@ -31,12 +33,16 @@ pub(crate) struct CommitRequest {
 }
 
 impl CommitRequest {
-    /// One write and nothing else.
-    pub(crate) fn write(write: RunWrite, reply: Reply) -> Self {
+    /// One write, and what it tells other runs.
+    pub(crate) fn write(
+        write: RunWrite,
+        messages: Vec<keepstep_storage::Send>,
+        reply: Reply,
+    ) -> Self {
         Self {
             write: Some(write),
             with: Vec::new(),
-            messages: Vec::new(),
+            messages,
             reply,
         }
     }
@@ -117,6 +123,7 @@ impl Reply {
 pub(crate) async fn run_committer(
     storage: Arc<dyn Storage>,
     mut requests: mpsc::UnboundedReceiver<CommitRequest>,
+    wakes: mpsc::UnboundedSender<Wake>,
 ) {
     let mut gathered = Vec::new();
     let mut runs: HashSet<RunId> = HashSet::new();
@@ -149,10 +156,17 @@ pub(crate) async fn run_committer(
             .into_iter()
             .map(|request| request.add_to(&mut batch))
             .collect();
+        let recipients: Vec<RunId> = batch.messages.iter().map(|send| send.to.clone()).collect();
         // A store that panics must not leave those who wait for it waiting.
         let committed = AssertUnwindSafe(storage.commit(batch)).catch_unwind().await;
         match committed.unwrap_or_else(|_| Err(panicked(&*storage))) {
             Ok(Committed { writes, messages }) => {
+                for (to, outcome) in recipients.into_iter().zip(&messages) {
+                    if matches!(outcome, SendOutcome::Accepted(_)) {
+                        // Nobody is to be woken in an engine that has halted.
+                        drop(wakes.send(Wake::Mail(to)));
+                    }
+                }
                 let (mut writes, mut messages) = (writes.into_iter(), messages.into_iter());
                 for asked in asked {
                     let committed = Committed {

@@ -16,6 +16,7 @@ pub(crate) async fn load_run(storage: &dyn Storage, id: &RunId, record: &RunReco
     // Those were stored when they happened.
     run.take_named();
     run.take_stops();
+    run.take_orphans();
     run.tidy_ready();
     Ok(run)
 }

@@ -5,9 +5,11 @@
 
 mod arguments;
 mod body;
+mod children;
 mod committer;
 mod crew;
 mod load;
+mod mail;
 mod steps;
 mod timers;
 
@@ -17,22 +19,26 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use keepstep_storage::{
-    Expect, RunId, RunRecord, RunWrite, StorageError, StoredStatus, ValueKey, WriteOutcome,
+    BlobId, Expect, MessageId, RunId, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome,
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 pub(crate) use body::Outcome;
+pub(crate) use children::letters;
 pub(crate) use committer::{CommitRequest, Reply, Written, run_committer};
 pub(crate) use load::{fold_journal, load_run};
-pub(crate) use timers::{TimerRequest, run_timers};
+pub(crate) use mail::Mail;
+pub(crate) use timers::{Wake, run_timers};
 
 use crate::engine::{Ended, Seat, Shared};
 use crate::error::SuspendReason;
 use crate::journal::EntryWriter;
-use crate::run::{Event, Impossible, Run, Settled, StepId};
+use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
 use crate::step::StepDef;
 use crate::value::{Codec, Value};
+use children::Found;
+use mail::Mailbox;
 use steps::Steps;
 
 /// A journal with fewer bytes than this is not compacted.
@@ -54,6 +60,10 @@ pub(crate) enum RunMessage {
         execution: u64,
         outcome: Outcome,
     },
+    /// How a child run was found.
+    Child { step: StepId, found: Found },
+    /// There is mail.
+    Mail,
     /// What became of the commit that was under way.
     Committed(Written),
     /// Cancel the run.
@@ -81,6 +91,11 @@ pub(crate) struct RunTask {
     /// What happened and is not yet folded.
     happened: VecDeque<Happened>,
     steps: Steps,
+    mailbox: Mailbox,
+    /// How many child runs are being begun or looked at.
+    n_looking: usize,
+    /// Runs that are to be canceled once the commit under way is durable.
+    to_cancel: Vec<RunId>,
     /// An event to begin with: the run goes on after a failure or a suspension.
     opening: Option<Event>,
     /// How long the last snapshot was.
@@ -88,17 +103,35 @@ pub(crate) struct RunTask {
     is_shutting_down: bool,
 }
 
-/// How an execution ended that the run waited for.
-struct Happened {
-    step: StepId,
-    def: &'static StepDef,
-    outcome: Outcome,
+/// Something that the run waited for, and that is not yet folded.
+enum Happened {
+    /// An execution of a step ended.
+    Body {
+        step: StepId,
+        def: &'static StepDef,
+        outcome: Outcome,
+    },
+    /// A time has come.
+    Due(Due),
+    /// A child run is there.
+    ChildBegan { step: StepId },
+    /// A child run has ended so.
+    Ended { step: StepId, value: Value },
+    /// A child run gives no result.
+    Failed { step: StepId, failure: Failure },
+}
+
+/// What a commit takes in beside its entry.
+struct Taken {
+    blobs: Vec<BlobId>,
+    consumed: Vec<MessageId>,
 }
 
 /// Why a run's task is over.
 enum Exit {
     Ended(Ended),
-    Parked(keepstep_storage::Timestamp),
+    /// Until then, or until there is mail.
+    Parked(Option<keepstep_storage::Timestamp>),
 }
 
 impl RunTask {
@@ -125,6 +158,9 @@ impl RunTask {
             sender,
             happened: VecDeque::new(),
             steps: Steps::default(),
+            mailbox: Mailbox::default(),
+            n_looking: 0,
+            to_cancel: Vec::new(),
             opening,
             snapshot_bytes: 0,
             is_shutting_down: false,
@@ -146,7 +182,9 @@ impl RunTask {
             }
             Exit::Parked(wake_at) => {
                 debug!(run = %self.id, "run waits outside memory");
-                self.shared.set_timer(wake_at, self.id.clone());
+                if let Some(wake_at) = wake_at {
+                    self.shared.set_timer(wake_at, self.id.clone());
+                }
             }
         }
     }
@@ -155,6 +193,9 @@ impl RunTask {
         let mut inbox = Vec::new();
         loop {
             if self.committing.is_none() {
+                if let Err(ended) = self.read_mail().await {
+                    return self.lost(ended);
+                }
                 // A body that was dropped without anybody asking for it is tried again.
                 self.allow_ready();
                 match self.fold_and_commit() {
@@ -192,7 +233,8 @@ impl RunTask {
                     Some(due_at) => clock.sleep_towards(due_at).await,
                     None => std::future::pending().await,
                 } } => {
-                    self.run.wake(self.shared.clock.timestamp());
+                    let due = self.run.wake(self.shared.clock.timestamp());
+                    self.happened.extend(due.into_iter().map(Happened::Due));
                     let ready = self.run.take_ready();
                     self.steps.allow(ready);
                 }
@@ -217,11 +259,22 @@ impl RunTask {
                 if let Some(def) = self.steps.ended(step, execution) {
                     match outcome {
                         Outcome::Stopped => self.run.stopped(step),
-                        Outcome::Storage(error) => return Some(self.lost(error)),
-                        outcome => self.happened.push_back(Happened { step, def, outcome }),
+                        Outcome::Storage(error) => {
+                            return Some(self.lost(Ended::Interrupted(error)));
+                        }
+                        outcome => {
+                            let body = Happened::Body { step, def, outcome };
+                            self.happened.push_back(body);
+                        }
                     }
                 }
             }
+            RunMessage::Child { step, found } => {
+                if let Err(ended) = self.child_found(step, found) {
+                    return Some(self.lost(ended));
+                }
+            }
+            RunMessage::Mail => self.mailbox.arrived(),
             RunMessage::Committed(Ok(WriteOutcome::Written)) => {
                 if let Some(record) = self.committing.take() {
                     self.record = record;
@@ -236,7 +289,9 @@ impl RunTask {
             )) => {
                 return Some(Exit::Ended(Ended::Fenced));
             }
-            RunMessage::Committed(Err(error)) => return Some(self.lost(error)),
+            RunMessage::Committed(Err(error)) => {
+                return Some(self.lost(Ended::Interrupted(error)));
+            }
             // A run whose end is written, or is being written, has ended.
             RunMessage::Cancel | RunMessage::Suspend if self.is_ending() => {}
             RunMessage::Cancel => {
@@ -257,10 +312,10 @@ impl RunTask {
         None
     }
 
-    /// A write failed: what is stored counts, and this task is no longer the run's owner.
-    fn lost(&mut self, error: StorageError) -> Exit {
-        warn!(run = %self.id, error = %error, "run stopped: it could not be written");
-        Exit::Ended(Ended::Interrupted(error))
+    /// A write or a read failed: what is stored counts, and this task is no longer the run's owner.
+    fn lost(&mut self, ended: Ended) -> Exit {
+        warn!(run = %self.id, ?ended, "run stopped: its store failed");
+        Exit::Ended(ended)
     }
 
     /// Folds what happened since the last commit, and commits it in one entry.
@@ -270,6 +325,7 @@ impl RunTask {
         }
         let mut entry = EntryWriter::default();
         let mut blobs = Vec::new();
+        let mut consumed = self.mailbox.take_taken();
         let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
         if let Some(event) = self.opening.take() {
             self.record_event(&mut entry, event)?;
@@ -282,21 +338,34 @@ impl RunTask {
         while entry.len() < full
             && let Some(happened) = self.happened.pop_front()
         {
-            let step = happened.step;
-            if !self.run.is_running(step) {
+            let Some(event) = self.event_of(happened) else {
                 continue;
-            }
-            match self.event_of(happened) {
+            };
+            match event {
                 Ok(event) => {
                     blobs.extend(event.blobs());
                     self.record_event(&mut entry, event)?;
                 }
-                Err(reason) => {
+                Err((step, reason)) => {
                     // The body did not run, or gave nothing: the step is as before, and the run waits for better code.
                     self.run.stopped(step);
                     self.run.suspend(reason);
                 }
             }
+        }
+        while entry.len() < full
+            && self.run.is_active()
+            && let Some((step, message, value)) = self.next_event()
+        {
+            let event = Event::StepSucceeded { step, value };
+            blobs.extend(event.blobs());
+            self.record_event(&mut entry, event)?;
+            consumed.push(message);
+        }
+        let steps = self.run.take_clocks();
+        if !steps.is_empty() {
+            let at = self.shared.clock.timestamp();
+            self.record_event(&mut entry, Event::ClockStarted { at, steps })?;
         }
         self.stop_steps();
         let is_idle = self.steps.is_idle() && self.happened.is_empty() && !self.is_shutting_down;
@@ -313,10 +382,11 @@ impl RunTask {
             Settled::Stopped => StoredStatus::Suspended,
             _ => StoredStatus::Running,
         };
-        if entry.is_empty() && status == self.record.status {
+        if entry.is_empty() && consumed.is_empty() && status == self.record.status {
             return Ok(());
         }
-        self.commit(entry, is_compacted, status, blobs);
+        let taken = Taken { blobs, consumed };
+        self.commit(entry, is_compacted, status, taken);
         Ok(())
     }
 
@@ -337,7 +407,7 @@ impl RunTask {
         entry: EntryWriter,
         is_compacted: bool,
         status: StoredStatus,
-        blobs: Vec<keepstep_storage::BlobId>,
+        Taken { blobs, consumed }: Taken,
     ) {
         let now = self.shared.clock.timestamp();
         let mut record = self.record.clone();
@@ -363,12 +433,14 @@ impl RunTask {
             truncate: is_compacted,
             values: self.values(status),
             blobs,
-            consumed: Vec::new(),
+            consumed,
             only_with: None,
         };
         self.committing = Some(record);
+        let messages = self.letters(status);
         let reply = Reply::Run(self.sender.clone());
-        self.shared.commit(CommitRequest::write(write, reply));
+        self.shared
+            .commit(CommitRequest::write(write, messages, reply));
     }
 
     /// What is kept beside the journal, so that it is found without reading that.
@@ -404,6 +476,7 @@ impl RunTask {
 
     /// Does what durable events allow.
     fn go_on(&mut self) {
+        self.cancel_children();
         if self.is_shutting_down {
             return;
         }
@@ -417,13 +490,16 @@ impl RunTask {
             let ready = self.run.take_ready();
             self.steps.allow(ready);
             self.start_steps();
+            if !self.is_shutting_down {
+                self.begin_children();
+            }
         }
         self.seat.report(self.run.progress());
     }
 
     /// Whether nothing can happen any more without a timer or the world outside.
     fn exit_if_at_rest(&mut self) -> Option<Exit> {
-        if !self.steps.is_idle() || !self.happened.is_empty() {
+        if !self.steps.is_idle() || !self.happened.is_empty() || self.n_looking > 0 {
             return None;
         }
         // A run that has ended is not given up: who waits for it gets what it came to.
@@ -449,8 +525,12 @@ impl RunTask {
             Settled::Waiting(Some(due_at)) if !self.steps.has_work() => {
                 let far = self.shared.clock.timestamp().until(due_at) > PARK_AFTER;
                 (far && self.shared.park(&self.id, &self.seat, &mut self.messages))
-                    .then_some(Exit::Parked(due_at))
+                    .then_some(Exit::Parked(Some(due_at)))
             }
+            Settled::Waiting(None) if self.run.waits_for_others() => self
+                .shared
+                .park(&self.id, &self.seat, &mut self.messages)
+                .then_some(Exit::Parked(None)),
             Settled::Waiting(None) if !self.steps.has_work() => {
                 self.run.suspend(SuspendReason::Invariant {
                     what: "the run waits for nothing".to_owned(),

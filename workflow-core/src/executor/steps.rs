@@ -277,10 +277,46 @@ impl RunTask {
         })
     }
 
-    /// What the journal says of an outcome; `Err` if the run cannot go on with the code there is.
+    /// What the journal says of something that happened; `None` if nothing waits for it any more, `Err` if the run cannot go on with
+    /// the code there is.
     pub(super) fn event_of(
         &mut self,
-        Happened { step, def, outcome }: Happened,
+        happened: Happened,
+    ) -> Option<Result<Event, (StepId, SuspendReason)>> {
+        let event = match happened {
+            Happened::Body { step, def, outcome } => {
+                if !self.run.is_running(step) {
+                    return None;
+                }
+                let event = self.event_of_body(step, def, outcome);
+                return Some(event.map_err(|reason| (step, reason)));
+            }
+            Happened::Due(due) => self.run.event_of_due(due)?,
+            Happened::ChildBegan { step } => {
+                self.run.child(step).filter(|child| !child.has_begun)?;
+                Event::ChildBegan { step }
+            }
+            Happened::Ended { step, value } => {
+                self.run.child(step)?;
+                Event::StepSucceeded { step, value }
+            }
+            Happened::Failed { step, failure } => {
+                self.run.child(step)?;
+                Event::AttemptFailed {
+                    step,
+                    failure,
+                    retry_at: None,
+                }
+            }
+        };
+        Some(Ok(event))
+    }
+
+    fn event_of_body(
+        &mut self,
+        step: StepId,
+        def: &'static StepDef,
+        outcome: Outcome,
     ) -> Result<Event, SuspendReason> {
         Ok(match outcome {
             Outcome::Value(value) => {

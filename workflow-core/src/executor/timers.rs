@@ -1,4 +1,5 @@
-//! Waking runs that wait outside memory: those whose time is near are kept in a heap, the others stay in the store's index.
+//! Waking runs that wait outside memory: those whose time is near are kept in order, the others stay in the store's index;
+//! those that have mail at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,15 +16,18 @@ const HORIZON: Duration = Duration::from_secs(120);
 /// How many due runs are read from the store at a time.
 const PAGE: usize = 10_000;
 
-/// A run that left memory and is to be woken.
-pub(crate) type TimerRequest = (Timestamp, RunId);
+/// A run that is to be woken.
+#[derive(Debug)]
+pub(crate) enum Wake {
+    /// It left memory until then.
+    At(Timestamp, RunId),
+    /// It has mail.
+    Mail(RunId),
+}
 
 /// Wakes runs until the engine halts.
-pub(crate) async fn run_timers(
-    shared: Arc<Shared>,
-    mut requests: mpsc::UnboundedReceiver<TimerRequest>,
-) {
-    let mut near: BTreeSet<TimerRequest> = BTreeSet::new();
+pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Wake>) {
+    let mut near: BTreeSet<(Timestamp, RunId)> = BTreeSet::new();
     // Whether the store may know of runs that are not in `near`.
     let mut has_far = false;
     let mut next_lookup = Timestamp::MAX;
@@ -36,13 +40,17 @@ pub(crate) async fn run_timers(
             // In one order, so that a simulation can be repeated. Due runs are looked for after each turn, so none starves.
             biased;
             request = requests.recv() => {
-                let Some((due_at, run)) = request else { return };
                 let now = shared.clock.timestamp();
-                if due_at <= now.after(HORIZON) {
-                    near.insert((due_at, run));
-                } else {
-                    has_far = true;
-                    next_lookup = next_lookup.min(now.after(HORIZON / 2));
+                match request {
+                    None => return,
+                    Some(Wake::Mail(run)) => shared.mail_arrived(run),
+                    Some(Wake::At(due_at, run)) if due_at <= now.after(HORIZON) => {
+                        near.insert((due_at, run));
+                    }
+                    Some(Wake::At(..)) => {
+                        has_far = true;
+                        next_lookup = next_lookup.min(now.after(HORIZON / 2));
+                    }
                 }
             }
             () = shared.clock.sleep_towards(next), if next < Timestamp::MAX => {}

@@ -8,9 +8,8 @@ use crate::value::Value;
 impl Run {
     /// A step's body gave a value, which is stored or not.
     pub(super) fn succeed(&mut self, step: StepId, value: Value, is_stored: bool) {
-        let is_counted = |(_, segment, index): (_, &super::segment::Segment, _)| {
-            segment.is_counted(index)
-        };
+        let is_counted =
+            |(_, segment, index): (_, &super::segment::Segment, _)| segment.is_counted(index);
         if self.locate(step).is_some_and(is_counted) && self.leave_body(step) {
             self.finish(step, value, is_stored);
         }
@@ -24,11 +23,7 @@ impl Run {
         };
         if matches!(
             node.state,
-            State::Done(_)
-                | State::Ran(_)
-                | State::Expanded(_)
-                | State::Failed(_)
-                | State::Gone(_)
+            State::Done(_) | State::Ran(_) | State::Expanded(_) | State::Failed(_) | State::Gone(_)
         ) {
             return false;
         }

@@ -11,9 +11,8 @@ const MAX_ALIASES: usize = 256;
 
 impl Run {
     pub(super) fn expand(&mut self, step: StepId, plan: Arc<Plan>) {
-        let is_step = |(_, segment, index): (_, &super::segment::Segment, _)| {
-            segment.is_step(index)
-        };
+        let is_step =
+            |(_, segment, index): (_, &super::segment::Segment, _)| segment.is_step(index);
         if !self.locate(step).is_some_and(is_step) || !self.leave_body(step) {
             return;
         }

@@ -19,9 +19,9 @@ mod inspect;
 pub(crate) mod retry;
 mod segment;
 mod snapshot;
-mod waits;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

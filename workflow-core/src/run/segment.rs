@@ -56,7 +56,9 @@ pub(super) enum State {
     /// For a message.
     Listening,
     /// For another run, which is known to have been there, or not.
-    Away { has_begun: bool },
+    Away {
+        has_begun: bool,
+    },
     /// The result is here and is not stored. The inputs are kept: after a crash the step may have to run again.
     Ran(Value),
     Done(Value),
@@ -183,17 +185,17 @@ impl Run {
             .filter(|index| segment.is_counted(*index))
             .count() as u64;
         self.live_bytes += segment.plan_bytes;
-        let free: Vec<u64> = (base..)
-            .zip(&segment.nodes)
-            .filter(|(_, n)| n.n_pending == 0)
-            .map(|(id, _)| id)
-            .collect();
+        let free = (0u32..).zip(&segment.nodes);
+        let free = free.filter(|(_, node)| node.n_pending == 0);
+        // Of what is finished as it is built, the first counts in a race.
+        let (waiting, finished): (Vec<u32>, Vec<u32>) = free
+            .map(|(index, _)| index)
+            .partition(|index| segment.is_counted(*index));
         self.segments.insert(base, segment);
         self.note_limits(base);
         // The first node ends up on top of the stack of ready steps.
-        free.into_iter()
-            .rev()
-            .for_each(|id| self.activate(StepId(id)));
+        let free = finished.into_iter().chain(waiting.into_iter().rev());
+        free.for_each(|index| self.activate(StepId(base + u64::from(index))));
     }
 
     /// Shows the inputs of a node to `visit`, as often as it has edges from them.

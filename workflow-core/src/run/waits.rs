@@ -12,7 +12,8 @@ use std::time::Duration;
 use keepstep_storage::{RunId, Timestamp};
 
 use super::segment::State;
-use super::{Phase, Run, StepId};
+use super::{Event, Failure, Phase, Run, StepId};
+use crate::error::StepErrorKind;
 use crate::plan::{Child, First, NodeKind, Until};
 use crate::value::Value;
 
@@ -33,6 +34,13 @@ pub(super) struct Waits {
     /// Runs that were begun for a node that is no longer needed.
     orphans: Vec<RunId>,
 }
+
+#[cfg(test)]
+pub(super) type ForAudit<'a> = (
+    &'a BTreeMap<Arc<str>, BTreeSet<StepId>>,
+    &'a BTreeSet<StepId>,
+    &'a BTreeMap<StepId, Timestamp>,
+);
 
 /// Something whose time has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,31 +215,30 @@ impl Run {
         }
     }
 
-    /// What is due. Each is told once; steps whose next attempt is due become ready without a word.
+    /// What is due, until the events of it are folded; steps whose next attempt is due become ready without a word.
     pub(crate) fn wake(&mut self, now: Timestamp) -> Vec<Due> {
+        let past = ..=(now, StepId(u64::MAX));
         let mut due = Vec::new();
-        while let Some((due_at, id)) = self.timers.first().copied()
-            && due_at <= now
-        {
-            self.timers.pop_first();
-            let is_sleep = self.locate(id).is_some_and(|(_, segment, index)| {
+        let mut retried = Vec::new();
+        for (at, id) in self.timers.range(past) {
+            let is_sleep = self.locate(*id).is_some_and(|(_, segment, index)| {
                 matches!(segment.nodes[index as usize].state, State::Sleeping(_))
             });
             if is_sleep {
-                due.push(Due::Woken(id));
+                due.push(Due::Woken(*id));
             } else {
-                self.activate(id);
+                retried.push((*at, *id));
             }
         }
-        while let Some((at, id)) = self.waits.limits_by_time.first().copied()
-            && at <= now
-        {
-            self.waits.limits_by_time.pop_first();
-            self.waits.limits.remove(&id);
+        for (_, id) in self.waits.limits_by_time.range(past) {
             let limit = self
-                .locate(id)
+                .locate(*id)
                 .and_then(|(_, segment, index)| segment.plan.node(index).time_limit());
-            due.push(Due::TimedOut(id, limit.unwrap_or_default()));
+            due.push(Due::TimedOut(*id, limit.unwrap_or_default()));
+        }
+        for (at, id) in retried {
+            self.timers.remove(&(at, id));
+            self.activate(id);
         }
         due
     }
@@ -258,9 +265,30 @@ impl Run {
         self.waits.listening.keys()
     }
 
-    /// Whether a node waits for another run.
-    pub(crate) fn is_away(&self, step: StepId) -> bool {
-        self.waits.away.contains(&step)
+    /// The event that something due is; `None` if nothing waits for it any more.
+    pub(crate) fn event_of_due(&self, due: Due) -> Option<Event> {
+        let (Due::Woken(step) | Due::TimedOut(step, _)) = due;
+        let (_, segment, index) = self.locate(step)?;
+        match (due, &segment.nodes[index as usize].state) {
+            (Due::Woken(_), State::Sleeping(_)) => Some(Event::StepSucceeded {
+                step,
+                value: Value::of_nothing(),
+            }),
+            (Due::Woken(_), _)
+            | (
+                Due::TimedOut(..),
+                State::Done(_) | State::Ran(_) | State::Failed(_) | State::Gone(_),
+            ) => None,
+            (Due::TimedOut(_, limit), _) => Some(Event::AttemptFailed {
+                step,
+                failure: Failure {
+                    kind: StepErrorKind::Timeout,
+                    message: format!("it took longer than {limit:?}"),
+                    causes: Vec::new(),
+                },
+                retry_at: None,
+            }),
+        }
     }
 
     /// The runs that are waited for.
@@ -280,23 +308,31 @@ impl Run {
         if self.phase != Phase::Active {
             return Vec::new();
         }
-        let to_begin = std::mem::take(&mut self.waits.to_begin);
-        let child = |step: StepId| {
-            let (_, segment, index) = self.locate(step)?;
-            let State::Away { has_begun } = segment.nodes[index as usize].state else {
-                return None;
-            };
-            let NodeKind::Child(child) = &segment.plan.node(index).kind else {
-                return None;
-            };
-            let child = (**child).clone();
-            Some(ChildToBegin {
-                step,
-                child,
-                has_begun,
-            })
+        let mut to_begin = std::mem::take(&mut self.waits.to_begin);
+        // After a crash, some may stand there twice.
+        to_begin.sort_unstable();
+        to_begin.dedup();
+        to_begin
+            .into_iter()
+            .filter_map(|step| self.child(step))
+            .collect()
+    }
+
+    /// The run that a node waits for.
+    pub(crate) fn child(&self, step: StepId) -> Option<ChildToBegin> {
+        let (_, segment, index) = self.locate(step)?;
+        let State::Away { has_begun } = segment.nodes[index as usize].state else {
+            return None;
         };
-        to_begin.into_iter().filter_map(child).collect()
+        let NodeKind::Child(child) = &segment.plan.node(index).kind else {
+            return None;
+        };
+        let child = (**child).clone();
+        Some(ChildToBegin {
+            step,
+            child,
+            has_begun,
+        })
     }
 
     /// Runs that were begun for nodes that are no longer needed, since the last call.
@@ -304,9 +340,18 @@ impl Run {
         std::mem::take(&mut self.waits.orphans)
     }
 
+    #[cfg(test)]
+    pub(super) fn waits_for_audit(&self) -> ForAudit<'_> {
+        (&self.waits.listening, &self.waits.away, &self.waits.limits)
+    }
+
     /// The limits that are set, for a snapshot.
     pub(super) fn limits(&self) -> Vec<(StepId, Timestamp)> {
-        self.waits.limits.iter().map(|(id, at)| (*id, *at)).collect()
+        self.waits
+            .limits
+            .iter()
+            .map(|(id, at)| (*id, *at))
+            .collect()
     }
 
     /// Takes over what a snapshot says of a node that waits.
@@ -319,8 +364,10 @@ impl Run {
                 self.waits.away.insert(id);
                 self.waits.to_begin.push(id);
             }
-            _ => {}
+            _ => return,
         }
+        // Its limit may not have been set yet.
+        self.waits.clocks.push(id);
     }
 
     pub(super) fn restore_limits(&mut self, limits: Vec<(StepId, Timestamp)>) {
@@ -342,7 +389,8 @@ impl Run {
             NodeKind::Value(value) if is_complete => Some(value.clone()),
             NodeKind::Catch(inner) if is_complete => Some(value(*inner)?.ok()),
             NodeKind::All(inputs) if is_complete => {
-                let values: Option<Vec<&Value>> = inputs.iter().map(|input| value(*input)).collect();
+                let values: Option<Vec<&Value>> =
+                    inputs.iter().map(|input| value(*input)).collect();
                 Some(Value::list(values?.into_iter()))
             }
             NodeKind::First(told, branches) => {

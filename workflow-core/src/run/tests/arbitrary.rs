@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::audit::audit_counts;
 use super::cases;
 use super::programs::value_of;
-use super::strategy::programs;
+use super::strategy::{plans_with_waits, programs};
 use crate::error::{StepErrorKind, SuspendReason};
 use crate::plan::Plan;
 use crate::run::{Event, Failure, Run, StepId};
@@ -42,6 +42,8 @@ fn deeds() -> impl Strategy<Value = Deed> {
             failure: failure.clone(),
             retry_at: retry_at.map(Timestamp),
         }),
+        3 => (vec(step(), 0..4), 0..9u64).prop_map(|(steps, at)| Event::ClockStarted { steps, at: Timestamp(at) }),
+        1 => step().prop_map(|step| Event::ChildBegan { step }),
         1 => Just(Event::RunFailed),
         1 => Just(Event::RunSuspended { reason }),
         3 => Just(Event::RunResumed),
@@ -59,7 +61,10 @@ fn deeds() -> impl Strategy<Value = Deed> {
 }
 
 fn plans() -> impl Strategy<Value = Plan> {
-    programs().prop_map(|program| program.plan())
+    prop_oneof![
+        programs().prop_map(|program| program.plan()),
+        plans_with_waits()
+    ]
 }
 
 proptest! {
@@ -83,7 +88,7 @@ proptest! {
                     }
                 }
                 Deed::Stopped(step) => run.stopped(step),
-                Deed::Wake => run.wake(Timestamp(5)),
+                Deed::Wake => drop(run.wake(Timestamp(5))),
                 Deed::Cancel => run.cancel(),
                 Deed::Suspend => run.suspend(SuspendReason::Requested),
                 Deed::Restore if run.is_active() => {

@@ -1,6 +1,7 @@
 //! What holds of a run at every moment: all that it counts can be counted again from the states of its nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::plan::NodeKind;
 use crate::run::segment::{Segment, State};
@@ -27,19 +28,25 @@ pub(super) fn audit_counts(run: &Run) {
     let mut n_failed = 0;
     let mut bytes = 0;
     let mut timers = BTreeSet::new();
+    let mut waits = Expected::default();
     let mut children = BTreeMap::new();
     for (base, segment) in &run.segments {
         bytes += segment.plan_bytes;
         for (index, node) in (0u32..).zip(&segment.nodes) {
             let id = StepId(base + u64::from(index));
-            let is_step = segment.is_step(index);
+            let is_counted = segment.is_counted(index);
+            waits.add(id, segment, index);
             let is_unfinished = match &node.state {
-                State::Waiting | State::Ready => true,
+                State::Waiting
+                | State::Ready
+                | State::Reached
+                | State::Listening
+                | State::Away { .. } => true,
                 State::Running => {
                     n_running += 1;
                     true
                 }
-                State::Backoff(due_at) => {
+                State::Backoff(due_at) | State::Sleeping(due_at) => {
                     timers.insert((*due_at, id));
                     true
                 }
@@ -52,17 +59,18 @@ pub(super) fn audit_counts(run: &Run) {
                     false
                 }
                 State::Failed(_) => {
-                    n_failed += 1;
+                    n_failed += u64::from(is_counted);
                     assert_ne!(run.phase, Phase::Active);
                     false
                 }
                 State::Caught(_) | State::Gone(_) => false,
             };
-            n_unfinished += u64::from(is_step && is_unfinished);
+            n_unfinished += u64::from(is_counted && is_unfinished);
         }
     }
     assert_eq!(run.n_running, n_running);
     assert_eq!(run.timers, timers);
+    waits.check(run);
     if run.history.is_none() {
         assert_eq!(run.live_bytes, bytes);
     }
@@ -84,6 +92,45 @@ pub(super) fn audit_counts(run: &Run) {
         }
     }
     assert!(children.is_empty(), "{children:?} are not there");
+}
+
+/// What a run must know of its waits.
+#[derive(Default)]
+struct Expected {
+    listening: BTreeMap<Arc<str>, BTreeSet<StepId>>,
+    away: BTreeSet<StepId>,
+    /// Nodes that may have a limit.
+    limited: BTreeSet<StepId>,
+}
+
+impl Expected {
+    fn add(&mut self, id: StepId, segment: &Segment, index: u32) {
+        let node = segment.plan.node(index);
+        match (&segment.nodes[index as usize].state, &node.kind) {
+            (State::Listening, NodeKind::Event(name)) => {
+                let listening = self.listening.entry(Arc::clone(name)).or_default();
+                listening.insert(id);
+            }
+            (State::Away { .. }, NodeKind::Child(_)) => drop(self.away.insert(id)),
+            (State::Listening | State::Away { .. }, _) => panic!("{id} is no such node"),
+            _ => {}
+        }
+        let is_settled = matches!(
+            segment.nodes[index as usize].state,
+            State::Done(_) | State::Ran(_) | State::Failed(_) | State::Gone(_)
+        );
+        if node.time_limit().is_some() && !is_settled {
+            self.limited.insert(id);
+        }
+    }
+
+    fn check(&self, run: &Run) {
+        let (listening, away, limits) = run.waits_for_audit();
+        assert_eq!(listening, &self.listening);
+        assert_eq!(away, &self.away);
+        let limits: BTreeSet<StepId> = limits.keys().copied().collect();
+        assert!(limits.is_subset(&self.limited), "{limits:?}");
+    }
 }
 
 fn audit_segment(base: u64, segment: &Segment, has_history: bool) {
@@ -118,6 +165,9 @@ fn audit_segment(base: u64, segment: &Segment, has_history: bool) {
             State::Done(_) | State::Gone(_) | State::Expanded(_) => continue,
             State::Ready | State::Running | State::Ran(_) => assert_eq!(n_pending, 0, "at {at}"),
             State::Waiting | State::Caught(_) => assert!(n_pending > 0, "{at} waits for nothing"),
+            State::Reached | State::Sleeping(_) | State::Listening | State::Away { .. } => {
+                assert_eq!(n_pending, 0, "at {at}");
+            }
             State::Backoff(_) | State::Failed(_) => {}
         }
         assert_eq!(node.n_pending, n_pending, "at {at}");

@@ -15,6 +15,7 @@ mod sim;
 mod steps;
 mod strategy;
 mod tail_calls;
+mod waits;
 
 use proptest::test_runner::Config;
 

@@ -6,7 +6,7 @@ use keepstep_storage::Timestamp;
 
 use super::audit::audit;
 use crate::error::{StepError, StepErrorKind};
-use crate::plan::{Arg, Extra, NodeKind, Plan, PlanNode, StepRef};
+use crate::plan::{Arg, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef, Until};
 use crate::run::{Event, Failure, Run, StepId};
 use crate::value::{Codec, Value};
 
@@ -18,6 +18,7 @@ pub(super) struct Part {
     inputs: Vec<&'static str>,
     after: Vec<&'static str>,
     given_name: Option<&'static str>,
+    limit: Option<u64>,
 }
 
 /// A step with these inputs, each an argument.
@@ -31,6 +32,46 @@ pub(super) fn step(name: &'static str, inputs: &[&'static str]) -> Part {
 
 pub(super) fn catch(name: &'static str, inner: &'static str) -> Part {
     part(name, |_, inputs| NodeKind::Catch(inputs[0]), &[inner])
+}
+
+pub(super) fn sleep(name: &'static str) -> Part {
+    part(name, |_, _| NodeKind::Sleep(Until::After(100)), &[])
+}
+
+pub(super) fn sleep_until_500(name: &'static str) -> Part {
+    let kind = |_, _| NodeKind::Sleep(Until::At(Timestamp(500)));
+    part(name, kind, &[])
+}
+
+/// Waits for a message called `paid`.
+pub(super) fn event(name: &'static str) -> Part {
+    part(name, |_, _| NodeKind::Event("paid".into()), &[])
+}
+
+pub(super) fn all(name: &'static str, inputs: &[&'static str]) -> Part {
+    part(name, |_, inputs| NodeKind::All(inputs.into()), inputs)
+}
+
+pub(super) fn select(name: &'static str, inputs: &[&'static str]) -> Part {
+    let kind = |_, inputs: Vec<u32>| NodeKind::First(First::Placed, inputs.into());
+    part(name, kind, inputs)
+}
+
+pub(super) fn race(name: &'static str, left: &'static str, right: &'static str) -> Part {
+    let kind = |_, inputs: Vec<u32>| NodeKind::First(First::Either, inputs.into());
+    part(name, kind, &[left, right])
+}
+
+/// Waits for a run called `child`.
+pub(super) fn child(name: &'static str) -> Part {
+    let kind = |_, _| {
+        NodeKind::Child(Box::new(Child {
+            id: keepstep_storage::RunId::new("child").unwrap(),
+            plan: plan(&[value("inner")]),
+            hash: [0; 32],
+        }))
+    };
+    part(name, kind, &[])
 }
 
 pub(super) fn value(name: &'static str) -> Part {
@@ -48,12 +89,19 @@ fn part(
         inputs: inputs.to_vec(),
         after: vec![],
         given_name: None,
+        limit: None,
     }
 }
 
 impl Part {
     pub(super) fn after(mut self, others: &[&'static str]) -> Self {
         self.after = others.to_vec();
+        self
+    }
+
+    /// With so many microseconds to be done.
+    pub(super) fn within(mut self, micros: u64) -> Self {
+        self.limit = Some(micros);
         self
     }
 
@@ -71,6 +119,7 @@ pub(super) fn plan(parts: &[Part]) -> Plan {
         let extra = Extra {
             name: part.given_name.map(Into::into),
             after: part.after.iter().map(place).collect(),
+            timeout: part.limit,
             ..Extra::default()
         };
         PlanNode {
@@ -122,7 +171,8 @@ impl Script {
     pub(super) fn apply(&mut self, event: Event) {
         self.run.apply(event.clone()).unwrap();
         self.journal.push(event);
-        let ids = self.run.nodes().filter(|node| node.is_step);
+        // What is no step has no name but the user's.
+        let ids = self.run.nodes();
         self.ids
             .extend(ids.map(|node| (node.label.to_owned(), node.id)));
         let every: Vec<StepId> = self.ids.values().copied().collect();

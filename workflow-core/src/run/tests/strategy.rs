@@ -3,7 +3,10 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::programs::{Kind, Node, Program, Shape, Step, Then};
+use keepstep_storage::{RunId, Timestamp};
+
+use super::programs::{Kind, Node, Program, Shape, Step, Then, value_of};
+use crate::plan::{Child, First, NodeKind, Plan, PlanNode, Until};
 
 /// Up to three levels of expansions, up to six nodes in each.
 pub(super) fn programs() -> impl Strategy<Value = Program> {
@@ -15,6 +18,53 @@ pub(super) fn programs() -> impl Strategy<Value = Program> {
     any.prop_map(|mut program| {
         program.number();
         program
+    })
+}
+
+/// Plans of programs in which some nodes wait for the world, or for the first or all of others.
+pub(super) fn plans_with_waits() -> impl Strategy<Value = Plan> {
+    (programs(), vec(0..64u8, 1..8)).prop_map(|(program, picks)| {
+        let mut plan = program.plan();
+        let mut picks = picks.into_iter().cycle();
+        for node in &mut plan.nodes {
+            // There is always one more.
+            let pick = picks.next().unwrap_or(0);
+            let inputs: Box<[u32]> = match &node.kind {
+                NodeKind::Step { args, .. } => {
+                    let mut inputs = Vec::new();
+                    args.iter()
+                        .for_each(|arg| arg.for_each_input(&mut |input| inputs.push(input)));
+                    inputs.into()
+                }
+                NodeKind::Value(_) => [].into(),
+                _ => continue,
+            };
+            node.kind = match (pick % 8, inputs.len()) {
+                (0, 0) => NodeKind::Sleep(Until::After(u64::from(pick) / 8)),
+                (1, 0) => NodeKind::Sleep(Until::At(Timestamp(u64::from(pick) / 8))),
+                (2, 0) => NodeKind::Event("paid".into()),
+                (3, 0) => NodeKind::Child(Box::new(Child {
+                    id: RunId::new("child").unwrap(),
+                    plan: Plan {
+                        steps: vec![],
+                        nodes: vec![PlanNode {
+                            kind: NodeKind::Value(value_of(0)),
+                            extra: None,
+                        }],
+                    },
+                    hash: [0; 32],
+                })),
+                (0 | 1, _) => NodeKind::All(inputs),
+                (2, 2) => NodeKind::First(First::Either, inputs),
+                (2 | 3, 1..) => NodeKind::First(First::Placed, inputs),
+                _ => continue,
+            };
+            if pick % 3 == 0 {
+                node.extra.get_or_insert_default().timeout = Some(u64::from(pick) / 4);
+            }
+        }
+        assert!(plan.is_sound());
+        plan
     })
 }
 

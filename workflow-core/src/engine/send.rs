@@ -1,0 +1,124 @@
+//! Sending events to runs.
+
+use std::fmt;
+use std::future::IntoFuture;
+
+use futures_core::future::BoxFuture;
+use keepstep_storage::{RunId, Send, SendOutcome};
+use serde::Serialize;
+
+use super::Engine;
+use crate::error::{Error, Result};
+use crate::executor::Mail;
+use crate::value::{Codec, Value};
+
+impl Engine {
+    /// Sends an event to a run, which waits for it with [`event`](crate::event), or will. Await it: the message is durable when that
+    /// returns.
+    ///
+    /// The value is not looked at until the run uses it. If it is of another type than the run expects, the run is suspended with
+    /// an error that names the step and the parameter; the message is not lost, and a program that can read it goes on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::AlreadyEnded`], [`Error::Unencodable`], [`Error::InvalidRunId`], [`Error::ShutDown`],
+    /// [`Error::Storage`]. Nothing is stored then.
+    ///
+    /// ```
+    /// # use keepstep_core::{Engine, event};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> keepstep_core::Result<()> {
+    /// # let engine = Engine::open("memory:").await?;
+    /// let run = engine.start("order", event::<u32>("paid")).await?;
+    /// // Of two messages with one id, the second is dropped: whoever is not sure that it was sent sends it again.
+    /// engine.send_event("order", "paid", &100).id("payment-7").await?;
+    /// engine.send_event("order", "paid", &100).id("payment-7").await?;
+    /// assert_eq!(run.await?, 100);
+    /// # engine.shutdown().await
+    /// # }
+    /// ```
+    pub fn send_event<T: Serialize + ?Sized>(
+        &self,
+        id: impl AsRef<str>,
+        name: impl AsRef<str>,
+        value: &T,
+    ) -> SendEvent {
+        let name = name.as_ref();
+        let mail = Value::encode(value, Codec::MessagePack).map(|value| Mail::Event {
+            name: name.into(),
+            value,
+        });
+        let unencodable = |message: String| Error::Unencodable {
+            step: format!("event {name}"),
+            param: "value".to_owned(),
+            message,
+        };
+        let body = match mail {
+            Ok(mail) => mail
+                .encode()
+                .ok_or_else(|| unencodable("it has more than 4 GiB".to_owned())),
+            Err(error) => Err(unencodable(error.to_string())),
+        };
+        let to = RunId::new(id).map_err(Error::from);
+        let message = to.and_then(|to| {
+            Ok(Send {
+                to,
+                key: None,
+                body: body?,
+                only_with: None,
+            })
+        });
+        SendEvent {
+            engine: self.clone(),
+            message,
+        }
+    }
+}
+
+/// An event on its way: see [`Engine::send_event`].
+#[must_use = "an event is sent when it is awaited"]
+pub struct SendEvent {
+    engine: Engine,
+    message: Result<Send>,
+}
+
+impl SendEvent {
+    /// Gives the message an id: a second one of this id to this run is dropped, also after the first was used.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.key = Some(id.into());
+        }
+        self
+    }
+
+    async fn send(self) -> Result<()> {
+        let message = self.message?;
+        let to = message.to.clone();
+        match self.engine.shared.send(message).await? {
+            SendOutcome::Accepted(_) | SendOutcome::Duplicate => Ok(()),
+            SendOutcome::NotFound | SendOutcome::Skipped => Err(Error::NotFound { run: to }),
+            SendOutcome::Ended => {
+                let record = self.engine.record(&to).await?;
+                let status = self.engine.shared.status_of(&to, &record);
+                Err(Error::AlreadyEnded { run: to, status })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for SendEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.message.as_ref();
+        f.debug_struct("SendEvent")
+            .field("to", &message.map(|message| &message.to))
+            .finish_non_exhaustive()
+    }
+}
+
+impl IntoFuture for SendEvent {
+    type Output = Result<()>;
+    type IntoFuture = BoxFuture<'static, Result<()>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}

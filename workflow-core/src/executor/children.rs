@@ -1,0 +1,139 @@
+//! Child runs: runs that a run starts and waits for.
+//!
+//! A child is begun once the wish for it is durable. Beginning one that is there attaches to it, so a crash in between does no
+//! harm. Its end is a message to its parent, sent in the commit that ends it; a parent that comes into memory looks for itself.
+
+use std::sync::Arc;
+
+use keepstep_storage::{Parent, RunId, Send, StorageError, StoredStatus};
+
+use super::mail::Mail;
+use super::{Happened, RunMessage, RunTask};
+use crate::engine::{Ended, Shared};
+use crate::error::{Error, StepErrorKind};
+use crate::run::{ChildToBegin, Failure, StepId};
+use crate::value::Value;
+
+/// How a child was found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// It is there, and has not ended.
+    There,
+    Ended(Value),
+    /// There will be no result.
+    Failed(Failure),
+    Storage(StorageError),
+    ShutDown,
+}
+
+impl RunTask {
+    /// Begins the children that durable events ask for, and looks after those that are there.
+    pub(super) fn begin_children(&mut self) {
+        for child in self.run.take_children() {
+            self.begin_child(child);
+        }
+    }
+
+    fn begin_child(&mut self, to_begin: ChildToBegin) {
+        let parent = Parent {
+            run: self.id.clone(),
+            incarnation: self.record.incarnation,
+            step: to_begin.step.0,
+        };
+        let (shared, to) = (Arc::clone(&self.shared), self.sender.clone());
+        self.n_looking += 1;
+        self.shared.tasks.spawn(async move {
+            let step = to_begin.step;
+            let found = begin(&shared, parent, to_begin).await;
+            // The run may be gone: then nobody needs to know.
+            drop(to.send(RunMessage::Child { step, found }));
+        });
+    }
+
+    /// A child has said that it ended.
+    pub(super) fn look_after_child(&mut self, step: StepId) {
+        if let Some(child) = self.run.child(step) {
+            self.begin_child(child);
+        }
+    }
+
+    pub(super) fn child_found(&mut self, step: StepId, found: Found) -> Result<(), Ended> {
+        self.n_looking -= 1;
+        match found {
+            Found::There => self.happened.push_back(Happened::ChildBegan { step }),
+            Found::Ended(value) => self.happened.push_back(Happened::Ended { step, value }),
+            Found::Failed(failure) => self.happened.push_back(Happened::Failed { step, failure }),
+            Found::Storage(error) => return Err(Ended::Interrupted(error)),
+            Found::ShutDown => {}
+        }
+        Ok(())
+    }
+
+    /// What other runs are told in the commit that gives this one a status.
+    pub(super) fn letters(&mut self, status: StoredStatus) -> Vec<Send> {
+        self.to_cancel.extend(self.run.take_orphans());
+        if status == StoredStatus::Canceled {
+            self.to_cancel.extend(self.run.children());
+        }
+        letters(&self.to_cancel, self.record.parent.as_ref(), status)
+    }
+
+    /// Cancels the runs that nothing needs, once that is durable. Their message does so after a crash.
+    pub(super) fn cancel_children(&mut self) {
+        for child in std::mem::take(&mut self.to_cancel) {
+            self.shared.cancel_soon(child);
+        }
+    }
+}
+
+/// The messages of a run that gets a status: to children that nothing needs, and to its parent.
+pub(crate) fn letters(
+    abandoned: &[RunId],
+    parent: Option<&Parent>,
+    status: StoredStatus,
+) -> Vec<Send> {
+    let letter = |to: &RunId, mail: &Mail| {
+        Some(Send {
+            to: to.clone(),
+            key: None,
+            body: mail.encode()?,
+            only_with: None,
+        })
+    };
+    let to_children = abandoned
+        .iter()
+        .map(|child| letter(child, &Mail::Abandoned));
+    let to_parent = parent.filter(|_| status.is_final()).map(|parent| {
+        let step = StepId(parent.step);
+        letter(&parent.run, &Mail::ChildEnded { step })
+    });
+    to_children.chain(to_parent).flatten().collect()
+}
+
+async fn begin(shared: &Arc<Shared>, parent: Parent, to_begin: ChildToBegin) -> Found {
+    let id = to_begin.child.id.clone();
+    match shared.engine().begin_child(parent, to_begin).await {
+        Ok(None) => Found::There,
+        Ok(Some(Ended::Successful(value))) => Found::Ended(value),
+        Ok(Some(Ended::Failed(error))) => Found::Failed(Failure {
+            kind: error.kind,
+            message: format!("run {id:?} failed: {error}"),
+            causes: Vec::new(),
+        }),
+        Ok(Some(_)) => failed(format!("run {id:?} was canceled")),
+        Err(Error::Storage(error)) => Found::Storage(error),
+        Err(Error::ShutDown) => Found::ShutDown,
+        Err(Error::IdConflict { .. }) => failed(format!(
+            "there is a run {id:?} that this workflow did not start; give the child another id"
+        )),
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+fn failed(message: String) -> Found {
+    Found::Failed(Failure {
+        kind: StepErrorKind::Error,
+        message,
+        causes: Vec::new(),
+    })
+}

@@ -1,0 +1,199 @@
+//! Messages to a run: what they say, and how the run takes them.
+//!
+//! A message stays in the store's inbox until the commit that records what came of it. A run in memory reads its inbox when it may
+//! have mail and waits for some, each message once.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bincode::Options;
+use bytes::Bytes;
+use keepstep_storage::{Message, MessageId};
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::RunTask;
+use crate::engine::Ended;
+use crate::error::{Damage, Error};
+use crate::run::StepId;
+use crate::value::Value;
+
+/// How many messages are read at a time.
+const PAGE: usize = 1000;
+/// The version of a message's bytes.
+const FORMAT: u8 = 1;
+
+/// What a message to a run says. Stored as bincode: add variants at the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Mail {
+    /// Something happened that the run may wait for.
+    Event { name: Arc<str>, value: Value },
+    /// The run that a node waits for has ended.
+    ChildEnded { step: StepId },
+    /// The run that this one was started by was canceled, or needs it no more.
+    Abandoned,
+}
+
+impl Mail {
+    /// The bytes that are stored; `None` beyond 4 GiB.
+    pub(crate) fn encode(&self) -> Option<Bytes> {
+        let mut bytes = vec![FORMAT];
+        bincode::DefaultOptions::new()
+            .serialize_into(&mut bytes, self)
+            .ok()?;
+        u32::try_from(bytes.len()).ok()?;
+        Some(bytes.into())
+    }
+
+    /// What stored bytes say; what is wrong with them otherwise.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let (version, mail) = bytes.split_first().ok_or("it is empty")?;
+        if *version != FORMAT {
+            return Err(format!(
+                "it has format {version}, which this version of keepstep does not read"
+            ));
+        }
+        bincode::DefaultOptions::new()
+            .with_limit(mail.len() as u64)
+            .deserialize(mail)
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// The inbox of a run in memory, as far as it was read.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    read_to: Option<MessageId>,
+    may_have_more: bool,
+    /// Events that nothing has taken yet, by name, in order of arrival.
+    events: HashMap<Arc<str>, VecDeque<(MessageId, Value)>>,
+    /// Messages that need no event of their own, to be consumed with the next commit.
+    taken: Vec<MessageId>,
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self {
+            read_to: None,
+            // What arrived while the run was not in memory.
+            may_have_more: true,
+            events: HashMap::new(),
+            taken: Vec::new(),
+        }
+    }
+}
+
+impl Mailbox {
+    /// Something arrived.
+    pub(super) fn arrived(&mut self) {
+        self.may_have_more = true;
+    }
+
+    /// Messages that are done with.
+    pub(super) fn take_taken(&mut self) -> Vec<MessageId> {
+        std::mem::take(&mut self.taken)
+    }
+}
+
+impl RunTask {
+    /// Reads the mail, if the run may have some and can do something with it.
+    pub(super) async fn read_mail(&mut self) -> Result<(), Ended> {
+        let may_matter = self.run.waits_for_others() || self.record.parent.is_some();
+        if !may_matter || !self.run.is_active() || self.is_shutting_down {
+            return Ok(());
+        }
+        while std::mem::take(&mut self.mailbox.may_have_more) {
+            let page = self
+                .shared
+                .storage
+                .inbox(&self.id, self.mailbox.read_to, PAGE)
+                .await
+                .map_err(Ended::Interrupted)?;
+            self.mailbox.may_have_more = page.len() == PAGE;
+            for Message { id, body } in page {
+                self.mailbox.read_to = Some(id);
+                let mail = Mail::decode(&body).map_err(|what| {
+                    Ended::Unreadable(Error::Damaged {
+                        run: self.id.clone(),
+                        damage: Damage::Message { id: id.0, what },
+                    })
+                })?;
+                self.take_mail(id, mail).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_mail(&mut self, id: MessageId, mail: Mail) -> Result<(), Ended> {
+        debug!(run = %self.id, message = id.0, ?mail, "message read");
+        match mail {
+            Mail::Event { name, value } => {
+                let value = self
+                    .shared
+                    .offload(value)
+                    .await
+                    .map_err(Ended::Interrupted)?;
+                let events = self.mailbox.events.entry(name).or_default();
+                events.push_back((id, value));
+            }
+            Mail::ChildEnded { step } => {
+                self.mailbox.taken.push(id);
+                self.look_after_child(step);
+            }
+            Mail::Abandoned => {
+                self.mailbox.taken.push(id);
+                self.run.cancel();
+                self.stop_steps();
+            }
+        }
+        Ok(())
+    }
+
+    /// The next message that a node of the run waits for.
+    pub(super) fn next_event(&mut self) -> Option<(StepId, MessageId, Value)> {
+        if self.mailbox.events.is_empty() {
+            return None;
+        }
+        let name = self
+            .run
+            .listened_names()
+            .find(|name| self.mailbox.events.contains_key(*name))?;
+        let (name, step) = (Arc::clone(name), self.run.listener(name)?);
+        let events = self.mailbox.events.get_mut(&name)?;
+        let (id, value) = events.pop_front()?;
+        if events.is_empty() {
+            self.mailbox.events.remove(&name);
+        }
+        Some((step, id, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Codec;
+
+    /// A change of these bytes makes messages unreadable that are under way: add a variant instead.
+    #[test]
+    fn messages_of_format_1_keep_their_bytes() {
+        let value = Value::encode(&7u8, Codec::MessagePack).unwrap();
+        let name = "paid".into();
+        for (mail, hex) in [
+            (Mail::Event { name, value }, "01000470616964020107"),
+            (Mail::ChildEnded { step: StepId(300) }, "0101fb2c01"),
+            (Mail::Abandoned, "0102"),
+        ] {
+            let bytes = mail.encode().unwrap();
+            let found: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(found, hex);
+            assert_eq!(Mail::decode(&bytes), Ok(mail));
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_an_error() {
+        for bytes in [&[][..], &[2, 2], &[1], &[1, 9], &[1, 2, 0], &[1, 0, 200, 1]] {
+            assert!(Mail::decode(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}
