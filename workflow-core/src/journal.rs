@@ -108,6 +108,13 @@ pub(crate) fn read_entry(position: Position, bytes: &[u8]) -> Result<Vec<Event>,
         .collect()
 }
 
+/// An entry of these bytes, whatever they are.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn seal(position: Position, n_events: u32, payload: &[u8]) -> Bytes {
+    let bytes = [&[0; HEADER], payload].concat();
+    EntryWriter { bytes, n_events }.finish(position)
+}
+
 fn checksum(position: Position, n_events: u32, payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&position.0.to_le_bytes());

@@ -115,6 +115,9 @@ macro_rules! on_codec {
                 let mut decoder = bincode::Deserializer::from_slice(bytes, options);
                 decoder.$method($($arg,)* $visitor).map_err(DecodeError::new)
             }
+            Decoder::Bytes(bytes) if is_nested_too_deep(bytes) => {
+                Err(DecodeError::new("the value is a result in a result, too many times"))
+            }
             Decoder::Bytes([tag::OK, inner @ ..]) => visit_ok(inner, $visitor),
             Decoder::Bytes([tag::BLOB, ..]) => Err(DecodeError::new("the value's blob was not loaded")),
             Decoder::Bytes([other, ..]) => {
@@ -200,7 +203,9 @@ impl<'de> Deserializer<'de> for Decoder<'de> {
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
         match self {
-            Self::Bytes([tag::OK, inner @ ..]) => visitor.visit_enum(OkVariant { inner }),
+            Self::Bytes(bytes @ [tag::OK, inner @ ..]) if !is_nested_too_deep(bytes) => {
+                visitor.visit_enum(OkVariant { inner })
+            }
             _ => on_codec!(self, visitor, deserialize_enum(name, variants)),
         }
     }
@@ -208,6 +213,12 @@ impl<'de> Deserializer<'de> for Decoder<'de> {
     fn is_human_readable(&self) -> bool {
         false
     }
+}
+
+/// Types nest results as deep as somebody wrote them; bytes that go on and on would take the whole stack.
+fn is_nested_too_deep(bytes: &[u8]) -> bool {
+    const MOST: usize = 64;
+    bytes.len() > MOST && bytes[..MOST].iter().all(|byte| *byte == tag::OK)
 }
 
 /// `Ok(inner)` for a type that takes anything: a map with one entry, as the codecs write it.

@@ -1,5 +1,6 @@
 //! The plan: the flat, untyped, encodable form of a DAG. What is stored of a workflow.
 
+mod depth;
 mod flatten;
 mod hash;
 
@@ -54,9 +55,9 @@ pub(crate) enum Arg {
     Value(Value),
     /// The result of a node of this plan.
     Node(u32),
-    Seq(Box<[Arg]>),
-    Map(Box<[(Value, Arg)]>),
-    Some(Box<Arg>),
+    Seq(#[serde(deserialize_with = "depth::nested")] Box<[Arg]>),
+    Map(#[serde(deserialize_with = "depth::nested")] Box<[(Value, Arg)]>),
+    Some(#[serde(deserialize_with = "depth::nested")] Box<Arg>),
 }
 
 /// What a user may say of one node.

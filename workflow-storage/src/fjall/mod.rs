@@ -4,6 +4,8 @@
 //! It says less of damage than redb does: some kinds of damage in its newest journal make it drop all that follows
 //! without a word, which a run's own numbers then report as a hole.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod torn;
 
 use std::collections::HashMap;

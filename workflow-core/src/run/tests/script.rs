@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use keepstep_storage::Timestamp;
 
-use super::audit::audit;
 use crate::error::{StepError, StepErrorKind};
 use crate::plan::{Arg, Extra, NodeKind, Plan, PlanNode, StepRef};
+use crate::run::audit::audit;
 use crate::run::{Event, Failure, Run, StepId};
 use crate::value::{Codec, Value};
 
