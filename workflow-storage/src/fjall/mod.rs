@@ -186,7 +186,8 @@ impl OrderedMap for Fjall {
                 let persisted = tree.db.persist(PersistMode::SyncAll);
                 drop(tree);
                 persisted.map_err(|e| self.failure("close", e))
-            }),
+            })
+            .map_err(|error| self.poison.explain(&self.path, error)),
             None => Ok(()),
         }
     }
