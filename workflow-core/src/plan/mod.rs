@@ -133,18 +133,29 @@ impl Plan {
         blobs
     }
 
-    /// Whether every reference of a plan that was read from a store points to something before it.
+    /// Whether a plan that was read from a store is one: every reference points to something before it, and every node but the
+    /// root is used.
     pub(crate) fn is_sound(&self) -> bool {
-        !self.nodes.is_empty()
-            && self.nodes.len() < u32::MAX as usize
-            && self.nodes.iter().enumerate().all(|(index, node)| {
-                let mut sound = match node.kind {
-                    NodeKind::Step { step, .. } => (step as usize) < self.steps.len(),
-                    NodeKind::Value(_) | NodeKind::Catch(_) => true,
-                };
-                node.for_each_input(&mut |input| sound &= (input as usize) < index);
-                sound
-            })
+        if self.nodes.is_empty() || self.nodes.len() >= u32::MAX as usize {
+            return false;
+        }
+        let mut is_used = vec![false; self.nodes.len()];
+        is_used[self.root() as usize] = true;
+        let refers_back = self.nodes.iter().enumerate().all(|(index, node)| {
+            let mut sound = match node.kind {
+                NodeKind::Step { step, .. } => (step as usize) < self.steps.len(),
+                NodeKind::Value(_) | NodeKind::Catch(_) => true,
+            };
+            node.for_each_input(&mut |input| {
+                let is_before = (input as usize) < index;
+                if is_before {
+                    is_used[input as usize] = true;
+                }
+                sound &= is_before;
+            });
+            sound
+        });
+        refers_back && is_used.into_iter().all(|is_used| is_used)
     }
 }
 
