@@ -47,6 +47,8 @@ fn no_decoder_panics_at_its_corpus() {
         for file in fs::read_dir(in_fuzz("corpus").join(name)).unwrap() {
             let path = file.unwrap().path();
             let bytes = fs::read(&path).unwrap();
+            // An overflow of the stack leaves nothing else to go by.
+            println!("{}", path.display());
             let outcome = std::panic::catch_unwind(|| decode(&bytes));
             assert!(outcome.is_ok(), "{} makes {name} panic", path.display());
             files += 1;

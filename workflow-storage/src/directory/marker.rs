@@ -54,7 +54,10 @@ impl Marker {
             }
             None => return Err(damaged(root)),
         }
-        Self::parse(&text).ok_or_else(|| damaged(root))
+        // Capitals and zeros that make no difference to a number are damage, too.
+        Self::parse(&text)
+            .filter(|marker| marker.text().as_bytes() == bytes)
+            .ok_or_else(|| damaged(root))
     }
 
     fn parse(text: &str) -> Option<Self> {
