@@ -13,3 +13,7 @@ fix:
 # keepstep beside its floors; `just bench chain` for one of them.
 bench filter="":
     cargo bench --bench speed -- {{filter}}
+
+# A decoder against whatever bytes: `just fuzz fold`. Works on stable Rust, too.
+fuzz target *arguments="-max_len=4096 -max_total_time=300":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none {{target}} -- {{arguments}}

@@ -14,8 +14,9 @@ use keepstep::prelude::*;
 use crate::disk::{Disk, Tree, Unsynced};
 use crate::judge::Judge;
 use crate::ledger::Ledger;
+use crate::preload::say;
 use crate::random::Random;
-use crate::shim::{self, say};
+use crate::shim;
 use crate::workflow::{OUTPUT, workflow};
 
 const STORE: &str = "KEEPSTEP_TEST_STORE";

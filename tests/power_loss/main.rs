@@ -13,6 +13,8 @@ mod judge;
 #[expect(dead_code, reason = "the crash tests use another part of it")]
 #[path = "../crash/ledger.rs"]
 mod ledger;
+#[path = "../common/preload.rs"]
+mod preload;
 mod random;
 mod shim;
 #[path = "../crash/workflow.rs"]

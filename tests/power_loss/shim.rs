@@ -1,47 +1,18 @@
 //! The C library that is preloaded into the process whose power is cut, and the log that it writes.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::disk::{Disk, Entry, Id, PAGE};
+use crate::preload;
 
 /// Compiles the library, once. `None` if there is no compiler, which is said.
 pub(crate) fn library() -> Option<&'static Path> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let compile = || preload::compile("tests/power_loss/shim.c");
     LIBRARY.get_or_init(compile).as_deref()
-}
-
-fn compile() -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power_loss/shim.c");
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let ours = directory.join(format!("power-loss-{}.so", std::process::id()));
-    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let mut command = Command::new(&compiler);
-    command.args(["-shared", "-fPIC", "-O2", "-Wall", "-o"]);
-    match command
-        .arg(&ours)
-        .arg(source)
-        .args(["-ldl", "-pthread"])
-        .status()
-    {
-        Ok(status) => assert!(status.success(), "the shim does not compile"),
-        Err(error) => {
-            say(&format!(
-                "SKIPPED: the power-loss tests need a C compiler; {compiler:?}: {error}"
-            ));
-            return None;
-        }
-    }
-    Some(ours)
-}
-
-/// Says something although the test passes.
-pub(crate) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Does to what was durable at the beginning what the log says was synced since. Says how many syncs there were.

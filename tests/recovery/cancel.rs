@@ -229,6 +229,48 @@ async fn a_cancel_that_comes_with_the_end_is_too_late() -> keepstep::Result<()> 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancel_at_any_instant_around_the_end_does_not_undo_it() -> keepstep::Result<()> {
+    for (what, end) in [
+        (Do::Succeed, Status::Successful),
+        (Do::Fail, Status::Failed),
+    ] {
+        // The tasks of this thread take turns: so many turns after the store had the end, the cancel comes. It comes while the
+        // run's task has not heard that its end is durable, with that news, and when the task is gone.
+        for turns in 0..40 {
+            let store = Arc::new(Faulty::new(memory()));
+            let lab = Lab::on(store.clone());
+            lab.world.tell("a", Do::Hold);
+            let engine = lab.engine().await;
+            let handle = engine.start("run", leaf("a").build()).await?;
+            lab.world.until("a").await;
+            store.inject(Fault::next(Call::Commit, Effect::Delay));
+            lab.world.tell("a", what);
+            store.until_held(1).await;
+            let cancel = tokio::spawn({
+                let (engine, store) = (engine.clone(), store.clone());
+                async move {
+                    store.release_held();
+                    for _ in 0..turns {
+                        tokio::task::yield_now().await;
+                    }
+                    engine.cancel("run").await
+                }
+            });
+            // In a minute that passes at once.
+            let canceled = tokio::time::timeout(Duration::from_secs(60), cancel);
+            match canceled.await.unwrap().unwrap() {
+                Err(Error::AlreadyEnded { status, .. }) => assert_eq!(status, end, "{turns}"),
+                other => panic!("{other:?} after {turns} turns"),
+            }
+            assert_eq!(engine.status("run").await?, end, "{turns}");
+            assert_eq!(handle.await.is_ok(), end == Status::Successful, "{turns}");
+            engine.shutdown().await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_result_that_comes_with_a_cancel_changes_nothing() -> keepstep::Result<()> {
     let store = Arc::new(Faulty::new(memory()));
     let lab = Lab::on(store.clone());

@@ -108,6 +108,13 @@ pub(crate) fn read_entry(position: Position, bytes: &[u8]) -> Result<Vec<Event>,
         .collect()
 }
 
+/// An entry of these bytes, whatever they are.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn seal(position: Position, n_events: u32, payload: &[u8]) -> Bytes {
+    let bytes = [&[0; HEADER], payload].concat();
+    EntryWriter { bytes, n_events }.finish(position)
+}
+
 fn checksum(position: Position, n_events: u32, payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&position.0.to_le_bytes());
@@ -195,13 +202,7 @@ mod tests {
             NodeKind::First(First::Placed, Box::new([0, 1])),
             NodeKind::Child(Box::new(Child {
                 id: keepstep_storage::RunId::new("c").unwrap(),
-                plan: Plan {
-                    steps: vec![],
-                    nodes: vec![PlanNode {
-                        kind: NodeKind::Value(value()),
-                        extra: None,
-                    }],
-                },
+                plan: [7, 8].into(),
                 hash: [0; 32],
             })),
         ];
@@ -267,7 +268,7 @@ mod tests {
                     step,
                     plan: waits.into(),
                 },
-                "03fb2c010006030007000301050004016100050200000006010200010007016300010102010700000000000000000000000000000000000000000000000000000000000000000000",
+                "03fb2c010006030007000003010500040161000502000000060102000100070163020708000000000000000000000000000000000000000000000000000000000000000000",
             ),
         ];
         for (event, bytes) in expected {

@@ -7,6 +7,9 @@ mod engine;
 mod error;
 mod eval;
 mod executor;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod graph;
 mod journal;
 mod plan;

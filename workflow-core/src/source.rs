@@ -94,6 +94,9 @@ impl de::Error for DecodeError {
     }
 }
 
+/// How deep a value may nest. The codec's own limit, 1024, takes more stack than a thread of tokio has in a debug build.
+const MAX_DEPTH: usize = 256;
+
 /// A deserializer over a source, or over the bytes of one value.
 #[derive(Clone, Copy)]
 enum Decoder<'a> {
@@ -119,7 +122,9 @@ macro_rules! on_codec {
     ($self:ident, $visitor:ident, $method:ident ( $($arg:expr),* )) => {
         match $self {
             Decoder::Bytes([tag::MESSAGE_PACK, bytes @ ..]) => {
-                rmp_serde::Deserializer::from_read_ref(bytes).$method($($arg,)* $visitor).map_err(DecodeError::new)
+                let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
+                decoder.set_max_depth(MAX_DEPTH);
+                decoder.$method($($arg,)* $visitor).map_err(DecodeError::new)
             }
             Decoder::Bytes([tag::BINCODE, bytes @ ..]) => {
                 // A length that is more than all of the bytes is refused before anything is allocated for it.

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use either::Either;
 use keepstep_storage::RunId;
 
-use crate::plan::{First, Until, flatten};
+use crate::error::Error;
+use crate::plan::{Child, First, Until, flatten};
 use crate::workflow::{BuildKind, BuildNode, ChildBuild, Workflow};
 
 /// Is done when `duration` has passed since the run reached it: since the run began, or the step ended that returned it, or
@@ -146,11 +147,16 @@ pub fn all<T>(workflows: impl IntoIterator<Item = Workflow<T>>) -> Workflow<Vec<
 /// # }
 /// ```
 pub fn child<T>(id: impl AsRef<str>, workflow: Workflow<T>) -> Workflow<T> {
-    let child = ChildBuild {
-        id: RunId::new(id),
-        flattened: flatten(workflow.node()),
-    };
-    of(BuildKind::Child(child.into()))
+    of(BuildKind::Child(child_of(id.as_ref(), &workflow).into()))
+}
+
+fn child_of<T>(id: &str, workflow: &Workflow<T>) -> Result<ChildBuild, Error> {
+    let id = RunId::new(id)?;
+    let flattened = flatten(workflow.node())?;
+    Ok(ChildBuild {
+        child: Child::new(id, &flattened.plan).ok_or(Error::PlanTooLarge)?,
+        defs: flattened.defs,
+    })
 }
 
 fn of<T>(kind: BuildKind) -> Workflow<T> {

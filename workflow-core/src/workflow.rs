@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use keepstep_storage::{InvalidRunId, RunId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 
 use crate::arg::{ArgShape, BuildArg};
 use crate::error::{Error, StepError};
-use crate::plan::{First, Flattened, Until};
+use crate::plan::{Child, First, Until};
 use crate::step::StepDef;
 use crate::value::{Codec, EncodeError, Value};
 
@@ -165,13 +164,14 @@ pub(crate) enum BuildKind {
     Event(Arc<str>),
     All(Vec<Arc<BuildNode>>),
     First(First, Vec<Arc<BuildNode>>),
-    Child(Arc<ChildBuild>),
+    /// What is wrong with it is reported when the workflow is run.
+    Child(Arc<Result<ChildBuild, Error>>),
 }
 
-/// A run of its own in a workflow that is being built. What is wrong with it is reported when the workflow is run.
+/// A run of its own in a workflow that is being built, and the code it needs.
 pub(crate) struct ChildBuild {
-    pub(crate) id: Result<RunId, InvalidRunId>,
-    pub(crate) flattened: Result<Flattened, Error>,
+    pub(crate) child: Child,
+    pub(crate) defs: Vec<&'static StepDef>,
 }
 
 impl BuildNode {
@@ -198,7 +198,10 @@ impl BuildNode {
             (None, BuildKind::All(_)) => "all",
             (None, BuildKind::First(First::Either, _)) => "race",
             (None, BuildKind::First(First::Placed, _)) => "select",
-            (None, BuildKind::Child(child)) => child.id.as_ref().map_or("child", RunId::as_str),
+            (None, BuildKind::Child(child)) => match &**child {
+                Ok(child) => child.child.id.as_str(),
+                Err(_) => "child",
+            },
         }
     }
 

@@ -101,6 +101,9 @@ mod error;
 pub mod fault;
 #[cfg(feature = "fjall")]
 mod fjall;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod memory;
 mod open;

@@ -23,6 +23,11 @@ impl Poison {
         }
     }
 
+    /// What to say of a failure that may only follow from an earlier one: backends say no more then than that they had one.
+    pub(crate) fn explain(&self, location: &Path, error: StorageError) -> StorageError {
+        self.check(location).err().unwrap_or(error)
+    }
+
     /// Notes the failure of a write. That the store is closed is none.
     pub(crate) fn note(&self, error: StorageError) -> StorageError {
         if !matches!(error, StorageError::Closed { .. }) {

@@ -155,7 +155,8 @@ impl OrderedMap for Redb {
         match db {
             Some(db) => guarded(&self.path, || {
                 db.close().map_err(|e| self.failure("close", e))
-            }),
+            })
+            .map_err(|error| self.poison.explain(&self.path, error)),
             None => Ok(()),
         }
     }

@@ -8,9 +8,8 @@ use keepstep_storage::{Parent, RunId, RunQuery, RunRecord, StorageError, StoredS
 use super::handle::{Attached, Handle};
 use super::shared::{Admission, Ended, Place, Seat, SeatState, Shared};
 use super::{Engine, forbid_in_step};
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::executor::load_run;
-use crate::plan::Child;
 use crate::run::{ChildToBegin, Event};
 use crate::status::Status;
 
@@ -143,13 +142,20 @@ impl Engine {
         parent: Parent,
         to_begin: ChildToBegin,
     ) -> Result<Option<Ended>> {
-        let Child { id, plan, hash } = to_begin.child;
+        let child = to_begin.child;
+        let (id, hash) = (child.id.clone(), child.hash);
         let _lock = self.shared.locks.lock(&id).await;
         let mut record = self.shared.storage.record(&id).await?;
         if record.is_none() {
             if to_begin.has_begun {
                 return Err(Error::NotFound { run: id });
             }
+            let plan = child.plan().ok_or_else(|| Error::Damaged {
+                run: parent.run.clone(),
+                damage: Damage::Missing {
+                    what: "plan of a child run",
+                },
+            })?;
             let admission = self.shared.take_place_for_child()?;
             let created = self.create(&id, plan, hash, admission, Some(parent.clone()));
             match created.await? {

@@ -74,7 +74,8 @@ fn check(event: &crate::run::Event, at: Position) -> Result<(), Damage> {
     } else {
         Err(Damage::Entry {
             at,
-            what: "a plan refers to a node that is not before it".to_owned(),
+            what: "a plan refers to a node that is not before it, or has one that nothing uses"
+                .to_owned(),
         })
     }
 }

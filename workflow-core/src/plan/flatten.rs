@@ -17,12 +17,7 @@ pub(crate) struct Flattened {
     pub(crate) plan: Plan,
     /// The definitions of `plan.steps`, in their order, then those of the plans of child runs.
     pub(crate) defs: Vec<&'static StepDef>,
-    /// How deep child runs are nested in it.
-    depth: u32,
 }
-
-/// Plans nested deeper than this are not built: reading one back is recursive.
-const MAX_DEPTH: u32 = 64;
 
 /// Flattens the DAG that ends in `root`.
 ///
@@ -54,7 +49,6 @@ pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
     Ok(Flattened {
         plan: flattener.plan,
         defs: flattener.defs,
-        depth: flattener.depth,
     })
 }
 
@@ -63,7 +57,6 @@ struct Flattener {
     plan: Plan,
     defs: Vec<&'static StepDef>,
     defs_of_children: Vec<&'static StepDef>,
-    depth: u32,
     index: FxHashMap<*const BuildNode, u32>,
     step_index: HashMap<*const StepDef, u32>,
 }
@@ -130,17 +123,10 @@ impl Flattener {
         nodes.iter().map(index).collect()
     }
 
-    fn child(&mut self, child: &ChildBuild) -> Result<Child, Error> {
-        let id = child.id.clone()?;
-        let flattened = child.flattened.as_ref().map_err(Error::clone)?;
-        self.depth = self.depth.max(flattened.depth + 1);
-        if self.depth > MAX_DEPTH {
-            return Err(Error::PlanTooLarge);
-        }
-        self.defs_of_children.extend_from_slice(&flattened.defs);
-        let plan = flattened.plan.clone();
-        let hash = super::hash(&plan);
-        Ok(Child { id, plan, hash })
+    fn child(&mut self, child: &Result<ChildBuild, Error>) -> Result<Child, Error> {
+        let child = child.as_ref().map_err(Error::clone)?;
+        self.defs_of_children.extend_from_slice(&child.defs);
+        Ok(child.child.clone())
     }
 
     fn step(&mut self, def: &'static StepDef) -> u32 {

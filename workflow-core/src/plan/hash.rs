@@ -19,6 +19,12 @@ struct Sink {
 impl Sink {
     const ENOUGH: usize = 4096;
 
+    /// One for a level of a value: on the stack, those of a deep value would not all have room.
+    #[inline(never)]
+    fn boxed() -> Box<Self> {
+        Box::default()
+    }
+
     fn update(&mut self, bytes: &[u8]) -> &mut Self {
         self.gathered.extend_from_slice(bytes);
         if self.gathered.len() >= Self::ENOUGH {
@@ -28,7 +34,8 @@ impl Sink {
         self
     }
 
-    fn finalize(mut self) -> blake3::Hash {
+    #[inline(never)]
+    fn finalize(&mut self) -> blake3::Hash {
         self.hasher.update(&self.gathered);
         self.hasher.finalize()
     }
@@ -211,7 +218,7 @@ fn hash_packed<'a>(hasher: &mut Sink, bytes: &'a [u8], depth: u32) -> Option<&'a
             // A sum does not depend on the order of what is summed.
             let mut sum = [0u64; 4];
             for _ in 0..length {
-                let mut entry = Sink::default();
+                let mut entry = Sink::boxed();
                 rest = hash_packed(&mut entry, rest, depth + 1)?;
                 rest = hash_packed(&mut entry, rest, depth + 1)?;
                 let entry = entry.finalize();

@@ -1,15 +1,17 @@
 //! The plan: the flat, untyped, encodable form of a DAG. What is stored of a workflow.
 
+mod depth;
 mod flatten;
 mod hash;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bincode::Options;
 use keepstep_storage::{BlobId, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use flatten::{Flattened, flatten};
+pub(crate) use flatten::flatten;
 pub(crate) use hash::hash;
 
 use crate::value::Value;
@@ -80,9 +82,28 @@ pub(crate) enum First {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Child {
     pub(crate) id: RunId,
-    pub(crate) plan: Plan,
-    /// Of the plan as it was built, before its long values went to blobs.
+    /// Its plan, encoded: children of children are not looked into.
+    pub(crate) plan: Arc<[u8]>,
     pub(crate) hash: [u8; 32],
+}
+
+impl Child {
+    /// A run of this id and plan; `None` if that does not encode.
+    pub(crate) fn new(id: RunId, plan: &Plan) -> Option<Self> {
+        let bytes = bincode::DefaultOptions::new().serialize(plan).ok()?;
+        Some(Self {
+            id,
+            plan: bytes.into(),
+            hash: hash(plan),
+        })
+    }
+
+    /// Its plan; `None` if the bytes are not one.
+    pub(crate) fn plan(&self) -> Option<Plan> {
+        let options = bincode::DefaultOptions::new().with_limit(self.plan.len() as u64);
+        let plan: Plan = options.deserialize(&self.plan).ok()?;
+        plan.is_sound().then_some(plan)
+    }
 }
 
 /// One argument of a step.
@@ -91,9 +112,9 @@ pub(crate) enum Arg {
     Value(Value),
     /// The result of a node of this plan.
     Node(u32),
-    Seq(Box<[Arg]>),
-    Map(Box<[(Value, Arg)]>),
-    Some(Box<Arg>),
+    Seq(#[serde(deserialize_with = "depth::nested")] Box<[Arg]>),
+    Map(#[serde(deserialize_with = "depth::nested")] Box<[(Value, Arg)]>),
+    Some(#[serde(deserialize_with = "depth::nested")] Box<Arg>),
 }
 
 /// What a user may say of one node.
@@ -158,7 +179,6 @@ impl Plan {
                     .iter_mut()
                     .for_each(|arg| arg.for_each_literal_mut(change)),
                 NodeKind::Value(value) => change(value),
-                NodeKind::Child(child) => child.plan.for_each_value_mut(change),
                 _ => {}
             }
         }
@@ -171,21 +191,31 @@ impl Plan {
         blobs
     }
 
-    /// Whether every reference of a plan that was read from a store points to something before it.
+    /// Whether a plan that was read from a store is one: every reference points to something before it, and every node but the
+    /// root is used.
     pub(crate) fn is_sound(&self) -> bool {
-        !self.nodes.is_empty()
-            && self.nodes.len() < u32::MAX as usize
-            && self.nodes.iter().enumerate().all(|(index, node)| {
-                let mut sound = match &node.kind {
-                    NodeKind::Step { step, .. } => (*step as usize) < self.steps.len(),
-                    NodeKind::First(First::Either, inputs) => inputs.len() == 2,
-                    NodeKind::First(First::Placed, inputs) => !inputs.is_empty(),
-                    NodeKind::Child(child) => child.plan.is_sound(),
-                    _ => true,
-                };
-                node.for_each_input(&mut |input| sound &= (input as usize) < index);
-                sound
-            })
+        if self.nodes.is_empty() || self.nodes.len() >= u32::MAX as usize {
+            return false;
+        }
+        let mut is_used = vec![false; self.nodes.len()];
+        is_used[self.root() as usize] = true;
+        let refers_back = self.nodes.iter().enumerate().all(|(index, node)| {
+            let mut sound = match &node.kind {
+                NodeKind::Step { step, .. } => (*step as usize) < self.steps.len(),
+                NodeKind::First(First::Either, inputs) => inputs.len() == 2,
+                NodeKind::First(First::Placed, inputs) => !inputs.is_empty(),
+                _ => true,
+            };
+            node.for_each_input(&mut |input| {
+                let is_before = (input as usize) < index;
+                if is_before {
+                    is_used[input as usize] = true;
+                }
+                sound &= is_before;
+            });
+            sound
+        });
+        refers_back && is_used.into_iter().all(|is_used| is_used)
     }
 }
 
@@ -228,7 +258,6 @@ impl PlanNode {
         match &self.kind {
             NodeKind::Step { args, .. } => args.iter().for_each(|arg| arg.for_each_literal(visit)),
             NodeKind::Value(value) => visit(value),
-            NodeKind::Child(child) => child.plan.for_each_value(visit),
             _ => {}
         }
     }

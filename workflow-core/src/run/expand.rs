@@ -33,7 +33,7 @@ impl Run {
             }
             Some(parent) => {
                 // A tail call: the step's result was its parent's, and now the new plan's is.
-                let tail_calls = segment.tail_calls + 1;
+                let tail_calls = segment.tail_calls.saturating_add(1);
                 let mut aliases = segment.aliases.clone();
                 if let Some(name) = segment.plan.name_of(index)
                     && !aliases.contains(name)

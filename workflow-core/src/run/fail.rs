@@ -32,7 +32,7 @@ impl Run {
         let Some(node) = self.node_mut(step) else {
             return;
         };
-        node.attempts += 1;
+        node.attempts = node.attempts.saturating_add(1);
         let attempts = node.attempts;
         match retry_at {
             Some(due_at) => {

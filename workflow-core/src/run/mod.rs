@@ -11,6 +11,8 @@
 //! root of its own segment (a tail call) is replaced: its segment's parent becomes the new segment's, so that a loop of a
 //! million rounds is never more than two segments.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod audit;
 mod complete;
 mod event;
 mod expand;
@@ -198,7 +200,7 @@ impl Run {
         Some(Start {
             plan,
             index,
-            attempt: node.attempts + 1,
+            attempt: node.attempts.saturating_add(1),
             inputs,
         })
     }

@@ -61,6 +61,101 @@ impl Snapshot {
     pub(super) fn plans(&self) -> impl Iterator<Item = &Plan> {
         self.segments.iter().map(|segment| &*segment.plan)
     }
+
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn counts(&self) -> StepCounts {
+        self.counts
+    }
+
+    /// Refuses what no run comes to: all else in the state machine relies on the parts fitting together. The plans
+    /// themselves must be sound.
+    fn check(&self) -> Result<(), Impossible> {
+        if self.next == 0 || self.next > u64::MAX / 2 {
+            return Err(Impossible("a snapshot has no step, or too many"));
+        }
+        let mut end = 0;
+        // Which step each segment that is still to come stands in for.
+        let mut children = BTreeMap::new();
+        let mut n_unfinished = 0;
+        for segment in &self.segments {
+            if segment.nodes.len() != segment.plan.nodes.len() {
+                return Err(Impossible(
+                    "a snapshot has a plan of another size than its states",
+                ));
+            }
+            let n_nodes = segment.nodes.len() as u64;
+            if segment.base < end || segment.base > self.next.saturating_sub(n_nodes) {
+                return Err(Impossible("the plans of a snapshot overlap"));
+            }
+            end = segment.base + n_nodes;
+            if children.remove(&segment.base) != segment.parent
+                || (segment.parent.is_none() && segment.base != 0)
+            {
+                return Err(Impossible(
+                    "a snapshot has an expansion that is not its step's",
+                ));
+            }
+            if segment.nodes.iter().all(|node| node.state.is_gone()) {
+                return Err(Impossible(
+                    "a snapshot has a plan that nothing needs any more",
+                ));
+            }
+            for ((id, node), planned) in (segment.base..)
+                .zip(&segment.nodes)
+                .zip(&segment.plan.nodes)
+            {
+                let is_step = matches!(planned.kind, NodeKind::Step { .. });
+                let fits = match &node.state {
+                    StoredState::Backoff(_) | StoredState::Expanded(_) => is_step,
+                    StoredState::Caught(_) => matches!(planned.kind, NodeKind::Catch(_)),
+                    // A run with a step that failed for good does not go on, and takes no snapshot.
+                    StoredState::Failed(_) => false,
+                    _ => true,
+                };
+                if !fits {
+                    return Err(Impossible(
+                        "a snapshot has a node in a state that it cannot be in",
+                    ));
+                }
+                if let StoredState::Expanded(child) = node.state {
+                    children.insert(child, StepId(id));
+                }
+                n_unfinished += u64::from(
+                    is_step
+                        && matches!(
+                            node.state,
+                            StoredState::Waiting
+                                | StoredState::Backoff(_)
+                                | StoredState::Expanded(_)
+                        ),
+                );
+            }
+        }
+        if !children.is_empty() {
+            return Err(Impossible("a snapshot lacks an expansion"));
+        }
+        if self.output.is_none() && self.segments.is_empty() {
+            return Err(Impossible("a snapshot has neither a plan nor an output"));
+        }
+        let StepCounts {
+            total,
+            done,
+            failed,
+        } = self.counts;
+        let counted = [done, failed, n_unfinished]
+            .into_iter()
+            .try_fold(0u64, u64::checked_add);
+        if counted != Some(total) || total > self.next {
+            return Err(Impossible("a snapshot counts wrong"));
+        }
+        Ok(())
+    }
+}
+
+impl StoredState {
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::GoneDone | Self::GoneFailed | Self::GoneSkipped)
+    }
 }
 
 impl Run {
@@ -117,6 +212,7 @@ impl Run {
 
     /// The run of a snapshot. Of the run it is folded into, only the wish for a history stays.
     pub(super) fn restore(&mut self, snapshot: Snapshot) -> Result<Self, Impossible> {
+        snapshot.check()?;
         let mut run = Self {
             next: snapshot.next,
             counts: snapshot.counts,
@@ -127,11 +223,6 @@ impl Run {
         let mut segments = BTreeMap::new();
         let mut waiting = Vec::new();
         for stored in snapshot.segments {
-            if stored.nodes.len() != stored.plan.nodes.len() {
-                return Err(Impossible(
-                    "a snapshot has a plan of another size than its states",
-                ));
-            }
             let mut segment = Segment::new(stored.plan, stored.parent, stored.origin);
             segment.tail_calls = stored.tail_calls;
             segment.aliases = stored.aliases;

@@ -35,7 +35,7 @@ pub(super) struct Waits {
     orphans: Vec<RunId>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) type ForAudit<'a> = (
     &'a BTreeMap<Arc<str>, BTreeSet<StepId>>,
     &'a BTreeSet<StepId>,
@@ -340,7 +340,7 @@ impl Run {
         std::mem::take(&mut self.waits.orphans)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn waits_for_audit(&self) -> ForAudit<'_> {
         (&self.waits.listening, &self.waits.away, &self.waits.limits)
     }

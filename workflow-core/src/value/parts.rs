@@ -50,8 +50,10 @@ pub(crate) fn variant(tag: u8) -> Option<&'static str> {
 }
 
 pub(super) fn for_each_blob(bytes: &[u8], visit: &mut dyn FnMut(BlobId)) {
-    walk(bytes, 0, &mut |part, _| {
-        if let Some(id) = blob(part) {
+    walk(bytes, 0, &mut |part, depth| {
+        if depth <= MAX_DEPTH
+            && let Some(id) = blob(part)
+        {
             visit(id);
         }
     });

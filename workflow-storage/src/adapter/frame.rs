@@ -11,6 +11,8 @@ use super::keys;
 const CHECKSUM: usize = 4;
 /// The first chunk says how many bytes all of them have together.
 const TOTAL: usize = 4;
+/// At most so much room is made before the bytes are there: a length that is read is only believed when they are.
+const RESERVED: usize = 1 << 20;
 
 /// A pair's value: the payload, in parts, and its checksum.
 pub(super) fn seal(key: &[u8], parts: &[&[u8]]) -> Bytes {
@@ -108,7 +110,7 @@ impl Joiner {
                 self.next = 1;
                 return Ok(Some(Bytes::copy_from_slice(payload)));
             }
-            self.bytes.reserve(self.total);
+            self.bytes.reserve(self.total.min(RESERVED));
         }
         self.next += 1;
         self.bytes.extend_from_slice(payload);

@@ -37,12 +37,31 @@ impl Head {
         let payload =
             frame::unseal(key, value).ok_or(HeadFault::Damaged("its checksum is wrong"))?;
         match payload.split_first() {
-            Some((&VERSION, head)) => options()
-                .deserialize(head)
-                .map_err(|_| HeadFault::Damaged("it does not decode")),
+            Some((&VERSION, head)) => {
+                let head: Self = options()
+                    .deserialize(head)
+                    .map_err(|_| HeadFault::Damaged("it does not decode"))?;
+                if head.counts_too_far() {
+                    return Err(HeadFault::Damaged("it counts further than a run can get"));
+                }
+                Ok(head)
+            }
             Some((&version, _)) => Err(HeadFault::Version(version)),
             None => Err(HeadFault::Damaged("it is empty")),
         }
+    }
+
+    /// Whether a number in it is about to overflow, which no run reaches by counting.
+    fn counts_too_far(&self) -> bool {
+        let record = &self.record;
+        [
+            record.epoch.0,
+            record.next_entry.0,
+            record.journal_bytes,
+            self.next_message,
+        ]
+        .into_iter()
+        .any(|count| count > u64::MAX / 2)
     }
 }
 

@@ -8,6 +8,8 @@ mod commit;
 mod core;
 mod delete;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod head;
 mod keys;
 mod list;

@@ -5,6 +5,8 @@
 //! after the next opening.
 
 mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod mmap;
 
 use std::collections::HashMap;

@@ -7,6 +7,8 @@ use std::path::Path;
 use crate::{Result, StorageError};
 
 pub(super) const FILE: &str = "LOCK";
+/// What is longer is not a process and its host.
+const LONGEST_HOLDER: u64 = 512;
 
 /// Held while the store is open. The operating system lets go of it when the process ends, however it ends. The file
 /// itself stays: removing it could let two processes lock two files of one name.
@@ -26,16 +28,9 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // Where locks keep even readers out, the holder stays unnamed.
-                let _ = file.read_to_string(&mut holder);
-                let holder = match holder.trim() {
-                    "" => "another process".to_owned(),
-                    holder => holder.to_owned(),
-                };
                 return Err(StorageError::InUse {
                     path: root.to_owned(),
-                    holder,
+                    holder: read_holder(file),
                 });
             }
             Err(std::fs::TryLockError::Error(error)) => {
@@ -54,6 +49,20 @@ impl Drop for Lock {
         // Closing the file would let go of it, too, but later if another thread is starting a process: until that one has
         // become another program, it has the file as well.
         let _ = self.0.unlock();
+    }
+}
+
+/// Who has the lock, as far as the file says so in one line that can be shown.
+pub(super) fn read_holder(file: impl Read) -> String {
+    let mut bytes = Vec::new();
+    // Where locks keep even readers out, the holder stays unnamed.
+    let _ = file.take(LONGEST_HOLDER).read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes);
+    match text.lines().next().map(str::trim) {
+        Some(holder) if !holder.is_empty() && !holder.contains(char::is_control) => {
+            holder.to_owned()
+        }
+        _ => "another process".to_owned(),
     }
 }
 

@@ -29,7 +29,12 @@ impl Marker {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|error| StorageError::io("read", &path, error))?,
         };
-        let text = String::from_utf8_lossy(&bytes);
+        Self::from_bytes(root, &bytes).map(Some)
+    }
+
+    /// What the bytes of a marker say. `root` names the store in errors.
+    pub(super) fn from_bytes(root: &Path, bytes: &[u8]) -> Result<Self> {
+        let text = String::from_utf8_lossy(bytes);
         let mut lines = text.lines();
         if lines.next() != Some(TITLE) {
             return Err(StorageError::NotAStore {
@@ -49,7 +54,10 @@ impl Marker {
             }
             None => return Err(damaged(root)),
         }
-        Self::parse(&text).map(Some).ok_or_else(|| damaged(root))
+        // Capitals and zeros that make no difference to a number are damage, too.
+        Self::parse(&text)
+            .filter(|marker| marker.text().as_bytes() == bytes)
+            .ok_or_else(|| damaged(root))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -67,7 +75,7 @@ impl Marker {
         })
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let body = format!(
             "{TITLE}\nformat {FORMAT}\nbackend {}\ngeneration {}\n",
             self.backend, self.generation

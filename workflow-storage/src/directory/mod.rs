@@ -10,6 +10,8 @@
 //! The marker decides. It is written twice at creation: with generation 0 before there is anything else, and with
 //! generation 1 when the map is complete. So an unfinished creation is told from a store whose map is gone.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod lock;
 mod marker;
 

@@ -4,6 +4,8 @@
 //! It says less of damage than redb does: some kinds of damage in its newest journal make it drop all that follows
 //! without a word, which a run's own numbers then report as a hole.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod manifest;
 mod torn;
 
@@ -186,7 +188,8 @@ impl OrderedMap for Fjall {
                 let persisted = tree.db.persist(PersistMode::SyncAll);
                 drop(tree);
                 persisted.map_err(|e| self.failure("close", e))
-            }),
+            })
+            .map_err(|error| self.poison.explain(&self.path, error)),
             None => Ok(()),
         }
     }

@@ -47,7 +47,7 @@ fn newest_journal(dir: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 /// Where the last batch begins, if it may have been torn: it is the last, and some of it is zeros.
-fn torn_batch(journal: &[u8]) -> Option<usize> {
+pub(super) fn torn_batch(journal: &[u8]) -> Option<usize> {
     let (mut start, mut end) = (0, 0);
     while let Some(length) = batch_end(&journal[end..]) {
         start = end;
@@ -59,12 +59,17 @@ fn torn_batch(journal: &[u8]) -> Option<usize> {
         end += last + 1;
     }
     let batch = &journal[start..];
-    let ends = batch.windows(MAGIC.len()).filter(|bytes| *bytes == MAGIC);
-    (ends.count() <= 1 && has_missing_sector(journal, start, end)).then_some(start)
+    // A batch is written when the one before it was synced: with bytes behind its end it was not the last.
+    let first_end = batch
+        .windows(MAGIC.len())
+        .position(|bytes| bytes == MAGIC)
+        .map(|at| at + MAGIC.len());
+    let is_last = first_end.is_none_or(|end| end == batch.len());
+    (is_last && has_missing_sector(journal, start, end)).then_some(start)
 }
 
 /// The length of the batch that begins here, if the lengths in it lead to an end.
-fn batch_end(bytes: &[u8]) -> Option<usize> {
+pub(super) fn batch_end(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes;
     let mut take = |count: usize| {
         let (taken, left) = rest.split_at_checked(count)?;

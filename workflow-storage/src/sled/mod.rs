@@ -115,7 +115,9 @@ impl OrderedMap for Sled {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        current.map_or(Ok(()), Generation::close)
+        current
+            .map_or(Ok(()), Generation::close)
+            .map_err(|error| self.poison.explain(self.directory.root(), error))
     }
 }
 

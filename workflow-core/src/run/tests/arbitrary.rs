@@ -4,12 +4,12 @@ use keepstep_storage::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::audit::audit_counts;
 use super::cases;
 use super::programs::value_of;
 use super::strategy::{plans_with_waits, programs};
 use crate::error::{StepErrorKind, SuspendReason};
 use crate::plan::Plan;
+use crate::run::audit::audit_counts;
 use crate::run::{Event, Failure, Run, StepId};
 
 #[derive(Debug, Clone)]

@@ -80,7 +80,7 @@ proptest! {
         for event in sim.journal.iter().flat_map(|entry| &entry.events) {
             run.apply(event.clone()).unwrap();
             plain.apply(event.clone()).unwrap();
-            super::audit::audit(&run, &run.ready);
+            crate::run::audit::audit(&run, &run.ready);
             prop_assert_eq!(run.counts(), plain.counts());
             prop_assert_eq!(run.output(), plain.output());
         }

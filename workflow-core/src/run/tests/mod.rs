@@ -2,7 +2,6 @@
 //! of the program says they do; from every prefix of their journals, too. And the transitions one by one.
 
 mod arbitrary;
-mod audit;
 mod crashes;
 mod expansions;
 mod failures;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use keepstep_storage::Timestamp;
 
-use super::audit::audit;
 use crate::error::{StepError, StepErrorKind};
 use crate::plan::{Arg, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef, Until};
+use crate::run::audit::audit;
 use crate::run::{Event, Failure, Run, StepId};
 use crate::value::{Codec, Value};
 
@@ -65,11 +65,10 @@ pub(super) fn race(name: &'static str, left: &'static str, right: &'static str) 
 /// Waits for a run called `child`.
 pub(super) fn child(name: &'static str) -> Part {
     let kind = |_, _| {
-        NodeKind::Child(Box::new(Child {
-            id: keepstep_storage::RunId::new("child").unwrap(),
-            plan: plan(&[value("inner")]),
-            hash: [0; 32],
-        }))
+        let id = keepstep_storage::RunId::new("child").unwrap();
+        let child = Child::new(id, &plan(&[value("inner")])).unwrap();
+        assert_eq!(child.plan(), Some(plan(&[value("inner")])));
+        NodeKind::Child(child.into())
     };
     part(name, kind, &[])
 }

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use keepstep_storage::{RunId, Timestamp};
 
-use super::programs::{Kind, Node, Program, Shape, Step, Then, value_of};
-use crate::plan::{Child, First, NodeKind, Plan, PlanNode, Until};
+use super::programs::{Kind, Node, Program, Shape, Step, Then};
+use crate::plan::{Child, First, NodeKind, Plan, Until};
 
 /// Up to three levels of expansions, up to six nodes in each.
 pub(super) fn programs() -> impl Strategy<Value = Program> {
@@ -43,17 +43,10 @@ pub(super) fn plans_with_waits() -> impl Strategy<Value = Plan> {
                 (0, 0) => NodeKind::Sleep(Until::After(u64::from(pick) / 8)),
                 (1, 0) => NodeKind::Sleep(Until::At(Timestamp(u64::from(pick) / 8))),
                 (2, 0) => NodeKind::Event("paid".into()),
-                (3, 0) => NodeKind::Child(Box::new(Child {
-                    id: RunId::new("child").unwrap(),
-                    plan: Plan {
-                        steps: vec![],
-                        nodes: vec![PlanNode {
-                            kind: NodeKind::Value(value_of(0)),
-                            extra: None,
-                        }],
-                    },
-                    hash: [0; 32],
-                })),
+                (3, 0) => {
+                    let id = RunId::new("child").unwrap();
+                    NodeKind::Child(Child::new(id, &Plan::default()).unwrap().into())
+                }
                 (0 | 1, _) => NodeKind::All(inputs),
                 (2, 2) => NodeKind::First(First::Either, inputs),
                 (2 | 3, 1..) => NodeKind::First(First::Placed, inputs),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::audit::audit;
 use super::script::{Part, Script, catch, plan, step, text};
+use crate::run::audit::audit;
 use crate::run::{Event, Run};
 
 /// A round: work, and a last step that makes the next round.

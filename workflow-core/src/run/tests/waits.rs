@@ -4,7 +4,7 @@ use keepstep_storage::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::audit::audit;
+use crate::run::audit::audit;
 use super::cases;
 use super::programs::value_of;
 use super::script::{

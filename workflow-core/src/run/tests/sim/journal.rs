@@ -6,8 +6,8 @@ use keepstep_storage::Position;
 
 use super::{Entry, Sim};
 use crate::journal::{EntryWriter, read_entry};
+use crate::run::audit::audit;
 use crate::run::inspect::ViewState;
-use crate::run::tests::audit::audit;
 use crate::run::tests::interpreter::Interpreter;
 use crate::run::tests::known::Fact;
 use crate::run::tests::programs::{Uid, uid_of};

@@ -11,7 +11,7 @@ use keepstep_storage::Timestamp;
 
 use crate::error::{StepError, StepErrorKind, SuspendReason};
 use crate::plan::Plan;
-use crate::run::tests::audit::audit;
+use crate::run::audit::audit;
 use crate::run::tests::interpreter::Interpreter;
 use crate::run::tests::known::{Fact, Known};
 use crate::run::tests::programs::{Index, Then, Uid, uid_of, value_of};

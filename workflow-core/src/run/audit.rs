@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::segment::{Segment, State};
+use super::{Phase, Run, StepId};
 use crate::plan::NodeKind;
-use crate::run::segment::{Segment, State};
-use crate::run::{Phase, Run, StepId};
 
 /// Checks all that holds of a run whose journal a driver wrote. `ready` is what the run and its driver know to be ready.
-pub(super) fn audit(run: &Run, ready: &[StepId]) {
+#[cfg(test)]
+pub(crate) fn audit(run: &Run, ready: &[StepId]) {
     audit_counts(run);
     for (base, segment) in &run.segments {
         audit_segment(*base, segment, run.history.is_some());
@@ -22,7 +23,7 @@ pub(super) fn audit(run: &Run, ready: &[StepId]) {
 }
 
 /// Checks what holds whatever the journal says.
-pub(super) fn audit_counts(run: &Run) {
+pub(crate) fn audit_counts(run: &Run) {
     let mut n_running = 0;
     let mut n_unfinished = 0;
     let mut n_failed = 0;
@@ -133,6 +134,7 @@ impl Expected {
     }
 }
 
+#[cfg(test)]
 fn audit_segment(base: u64, segment: &Segment, has_history: bool) {
     let live = |state: &State| !matches!(state, State::Gone(_));
     let n_live = segment
