@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
-    Batch, BlobId, Committed, Description, Epoch, JournalEntry, Maintained, Message, MessageId,
-    NodeId, Position, Result, RunId, RunPage, RunQuery, RunRecord, Storage, Timestamp, ValueKey,
+    Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
+    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
+    Timestamp, ValueKey,
 };
 
 type Tamper = Box<dyn Fn(&RunId, JournalEntry) -> Option<JournalEntry> + Send + Sync>;
@@ -90,6 +91,20 @@ impl Storage for Tampered {
 
     async fn list(&self, query: &RunQuery) -> Result<RunPage> {
         self.inner.list(query).await
+    }
+
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.inner.list_by_id(kind, id_prefix, after, limit).await
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        self.inner.unread(after, limit).await
     }
 
     async fn journal(

@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
-    Batch, BlobId, Committed, Description, Epoch, JournalEntry, Maintained, Message, MessageId,
-    NodeId, Position, Result, RunId, RunPage, RunQuery, RunRecord, Storage, StorageError,
-    Timestamp, ValueKey,
+    Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
+    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
+    StorageError, Timestamp, ValueKey,
 };
 
 use tokio::sync::Semaphore;
@@ -43,6 +43,20 @@ impl Storage for Bottom {
 
     async fn list(&self, query: &RunQuery) -> Result<RunPage> {
         self.memory.list(query).await
+    }
+
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.memory.list_by_id(kind, id_prefix, after, limit).await
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        self.memory.unread(after, limit).await
     }
 
     async fn journal(&self, run: &RunId, from: Position, max: usize) -> Result<Vec<JournalEntry>> {
@@ -244,6 +258,25 @@ impl Storage for Wire {
 
     async fn list(&self, query: &RunQuery) -> Result<RunPage> {
         read!(self, "lists", list(query))
+    }
+
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        read!(
+            self,
+            "lists by id",
+            list_by_id(kind, id_prefix, after, limit)
+        )
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        let asking = self.faulty.unread(after, limit);
+        self.call("asks who has messages", asking).await
     }
 
     async fn journal(&self, run: &RunId, from: Position, max: usize) -> Result<Vec<JournalEntry>> {

@@ -54,6 +54,39 @@ impl Core {
         Ok(messages.into_iter().map(message).collect())
     }
 
+    /// Looks at one key of each run that has messages.
+    pub(super) fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        let mut runs: Vec<RunId> = Vec::new();
+        let space = [Space::Inbox as u8];
+        let end = keys::end_of(&space);
+        while runs.len() < limit {
+            let from = match runs.last().or(after) {
+                None => Bound::Included(space.to_vec()),
+                Some(last) => match keys::end_of(&keys::of_run(Space::Inbox, last)) {
+                    Bound::Excluded(after) => Bound::Included(after),
+                    end => end,
+                },
+            };
+            let mut found = None;
+            self.map.range(
+                (
+                    from.as_ref().map(Vec::as_slice),
+                    end.as_ref().map(Vec::as_slice),
+                ),
+                false,
+                &mut |key, _| {
+                    found = Some(key.to_vec());
+                    ControlFlow::Break(())
+                },
+            )?;
+            let Some(key) = found else { break };
+            let run = keys::parse_run(&key)
+                .ok_or_else(|| self.corrupt("a key of a message is damaged"))?;
+            runs.push(run);
+        }
+        Ok(runs)
+    }
+
     /// What a run has in a space of numbered things, from a number on. `fits` is asked before each, with how many there
     /// are so far and how long the next one is.
     fn numbered(
