@@ -127,8 +127,13 @@ impl Storage for Tampered {
         self.inner.value(run, key).await
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.inner.due(until, limit).await
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.inner.due(kind, until, limit).await
     }
 
     async fn inbox(

@@ -67,8 +67,13 @@ impl Storage for Bottom {
         self.memory.value(run, key).await
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.memory.due(until, limit).await
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.memory.due(kind, until, limit).await
     }
 
     async fn inbox(
@@ -291,8 +296,13 @@ impl Storage for Wire {
         )
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.call("asks what is due", self.faulty.due(until, limit))
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.call("asks what is due", self.faulty.due(kind, until, limit))
             .await
     }
 

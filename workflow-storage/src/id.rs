@@ -116,13 +116,20 @@ impl RunId {
 
 impl fmt::Debug for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        fmt::Debug::fmt(&*self.to_string(), f)
     }
 }
 
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        if !self.0.starts_with(SEPARATOR) {
+            return f.write_str(&self.0);
+        }
+        for (n, part) in self.parts().enumerate() {
+            f.write_str(if n > 0 { "/" } else { "" })?;
+            f.write_str(part)?;
+        }
+        Ok(())
     }
 }
 

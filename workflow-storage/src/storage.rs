@@ -66,8 +66,13 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// A value that is kept beside the journal.
     async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>>;
 
-    /// Active runs whose `wake_at` is at or before `until`, earliest first, at most `limit`, whoever owns them.
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>>;
+    /// Active runs of a kind whose `wake_at` is at or before `until`, earliest first, at most `limit`, whoever owns them.
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>>;
 
     /// Unconsumed messages of a run after a number, in order of arrival, at most `limit`.
     async fn inbox(

@@ -75,8 +75,9 @@ pub(super) fn status(
     join(Space::Status, &[&place, &created, run.as_str().as_bytes()])
 }
 
-pub(super) fn wake(at: Timestamp, run: &RunId) -> Vec<u8> {
-    join(Space::Wake, &[&at.0.to_be_bytes(), run.as_str().as_bytes()])
+pub(super) fn wake(kind: RunKind, at: Timestamp, run: &RunId) -> Vec<u8> {
+    let at = at.0.to_be_bytes();
+    join(Space::Wake, &[&[kind as u8], &at, run.as_str().as_bytes()])
 }
 
 /// What all keys of a run in a space begin with.

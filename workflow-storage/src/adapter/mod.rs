@@ -175,8 +175,13 @@ impl Storage for Adapter {
         self.on_map(move |core| core.value(&run, &key)).await
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.on_map(move |core| core.due(until, limit)).await
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.on_map(move |core| core.due(kind, until, limit)).await
     }
 
     async fn inbox(

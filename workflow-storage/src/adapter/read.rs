@@ -4,7 +4,9 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
-use crate::{JournalEntry, Message, MessageId, Position, Result, RunId, Timestamp, ValueKey};
+use crate::{
+    JournalEntry, Message, MessageId, Position, Result, RunId, RunKind, Timestamp, ValueKey,
+};
 
 use super::core::Core;
 use super::frame::{Fault, Joiner};
@@ -155,12 +157,17 @@ impl Core {
         }
     }
 
-    pub(super) fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
+    pub(super) fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
         let mut due = Vec::new();
         if limit == 0 {
             return Ok(due);
         }
-        let prefix = [Space::Wake as u8];
+        let prefix = [Space::Wake as u8, kind as u8];
         let to = match until.0.checked_add(1) {
             Some(after) => Bound::Excluded([&prefix[..], &after.to_be_bytes()].concat()),
             None => keys::end_of(&prefix),

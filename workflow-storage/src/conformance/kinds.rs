@@ -28,7 +28,9 @@ pub async fn kinds_and_parents_come_back(stores: Stores<'_>) {
     }
     sent(&*store, message(&counter, Some("key"), "call")).await;
     assert_eq!(bodies(&*store, &counter.run).await, ["call"]);
-    assert_eq!(due(&*store, 9, 9).await, [(5, counter.run.to_string())]);
+    let at_five = [(5, counter.run.as_str().to_owned())];
+    assert_eq!(due_of(&*store, RunKind::Actor, 9, 9).await, at_five);
+    assert!(due(&*store, 9, 9).await.is_empty());
     let claimed = store
         .claim(std::slice::from_ref(&counter.run), OTHER_NODE, LEASE)
         .await

@@ -300,8 +300,14 @@ impl Storage for Faulty {
         self.pass(Call::Read, self.inner.value(run, key)).await
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.pass(Call::Read, self.inner.due(until, limit)).await
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.pass(Call::Read, self.inner.due(kind, until, limit))
+            .await
     }
 
     async fn inbox(
