@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
-    Batch, BlobId, Committed, Description, Epoch, JournalEntry, Maintained, Message, MessageId,
-    NodeId, Position, Result, RunId, RunPage, RunQuery, RunRecord, Storage, Timestamp, ValueKey,
+    Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
+    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
+    Timestamp, ValueKey,
 };
 
 type Tamper = Box<dyn Fn(&RunId, JournalEntry) -> Option<JournalEntry> + Send + Sync>;
@@ -92,6 +93,20 @@ impl Storage for Tampered {
         self.inner.list(query).await
     }
 
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.inner.list_by_id(kind, id_prefix, after, limit).await
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        self.inner.unread(after, limit).await
+    }
+
     async fn journal(
         &self,
         run: &RunId,
@@ -112,8 +127,13 @@ impl Storage for Tampered {
         self.inner.value(run, key).await
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.inner.due(until, limit).await
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.inner.due(kind, until, limit).await
     }
 
     async fn inbox(

@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
-    Batch, BlobId, Committed, Description, Epoch, JournalEntry, Maintained, Message, MessageId,
-    NodeId, Position, Result, RunId, RunPage, RunQuery, RunRecord, Storage, StorageError,
-    Timestamp, ValueKey,
+    Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
+    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
+    StorageError, Timestamp, ValueKey,
 };
 
 use tokio::sync::Semaphore;
@@ -45,6 +45,20 @@ impl Storage for Bottom {
         self.memory.list(query).await
     }
 
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.memory.list_by_id(kind, id_prefix, after, limit).await
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        self.memory.unread(after, limit).await
+    }
+
     async fn journal(&self, run: &RunId, from: Position, max: usize) -> Result<Vec<JournalEntry>> {
         self.memory.journal(run, from, max).await
     }
@@ -53,8 +67,13 @@ impl Storage for Bottom {
         self.memory.value(run, key).await
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.memory.due(until, limit).await
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.memory.due(kind, until, limit).await
     }
 
     async fn inbox(
@@ -246,6 +265,25 @@ impl Storage for Wire {
         read!(self, "lists", list(query))
     }
 
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        read!(
+            self,
+            "lists by id",
+            list_by_id(kind, id_prefix, after, limit)
+        )
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        let asking = self.faulty.unread(after, limit);
+        self.call("asks who has messages", asking).await
+    }
+
     async fn journal(&self, run: &RunId, from: Position, max: usize) -> Result<Vec<JournalEntry>> {
         read!(self, &format!("reads {run}"), journal(run, from, max))
     }
@@ -258,8 +296,13 @@ impl Storage for Wire {
         )
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.call("asks what is due", self.faulty.due(until, limit))
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.call("asks what is due", self.faulty.due(kind, until, limit))
             .await
     }
 

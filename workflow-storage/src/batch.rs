@@ -92,6 +92,12 @@ pub enum ValueKey {
     Metadata,
     /// The output of a step that the user named.
     Step(String),
+    /// What an actor or a schedule is: replaced whole.
+    State,
+    /// What an actor is to do later.
+    Agenda,
+    /// What a call of an actor came to, by the call's id.
+    Result(String),
 }
 
 /// The number of a message in a run's inbox, in order of arrival.

@@ -9,10 +9,15 @@ use serde::{Deserialize, Serialize};
 
 /// The longest workflow id, in bytes of UTF-8.
 pub const MAX_RUN_ID_BYTES: usize = 255;
+/// The longest id that is not a user's.
+const MAX_INTERNAL_BYTES: usize = 1023;
+/// Begins an id that is not a user's, and stands between its parts. No user's id has it.
+const SEPARATOR: char = '\u{1}';
 
 /// The workflow id: the name of one run, unique in a store.
 ///
-/// Any non-empty UTF-8 of up to 255 bytes without control characters.
+/// Any non-empty UTF-8 of up to 255 bytes without control characters. What is not a run of a user's, such as an actor, has
+/// an id [of parts](Self::of_parts), which no user can write.
 ///
 /// ```
 /// use keepstep_storage::RunId;
@@ -34,16 +39,72 @@ impl RunId {
     /// [`InvalidRunId`] says which rule the id breaks.
     pub fn new(id: impl AsRef<str>) -> Result<Self, InvalidRunId> {
         let id = id.as_ref();
+        Self::check(id)?;
+        Ok(Self(id.into()))
+    }
+
+    /// The id of something that is not a user's run, made of parts each of which is as an id of a user's is. Ids with the same
+    /// first parts sort together, in the order of the next part.
+    ///
+    /// ```
+    /// use keepstep_storage::RunId;
+    ///
+    /// let id = RunId::of_parts(&["actor", "Counter", "counter_1"])?;
+    /// assert_eq!(id.parts().collect::<Vec<_>>(), ["actor", "Counter", "counter_1"]);
+    /// assert!(id.as_str().starts_with(&RunId::prefix_of_parts(&["actor", "Counter"])));
+    /// assert!(RunId::new(id.as_str()).is_err());
+    /// # Ok::<(), keepstep_storage::InvalidRunId>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidRunId`] says which rule a part breaks, or that all of them together are too long.
+    pub fn of_parts(parts: &[&str]) -> Result<Self, InvalidRunId> {
+        parts.iter().try_for_each(|part| Self::check(part))?;
+        let mut id = Self::prefix_of_parts(parts);
+        id.pop();
+        match id.len() {
+            0 => Err(InvalidRunId::Empty),
+            bytes if bytes > MAX_INTERNAL_BYTES => Err(InvalidRunId::TooLong { bytes }),
+            _ => Ok(Self(id.into())),
+        }
+    }
+
+    /// What the ids begin with whose first parts are these and that have more.
+    #[must_use]
+    pub fn prefix_of_parts(parts: &[&str]) -> String {
+        let mut prefix = String::from(SEPARATOR);
+        for part in parts {
+            prefix.push_str(part);
+            prefix.push(SEPARATOR);
+        }
+        prefix
+    }
+
+    /// The parts of an id [of parts](Self::of_parts); none of a user's.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        let parts = self.0.strip_prefix(SEPARATOR);
+        parts.into_iter().flat_map(|parts| parts.split(SEPARATOR))
+    }
+
+    /// Takes an id that was stored.
+    pub(crate) fn stored(id: &str) -> Result<Self, InvalidRunId> {
+        match id.strip_prefix(SEPARATOR) {
+            None => Self::new(id),
+            Some(parts) => Self::of_parts(&parts.split(SEPARATOR).collect::<Vec<_>>()),
+        }
+    }
+
+    fn check(id: &str) -> Result<(), InvalidRunId> {
         if id.is_empty() {
             return Err(InvalidRunId::Empty);
         }
         if id.len() > MAX_RUN_ID_BYTES {
             return Err(InvalidRunId::TooLong { bytes: id.len() });
         }
-        if let Some((at, found)) = id.char_indices().find(|(_, c)| c.is_control()) {
-            return Err(InvalidRunId::ControlCharacter { at, found });
+        match id.char_indices().find(|(_, c)| c.is_control()) {
+            Some((at, found)) => Err(InvalidRunId::ControlCharacter { at, found }),
+            None => Ok(()),
         }
-        Ok(Self(id.into()))
     }
 
     /// The id as the user wrote it.
@@ -55,13 +116,20 @@ impl RunId {
 
 impl fmt::Debug for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        fmt::Debug::fmt(&*self.to_string(), f)
     }
 }
 
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        if !self.0.starts_with(SEPARATOR) {
+            return f.write_str(&self.0);
+        }
+        for (n, part) in self.parts().enumerate() {
+            f.write_str(if n > 0 { "/" } else { "" })?;
+            f.write_str(part)?;
+        }
+        Ok(())
     }
 }
 
@@ -81,7 +149,7 @@ impl TryFrom<String> for RunId {
     type Error = InvalidRunId;
 
     fn try_from(id: String) -> Result<Self, Self::Error> {
-        Self::new(id)
+        Self::stored(&id)
     }
 }
 
@@ -224,6 +292,26 @@ mod tests {
                 matches!(RunId::new(bad), Err(InvalidRunId::ControlCharacter { .. })),
                 "{bad:?}"
             );
+        }
+    }
+
+    #[test]
+    fn ids_of_parts_are_read_back_and_are_no_users() {
+        let id = RunId::of_parts(&["actor", "Counter", "a/ü"]).unwrap();
+        assert_eq!(RunId::stored(id.as_str()), Ok(id.clone()));
+        assert!(RunId::new(id.as_str()).is_err());
+        assert_eq!(RunId::new("actor").unwrap().parts().count(), 0);
+        for bad in [&[][..], &[""], &["a", ""], &["a\u{1}b"], &["a", "\n"]] {
+            assert!(RunId::of_parts(bad).is_err(), "{bad:?}");
+        }
+        for bad in [
+            "\u{1}",
+            "\u{1}a\u{1}",
+            "\u{1}a\u{1}\u{1}b",
+            "\u{1}a\0",
+            "a\u{1}b",
+        ] {
+            assert!(RunId::stored(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Batch, BlobId, Committed, Epoch, JournalEntry, Message, MessageId, NodeId, Position, Result,
-    RunId, RunPage, RunQuery, RunRecord, Timestamp, ValueKey,
+    Batch, BlobId, Committed, Epoch, JournalEntry, ListedRun, Message, MessageId, NodeId, Position,
+    Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Timestamp, ValueKey,
 };
 
 /// Where runs live: catalog, journals, values, inboxes, timers and blobs. It knows nothing of steps.
@@ -44,6 +44,15 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// A page of runs, in order of creation.
     async fn list(&self, query: &RunQuery) -> Result<RunPage>;
 
+    /// Records of one kind whose id begins with `id_prefix`, in the order of their ids, after an id, at most `limit`.
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>>;
+
     /// Journal entries from a position on, in order: as many as fit in `max_bytes`, but at least one if there is any.
     ///
     /// To be correct: an entry that is missing is left out, not made up; its reader notices by the numbers.
@@ -57,8 +66,13 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// A value that is kept beside the journal.
     async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>>;
 
-    /// Active runs whose `wake_at` is at or before `until`, earliest first, at most `limit`, whoever owns them.
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>>;
+    /// Active runs of a kind whose `wake_at` is at or before `until`, earliest first, at most `limit`, whoever owns them.
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>>;
 
     /// Unconsumed messages of a run after a number, in order of arrival, at most `limit`.
     async fn inbox(
@@ -67,6 +81,9 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
         after: Option<MessageId>,
         limit: usize,
     ) -> Result<Vec<Message>>;
+
+    /// Runs with unconsumed messages, in the order of their ids, after an id, at most `limit`, whoever owns them.
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>>;
 
     /// Takes ownership of runs: for each, the record with `node` as its owner and its epoch raised; `None` if the run
     /// does not exist or another node holds a lease on it.

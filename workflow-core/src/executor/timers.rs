@@ -58,7 +58,15 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
         }
         let now = shared.clock.timestamp();
         if has_far && next_lookup <= now {
-            match shared.storage.due(now.after(HORIZON), PAGE).await {
+            match shared
+                .storage
+                .due(
+                    keepstep_storage::RunKind::Workflow,
+                    now.after(HORIZON),
+                    PAGE,
+                )
+                .await
+            {
                 Ok(due) => {
                     let is_all = due.len() < PAGE;
                     near.extend(due);

@@ -277,7 +277,7 @@ pub(super) fn index(
         |record: &RunRecord| keys::status(record.kind, record.status, record.created_at, run);
     let wake = |record: &RunRecord| {
         let at = record.wake_at.filter(|_| record.status.is_active())?;
-        Some(keys::wake(at, run))
+        Some(keys::wake(record.kind, at, run))
     };
     for (old, new) in [
         (old.map(created), new.map(created)),

@@ -108,8 +108,12 @@ impl Core {
         let Some(value) = self.map.get(&key)? else {
             return Ok(None);
         };
-        match Head::decode(&key, &value) {
-            Ok(head) => Ok(Some(head)),
+        self.read_head(run, &key, &value).map(Some)
+    }
+
+    pub(super) fn read_head(&self, run: &RunId, key: &[u8], value: &[u8]) -> Result<Head> {
+        match Head::decode(key, value) {
+            Ok(head) => Ok(head),
             Err(HeadFault::Damaged(why)) => {
                 Err(self.corrupt(format!("the record of run {run} cannot be read: {why}")))
             }

@@ -1,6 +1,6 @@
 //! The keys. Every kind of pair has a space of its own, named by the first byte; `FORMAT.md` lists them all.
 //!
-//! A run id has no control characters, so `id 0x00` is the prefix of no other run's keys. Numbers are big endian, so
+//! A run id has no zero byte, so `id 0x00` is the prefix of no other run's keys. Numbers are big endian, so
 //! that bytes sort as numbers do.
 
 use std::ops::Bound;
@@ -75,8 +75,9 @@ pub(super) fn status(
     join(Space::Status, &[&place, &created, run.as_str().as_bytes()])
 }
 
-pub(super) fn wake(at: Timestamp, run: &RunId) -> Vec<u8> {
-    join(Space::Wake, &[&at.0.to_be_bytes(), run.as_str().as_bytes()])
+pub(super) fn wake(kind: RunKind, at: Timestamp, run: &RunId) -> Vec<u8> {
+    let at = at.0.to_be_bytes();
+    join(Space::Wake, &[&[kind as u8], &at, run.as_str().as_bytes()])
 }
 
 /// What all keys of a run in a space begin with.
@@ -111,6 +112,12 @@ pub(super) fn value(run: &RunId, key: &ValueKey) -> Vec<u8> {
         ValueKey::Step(name) => {
             bytes.push(4);
             push_name(&mut bytes, name);
+        }
+        ValueKey::State => bytes.push(5),
+        ValueKey::Agenda => bytes.push(6),
+        ValueKey::Result(call) => {
+            bytes.push(7);
+            push_name(&mut bytes, call);
         }
     }
     bytes
@@ -157,8 +164,15 @@ pub(super) fn end_of(prefix: &[u8]) -> Bound<Vec<u8>> {
 /// A time and a run, from what follows the prefix of an index.
 pub(super) fn parse_indexed(rest: &[u8]) -> Option<(Timestamp, RunId)> {
     let (time, run) = rest.split_first_chunk::<8>()?;
-    let run = RunId::new(std::str::from_utf8(run).ok()?).ok()?;
+    let run = RunId::stored(std::str::from_utf8(run).ok()?).ok()?;
     Some((Timestamp(u64::from_be_bytes(*time)), run))
+}
+
+/// The run, from the key of a record, or from one that begins with the run.
+pub(super) fn parse_run(key: &[u8]) -> Option<RunId> {
+    let rest = key.get(1..)?;
+    let run = rest.split(|byte| *byte == 0).next()?;
+    RunId::stored(std::str::from_utf8(run).ok()?).ok()
 }
 
 /// A number and a chunk, from what follows the prefix of a run.

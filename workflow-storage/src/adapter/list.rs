@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::ops::{Bound, ControlFlow};
 
 use crate::{
-    ListedRun, Result, RunCursor, RunId, RunPage, RunQuery, RunRecord, StoredStatus, Timestamp,
+    ListedRun, Result, RunCursor, RunId, RunKind, RunPage, RunQuery, RunRecord, StoredStatus,
+    Timestamp,
 };
 
 use super::core::Core;
@@ -58,6 +59,40 @@ impl Core {
             page.runs.push(ListedRun { run, record });
         }
         Ok(page)
+    }
+
+    /// The key of a record begins with the id, so no index is needed.
+    pub(super) fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        let mut found = Vec::new();
+        if limit == 0 {
+            return Ok(found);
+        }
+        let prefix = [&[Space::Record as u8], id_prefix.as_bytes()].concat();
+        // No id has a zero byte, so this is the first key after that of `after`.
+        let after = after.map(|after| [&keys::record(after)[..], &[0]].concat());
+        let from = after
+            .filter(|after| *after > prefix)
+            .unwrap_or(prefix.clone());
+        self.try_range(&from, &keys::end_of(&prefix), &mut |key, value| {
+            let run = keys::parse_run(key)
+                .ok_or_else(|| self.corrupt("the key of a record is damaged"))?;
+            let record = self.read_head(&run, key, value)?.record;
+            if record.kind == kind {
+                found.push(ListedRun { run, record });
+            }
+            Ok(if found.len() < limit {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            })
+        })?;
+        Ok(found)
     }
 
     /// Takes the first key of all scans.

@@ -25,9 +25,9 @@ use bytes::Bytes;
 use self::core::Core;
 use crate::directory::Directory;
 use crate::{
-    Batch, BlobId, Blobs, Committed, Description, Durability, Epoch, JournalEntry, Maintained,
-    Message, MessageId, NodeId, OrderedMap, Position, Result, RunId, RunPage, RunQuery, RunRecord,
-    Storage, StorageError, Timestamp, ValueKey,
+    Batch, BlobId, Blobs, Committed, Description, Durability, Epoch, JournalEntry, ListedRun,
+    Maintained, Message, MessageId, NodeId, OrderedMap, Position, Result, RunId, RunKind, RunPage,
+    RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
 };
 
 /// A [`Storage`] made of an ordered map and a place for blobs.
@@ -149,6 +149,18 @@ impl Storage for Adapter {
         self.on_map(move |core| core.list(&query)).await
     }
 
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        let (prefix, after) = (id_prefix.to_owned(), after.cloned());
+        self.on_map(move |core| core.list_by_id(kind, &prefix, after.as_ref(), limit))
+            .await
+    }
+
     async fn journal(
         &self,
         run: &RunId,
@@ -165,8 +177,13 @@ impl Storage for Adapter {
         self.on_map(move |core| core.value(&run, &key)).await
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.on_map(move |core| core.due(until, limit)).await
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.on_map(move |core| core.due(kind, until, limit)).await
     }
 
     async fn inbox(
@@ -177,6 +194,12 @@ impl Storage for Adapter {
     ) -> Result<Vec<Message>> {
         let run = run.clone();
         self.on_map(move |core| core.inbox(&run, after, limit))
+            .await
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        let after = after.cloned();
+        self.on_map(move |core| core.unread(after.as_ref(), limit))
             .await
     }
 

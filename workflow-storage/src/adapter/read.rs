@@ -4,7 +4,9 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
-use crate::{JournalEntry, Message, MessageId, Position, Result, RunId, Timestamp, ValueKey};
+use crate::{
+    JournalEntry, Message, MessageId, Position, Result, RunId, RunKind, Timestamp, ValueKey,
+};
 
 use super::core::Core;
 use super::frame::{Fault, Joiner};
@@ -52,6 +54,39 @@ impl Core {
             body,
         };
         Ok(messages.into_iter().map(message).collect())
+    }
+
+    /// Looks at one key of each run that has messages.
+    pub(super) fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        let mut runs: Vec<RunId> = Vec::new();
+        let space = [Space::Inbox as u8];
+        let end = keys::end_of(&space);
+        while runs.len() < limit {
+            let from = match runs.last().or(after) {
+                None => Bound::Included(space.to_vec()),
+                Some(last) => match keys::end_of(&keys::of_run(Space::Inbox, last)) {
+                    Bound::Excluded(after) => Bound::Included(after),
+                    end => end,
+                },
+            };
+            let mut found = None;
+            self.map.range(
+                (
+                    from.as_ref().map(Vec::as_slice),
+                    end.as_ref().map(Vec::as_slice),
+                ),
+                false,
+                &mut |key, _| {
+                    found = Some(key.to_vec());
+                    ControlFlow::Break(())
+                },
+            )?;
+            let Some(key) = found else { break };
+            let run = keys::parse_run(&key)
+                .ok_or_else(|| self.corrupt("a key of a message is damaged"))?;
+            runs.push(run);
+        }
+        Ok(runs)
     }
 
     /// What a run has in a space of numbered things, from a number on. `fits` is asked before each, with how many there
@@ -122,12 +157,17 @@ impl Core {
         }
     }
 
-    pub(super) fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
+    pub(super) fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
         let mut due = Vec::new();
         if limit == 0 {
             return Ok(due);
         }
-        let prefix = [Space::Wake as u8];
+        let prefix = [Space::Wake as u8, kind as u8];
         let to = match until.0.checked_add(1) {
             Some(after) => Bound::Excluded([&prefix[..], &after.to_be_bytes()].concat()),
             None => keys::end_of(&prefix),

@@ -268,7 +268,7 @@ pub(super) async fn listed(store: &dyn Storage, query: &RunQuery) -> Vec<String>
             !page.runs.is_empty() || page.next.is_none(),
             "an empty page says that there is more"
         );
-        ids.extend(page.runs.iter().map(|run| run.run.to_string()));
+        ids.extend(page.runs.iter().map(|run| run.run.as_str().to_owned()));
         assert!(ids.len() < ALL, "the pages never end");
         match page.next {
             Some(next) => {
@@ -289,8 +289,18 @@ pub(super) fn of_status(status: StoredStatus) -> RunQuery {
 
 /// Due runs as `(micros, id)`.
 pub(super) async fn due(store: &dyn Storage, until: u64, limit: usize) -> Vec<(u64, String)> {
-    let due = store.due(Timestamp(until), limit).await.unwrap();
+    due_of(store, RunKind::Workflow, until, limit).await
+}
+
+/// What is due of a kind, as `(micros, id)`.
+pub(super) async fn due_of(
+    store: &dyn Storage,
+    kind: RunKind,
+    until: u64,
+    limit: usize,
+) -> Vec<(u64, String)> {
+    let due = store.due(kind, Timestamp(until), limit).await.unwrap();
     due.into_iter()
-        .map(|(at, run)| (at.0, run.to_string()))
+        .map(|(at, run)| (at.0, run.as_str().to_owned()))
         .collect()
 }

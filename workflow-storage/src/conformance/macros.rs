@@ -107,6 +107,13 @@ macro_rules! __conformance {
                 numbers_are_never_used_again,
                 many_messages_stay_in_order,
             }
+            $crate::__conformance_theme! { kinds, [], $opener;
+                kinds_and_parents_come_back,
+                listings_keep_kinds_apart,
+                records_are_listed_by_id,
+                runs_with_messages_are_found,
+                what_goes_together_is_taken_together,
+            }
             $crate::__conformance_theme! { blobs, [], $opener;
                 blobs_of_all_sizes_come_back,
                 a_blob_is_addressed_by_its_content,

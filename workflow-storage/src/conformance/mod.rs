@@ -40,6 +40,7 @@ pub mod delete;
 pub mod epochs;
 pub mod inbox;
 pub mod journal;
+pub mod kinds;
 mod kit;
 pub mod list;
 mod macros;

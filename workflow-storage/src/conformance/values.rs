@@ -54,7 +54,14 @@ pub async fn values_are_removed(stores: Stores<'_>) {
 pub async fn keys_do_not_mix(stores: Stores<'_>) {
     let store = stores.open().await;
     let run = Owned::new("a").create(&*store).await;
-    let mut keys = vec![ValueKey::Output, ValueKey::Error, ValueKey::Metadata];
+    let mut keys = vec![
+        ValueKey::Output,
+        ValueKey::Error,
+        ValueKey::Metadata,
+        ValueKey::State,
+        ValueKey::Agenda,
+    ];
+    keys.extend(["", "a", "ab"].map(|call| ValueKey::Result(call.to_owned())));
     keys.extend(
         [
             "",

@@ -10,9 +10,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Call, Effect, Fault, On};
 use crate::{
-    Batch, BlobId, Committed, Description, Epoch, JournalEntry, Maintained, Message, MessageId,
-    NodeId, Position, Result, RunId, RunPage, RunQuery, RunRecord, Storage, StorageError,
-    Timestamp, ValueKey,
+    Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
+    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
+    StorageError, Timestamp, ValueKey,
 };
 
 /// A store in which chosen calls go wrong. Everything else passes through to the store inside.
@@ -275,6 +275,17 @@ impl Storage for Faulty {
         self.pass(Call::Read, self.inner.list(query)).await
     }
 
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        let listing = self.inner.list_by_id(kind, id_prefix, after, limit);
+        self.pass(Call::Read, listing).await
+    }
+
     async fn journal(
         &self,
         run: &RunId,
@@ -289,8 +300,14 @@ impl Storage for Faulty {
         self.pass(Call::Read, self.inner.value(run, key)).await
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.pass(Call::Read, self.inner.due(until, limit)).await
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.pass(Call::Read, self.inner.due(kind, until, limit))
+            .await
     }
 
     async fn inbox(
@@ -301,6 +318,10 @@ impl Storage for Faulty {
     ) -> Result<Vec<Message>> {
         let reading = self.inner.inbox(run, after, limit);
         self.pass(Call::Read, reading).await
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        self.pass(Call::Read, self.inner.unread(after, limit)).await
     }
 
     async fn claim(

@@ -22,7 +22,7 @@ pub enum Call {
     Delete,
     /// [`Storage::put_blob`](crate::Storage::put_blob)
     PutBlob,
-    /// Any of the calls that only read: `record`, `list`, `journal`, `value`, `due`, `inbox`, `blob`.
+    /// Any of the calls that only read: `record`, `list`, `list_by_id`, `journal`, `value`, `due`, `inbox`, `unread`, `blob`.
     Read,
     /// [`Storage::maintain`](crate::Storage::maintain)
     Maintain,

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Batch, BlobId, Committed, Description, Epoch, JournalEntry, Maintained, Message, MessageId,
-    NodeId, Position, Result, RunId, RunPage, RunQuery, RunRecord, Storage, StorageError,
-    Timestamp, ValueKey,
+    Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
+    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
+    StorageError, Timestamp, ValueKey,
 };
 
 /// A store that keeps a log of every call that changed it, in the order in which they changed it. For that, such calls
@@ -153,6 +153,16 @@ impl Storage for Recorded {
         self.inner.list(query).await
     }
 
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.inner.list_by_id(kind, id_prefix, after, limit).await
+    }
+
     async fn journal(
         &self,
         run: &RunId,
@@ -166,8 +176,13 @@ impl Storage for Recorded {
         self.inner.value(run, key).await
     }
 
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, RunId)>> {
-        self.inner.due(until, limit).await
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.inner.due(kind, until, limit).await
     }
 
     async fn inbox(
@@ -177,6 +192,10 @@ impl Storage for Recorded {
         limit: usize,
     ) -> Result<Vec<Message>> {
         self.inner.inbox(run, after, limit).await
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        self.inner.unread(after, limit).await
     }
 
     async fn claim(
