@@ -143,7 +143,11 @@ fn outside(run: &mut Run, value: &Value) -> Option<Event> {
     }
     let listener = run.listened_names().next().cloned();
     let listener = listener.and_then(|name| run.listener(&name));
-    let child = || run.nodes().map(|node| node.id).find(|id| run.child(*id).is_some());
+    let child = || {
+        run.nodes()
+            .map(|node| node.id)
+            .find(|id| run.child(*id).is_some())
+    };
     if let Some(step) = listener.or_else(child) {
         let value = value.clone();
         return Some(Event::StepSucceeded { step, value });

@@ -28,7 +28,6 @@ pub(crate) struct NodeView<'a> {
     pub(crate) id: StepId,
     pub(crate) label: &'a str,
     pub(crate) is_step: bool,
-    pub(crate) is_counted: bool,
     pub(crate) state: ViewState<'a>,
     pub(crate) inputs: Vec<StepId>,
     /// The step whose expansion it belongs to.
@@ -66,6 +65,17 @@ impl Run {
         self.history.as_ref()?.watched_result.as_ref()
     }
 
+    /// The nodes that count as steps.
+    #[cfg(test)]
+    pub(crate) fn counted(&self) -> Vec<StepId> {
+        let counted = self.segments.iter().flat_map(|(base, segment)| {
+            let indices = 0..segment.nodes.len() as u32;
+            let counted = indices.filter(|index| segment.is_counted(*index));
+            counted.map(move |index| StepId(base + u64::from(index)))
+        });
+        counted.collect()
+    }
+
     /// Every node that is known, in order of their numbers.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeView<'_>> {
         self.segments.iter().flat_map(|(base, segment)| {
@@ -81,7 +91,6 @@ impl Run {
                     id: StepId(base + u64::from(index)),
                     label: segment.plan.label(index),
                     is_step: segment.is_step(index),
-                    is_counted: segment.is_counted(index),
                     state: match &node.state {
                         State::Waiting
                         | State::Ready

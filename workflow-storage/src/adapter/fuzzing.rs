@@ -81,7 +81,10 @@ pub(crate) fn record(data: &[u8]) {
 pub(crate) fn keys(data: &[u8]) {
     if let Some((at, run)) = keys::parse_indexed(data) {
         assert_eq!(&keys::wake(at, &run)[1..], data);
-        assert_eq!(&keys::created(crate::RunKind::Workflow, at, &run)[2..], data);
+        assert_eq!(
+            &keys::created(crate::RunKind::Workflow, at, &run)[2..],
+            data
+        );
     }
     if let Some((number, chunk)) = keys::parse_numbered(data) {
         let run = RunId::new("run").expect("a good id");

@@ -85,7 +85,7 @@ proptest! {
             prop_assert_eq!(run.output(), plain.output());
         }
         prop_assert_eq!(run.failure(), plain.failure());
-        let n_steps = run.nodes().filter(|node| node.is_counted).count() as u64;
+        let n_steps = run.counted().len() as u64;
         prop_assert_eq!(n_steps, run.counts().total);
         let is_lost = |event: &Event| matches!(event, Event::StepRan { .. });
         if !sim.journal.iter().flat_map(|entry| &entry.events).any(is_lost) {

@@ -4,7 +4,6 @@ use keepstep_storage::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::run::audit::audit;
 use super::cases;
 use super::programs::value_of;
 use super::script::{
@@ -12,6 +11,7 @@ use super::script::{
 };
 use super::strategy::plans_with_waits;
 use crate::error::StepErrorKind;
+use crate::run::audit::audit;
 use crate::run::{Due, Event, Run, Settled, StepId};
 use crate::value::Value;
 
@@ -387,10 +387,7 @@ fn next(run: &mut Run, now: &mut u64, pick: usize) -> Option<Event> {
         let at = Timestamp(*now);
         return Some(Event::ClockStarted { at, steps });
     }
-    let outside = run
-        .nodes()
-        .filter(|node| node.is_counted)
-        .map(|node| node.id);
+    let outside = run.counted().into_iter();
     let mut possible: Vec<StepId> = outside
         .filter(|id| run.is_running(*id) || run.child(*id).is_some())
         .collect();
