@@ -18,7 +18,7 @@ use keepstep_storage::{
     Epoch, Expect, Position, RunId, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome,
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::DropGuard;
 
 pub use builder::{EngineBuilder, StorageSource};
@@ -33,7 +33,7 @@ pub(crate) use shared::{Ended, Seat, Shared};
 
 use crate::context::try_context;
 use crate::error::{Error, Result};
-use crate::executor::{CommitRequest, Reply, RunMessage, RunTask};
+use crate::executor::{CommitRequest, Reply, RunMessage, RunTask, run_channel};
 use crate::journal::EntryWriter;
 use crate::plan::{self, Plan, flatten};
 use crate::run::{Event, Run};
@@ -349,7 +349,7 @@ impl Shared {
         opening: Option<Event>,
         place: Place,
     ) {
-        let channel = mpsc::unbounded_channel();
+        let channel = run_channel();
         {
             let mut roster = self.roster();
             roster.lost.remove(&id);
@@ -367,7 +367,15 @@ impl Shared {
         }
         place.hand_over();
         let span = tracing::info_span!("run", run = %id, workflow = record.workflow);
-        let task = RunTask::new(Arc::clone(self), seat, id, run, record, opening, channel);
+        let task = Box::new(RunTask::new(
+            Arc::clone(self),
+            seat,
+            id,
+            run,
+            record,
+            opening,
+            channel,
+        ));
         self.tasks
             .spawn(tracing::Instrument::instrument(task.drive(), span));
     }

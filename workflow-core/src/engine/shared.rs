@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::lock::KeyedLocks;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
-use crate::executor::{CommitRequest, RunMessage, TimerRequest};
+use crate::executor::{CommitRequest, Committer, RunMessage, RunSender, TimerRequest};
 use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::resource::Resources;
@@ -35,13 +35,13 @@ pub(crate) struct Shared {
     pub(crate) blocking_permits: Arc<Semaphore>,
     pub(super) max_running_runs: usize,
     pub(super) max_pending_runs: usize,
-    pub(super) committer: mpsc::UnboundedSender<CommitRequest>,
+    pub(crate) committer: Committer,
     pub(super) timers: mpsc::UnboundedSender<TimerRequest>,
     pub(super) random: Mutex<fastrand::Rng>,
     pub(super) roster: Mutex<Roster>,
     /// One call at a time changes a run that is not in execution.
     pub(super) locks: KeyedLocks,
-    pub(super) tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     /// Canceled when the engine is dropped or has shut down: everything stops where it is.
     pub(crate) halted: CancellationToken,
 }
@@ -69,7 +69,7 @@ pub(super) enum SeatState {
     /// Pending; its plan is in the store only.
     Queued(Epoch),
     /// A task drives it.
-    Active(mpsc::UnboundedSender<RunMessage>, Epoch),
+    Active(RunSender, Epoch),
     /// It waits for a timer outside memory, and somebody waits for it.
     Parked,
 }
@@ -191,7 +191,7 @@ impl Shared {
 
     /// Hands a write to the committer.
     pub(crate) fn commit(&self, request: CommitRequest) {
-        if let Err(mpsc::error::SendError(request)) = self.committer.send(request) {
+        if let Err(request) = self.committer.send(request) {
             let location = self.storage.describe().location;
             request.reply.send(Err(StorageError::Closed { location }));
         }

@@ -74,6 +74,11 @@ impl Steps {
         self.spare = None;
     }
 
+    /// Whether one body is executing, and no other may start.
+    pub(super) fn is_one(&self) -> bool {
+        self.running.len() == 1 && self.allowed.is_empty() && self.n_stopping == 0
+    }
+
     pub(super) fn has_work(&self) -> bool {
         !self.allowed.is_empty()
     }
@@ -195,6 +200,13 @@ impl RunTask {
     pub(super) fn start_steps(&mut self) {
         let mut members = Vec::new();
         self.start_allowed(&mut members);
+        if self.may_block
+            && self.lone.is_none()
+            && self.steps.running.len() == 1
+            && members.iter().all(|member| member.may_share)
+        {
+            self.lone = members.pop();
+        }
         set_going(members);
     }
 
@@ -248,7 +260,7 @@ impl RunTask {
         self.steps.n_executions += 1;
         let execution = self.steps.n_executions;
         let report = Report {
-            to: self.sender.clone(),
+            to: self.sender.messages.clone(),
             step,
             execution,
             outcome: Outcome::Stopped,
