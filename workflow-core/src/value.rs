@@ -36,9 +36,19 @@ pub(crate) mod tag {
     pub(crate) const BLOB: u8 = 32;
 }
 
-/// A stored value. Cloning shares the bytes.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Value(Arc<[u8]>);
+/// A stored value. Cloning shares the bytes, or copies the few there are.
+#[derive(Clone)]
+pub(crate) struct Value(Bytes);
+
+/// How many bytes stand in the value itself. A number or a short text, the most frequent values by far, then needs no
+/// memory of its own, and the value is three words.
+const SHORT: usize = 22;
+
+#[derive(Clone)]
+enum Bytes {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Long(Arc<[u8]>),
+}
 
 impl Value {
     /// Encodes `value`.
@@ -46,28 +56,28 @@ impl Value {
         value: &T,
         codec: Codec,
     ) -> Result<Self, EncodeError> {
-        let mut bytes = Vec::with_capacity(32);
+        let mut bytes = Encoding::default();
         match codec {
             Codec::MessagePack => {
-                bytes.push(tag::MESSAGE_PACK);
+                bytes.put(&[tag::MESSAGE_PACK]);
                 rmp_serde::encode::write_named(&mut bytes, value)
                     .map_err(|e| EncodeError(e.to_string()))?;
             }
             Codec::Bincode => {
-                bytes.push(tag::BINCODE);
+                bytes.put(&[tag::BINCODE]);
                 bincode::serialize_into(&mut bytes, value)
                     .map_err(|e| EncodeError(e.to_string()))?;
             }
         }
-        Ok(Self(bytes.into()))
+        Ok(Self::from_bytes(bytes.as_bytes()))
     }
 
     /// The value of a `Result` that is `Ok` with this value.
     pub(crate) fn ok(&self) -> Self {
-        let mut bytes = Vec::with_capacity(self.0.len() + 1);
+        let mut bytes = Vec::with_capacity(self.len() + 1);
         bytes.push(tag::OK);
-        bytes.extend_from_slice(&self.0);
-        Self(bytes.into())
+        bytes.extend_from_slice(self.as_bytes());
+        Self::from_bytes(&bytes)
     }
 
     /// The value that stands for one kept in a blob.
@@ -76,27 +86,37 @@ impl Value {
         bytes.push(tag::BLOB);
         bytes.extend_from_slice(&id.0);
         bytes.extend_from_slice(&len.to_le_bytes());
-        Self(bytes.into())
+        Self::from_bytes(&bytes)
     }
 
     /// Takes stored bytes.
-    pub(crate) fn from_bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
-        Self(bytes.into())
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let mut short = [0; SHORT];
+        match (short.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(bytes);
+                Self(Bytes::Short { len, bytes: short })
+            }
+            _ => Self(Bytes::Long(bytes.into())),
+        }
     }
 
     /// The stored bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Bytes::Long(bytes) => bytes,
+        }
     }
 
     /// How many bytes are stored.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.as_bytes().len()
     }
 
     /// The blob that holds this value, or the value it wraps.
     pub(crate) fn blob_id(&self) -> Option<BlobId> {
-        let mut bytes = &*self.0;
+        let mut bytes = self.as_bytes();
         while let [tag::OK, rest @ ..] = bytes {
             bytes = rest;
         }
@@ -108,11 +128,12 @@ impl Value {
 
     /// This value with the blob it names put in its place.
     pub(crate) fn with_blob(&self, blob: &[u8]) -> Self {
-        let wrappers = self.0.iter().take_while(|byte| **byte == tag::OK).count();
+        let stored = self.as_bytes().iter();
+        let wrappers = stored.take_while(|byte| **byte == tag::OK).count();
         let mut bytes = Vec::with_capacity(wrappers + blob.len());
         bytes.resize(wrappers, tag::OK);
         bytes.extend_from_slice(blob);
-        Self(bytes.into())
+        Self::from_bytes(&bytes)
     }
 
     /// Decodes the value.
@@ -121,20 +142,74 @@ impl Value {
     }
 }
 
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Value {}
+
+/// The bytes of a value that is being encoded: on the stack while they are few.
+#[derive(Default)]
+struct Encoding {
+    len: usize,
+    short: [u8; SHORT],
+    /// All of the bytes, once they are more.
+    long: Vec<u8>,
+}
+
+impl Encoding {
+    fn put(&mut self, more: &[u8]) {
+        if let (true, Some(place)) = (
+            self.long.is_empty(),
+            self.short.get_mut(self.len..self.len + more.len()),
+        ) {
+            place.copy_from_slice(more);
+        } else {
+            if self.long.is_empty() {
+                self.long.reserve(2 * (self.len + more.len()));
+                self.long.extend_from_slice(&self.short[..self.len]);
+            }
+            self.long.extend_from_slice(more);
+        }
+        self.len += more.len();
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        if self.long.is_empty() {
+            &self.short[..self.len]
+        } else {
+            &self.long
+        }
+    }
+}
+
+impl std::io::Write for Encoding {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "Value(tag {}, {} bytes)",
-            self.0.first().copied().unwrap_or(0),
-            self.0.len()
+            self.as_bytes().first().copied().unwrap_or(0),
+            self.len()
         )
     }
 }
 
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
+        serializer.serialize_bytes(self.as_bytes())
     }
 }
 
@@ -150,7 +225,7 @@ impl<'de> Deserialize<'de> for Value {
             }
 
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Value, E> {
-                Ok(Value(bytes.into()))
+                Ok(Value::from_bytes(bytes))
             }
         }
 
@@ -189,6 +264,11 @@ mod tests {
     fn values_come_back_as_they_were() {
         round_trip(());
         round_trip(-1i64);
+        // Around the length from which a value has memory of its own.
+        for len in 0..2 * SHORT {
+            round_trip("x".repeat(len));
+            round_trip(vec![len; len]);
+        }
         round_trip(u128::MAX);
         round_trip(f64::MIN_POSITIVE);
         round_trip(String::from("zażółć"));

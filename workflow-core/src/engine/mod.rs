@@ -34,7 +34,7 @@ pub(crate) use shared::{Ended, Seat, Shared};
 use crate::context::try_context;
 use crate::error::{Error, Result};
 use crate::executor::{CommitRequest, Reply, RunMessage, RunTask, run_channel};
-use crate::journal::EntryWriter;
+use crate::journal::{EntryWriter, is_storable};
 use crate::plan::{self, Plan, flatten};
 use crate::run::{Event, Run};
 use crate::value::Value;
@@ -210,6 +210,9 @@ impl Engine {
             .as_ref()
             .and_then(|extra| extra.metadata.clone());
         let plan = Arc::new(shared.offload_plan(plan).await?);
+        if !is_storable(&plan) {
+            return Err(Error::PlanTooLarge);
+        }
         let event = Event::Created { plan };
         let mut run = Run::default();
         let mut entry = EntryWriter::default();

@@ -13,6 +13,7 @@ use super::{RunMessage, arguments};
 use crate::context::Context;
 use crate::engine::Shared;
 use crate::error::{Error, StepErrorKind, SuspendReason};
+use crate::journal::is_storable;
 use crate::plan::{NodeKind, Plan, flatten};
 use crate::run::{Failure, Start, StepId};
 use crate::step::{Fault, Output, StepBody, StepDef, StepFault, StepInput, StepOutput, StepResult};
@@ -159,6 +160,9 @@ async fn expansion(shared: Arc<Shared>, node: Arc<BuildNode>) -> Result<Outcome,
         .offload_plan(flattened.plan)
         .await
         .map_err(Outcome::Storage)?;
+    if !is_storable(&plan) {
+        return Err(not_storable(Error::PlanTooLarge));
+    }
     Ok(match &*plan.nodes {
         // A finished workflow is a value.
         [only] if only.extra.is_none() => match &only.kind {

@@ -31,7 +31,7 @@ pub(crate) use timers::{TimerRequest, run_timers};
 
 use crate::engine::{Ended, Seat, Shared};
 use crate::error::SuspendReason;
-use crate::journal::EntryWriter;
+use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
 use crate::run::{Event, Impossible, Run, Settled, StepId};
 use crate::step::StepDef;
 use crate::value::{Codec, Value};
@@ -362,7 +362,9 @@ impl RunTask {
 
     fn is_worth_compacting(&self) -> bool {
         let snapshot_bytes = self.run.live_bytes().max(self.snapshot_bytes);
-        self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * snapshot_bytes
+        // What is counted is about what is written: a snapshot that may not fit into an entry is none.
+        snapshot_bytes < MAX_PLAN_BYTES
+            && self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * snapshot_bytes
             && self.opening.is_none()
             && self.run.is_active()
     }
