@@ -132,10 +132,10 @@ async fn write(bytes: usize) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_stands_in_the_journal_up_to_64_kibibytes_and_may_be_much_longer() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = Engine::open(dir.path().join("data").to_str().unwrap());
-    let engine = engine.await.unwrap();
+    let path = dir.path().join("data");
+    let engine = Engine::open(path.to_str().unwrap()).await.unwrap();
     let blobs = || {
-        let files = walkdir::WalkDir::new(dir.path().join("data/blobs")).into_iter();
+        let files = walkdir::WalkDir::new(path.join("blobs")).into_iter();
         files
             .flatten()
             .filter(|file| file.file_type().is_file())

@@ -34,7 +34,7 @@ pub(crate) use shared::{Ended, Seat, Shared};
 use crate::context::try_context;
 use crate::error::{Error, Result};
 use crate::executor::{CommitRequest, Reply, RunMessage, RunTask, run_channel};
-use crate::journal::{EntryWriter, is_storable};
+use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
 use crate::plan::{self, Plan, flatten};
 use crate::run::{Event, Run};
 use crate::value::Value;
@@ -210,15 +210,14 @@ impl Engine {
             .as_ref()
             .and_then(|extra| extra.metadata.clone());
         let plan = Arc::new(shared.offload_plan(plan).await?);
-        if !is_storable(&plan) {
-            return Err(Error::PlanTooLarge);
-        }
         let event = Event::Created { plan };
         let mut run = Run::default();
         let mut entry = EntryWriter::default();
         let blobs = event.blobs();
-        let unencodable = |_| Error::PlanTooLarge;
-        entry.push(&event).map_err(unencodable)?;
+        entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
+        if entry.len() as u64 > MAX_PLAN_BYTES {
+            return Err(Error::PlanTooLarge);
+        }
         // Folding a plan that was just made cannot fail.
         run.apply(event).map_err(|error| unexpected(id, error.0))?;
         let entry = entry.finish(Position(0));

@@ -491,7 +491,7 @@ impl RunTask {
                     .run
                     .output()
                     .cloned()
-                    .unwrap_or_else(|| Value::from_bytes(&[][..]));
+                    .unwrap_or_else(|| Value::from_bytes(&[]));
                 Some(Exit::Ended(Ended::Successful(output)))
             }
             Settled::Stopped => Some(Exit::Ended(

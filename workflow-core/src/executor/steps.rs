@@ -10,6 +10,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -282,8 +283,13 @@ impl RunTask {
             stopping: None,
         };
         self.steps.running.insert(step, running);
+        let body: BoxFuture<'static, ()> = if span.is_disabled() {
+            Box::pin(body)
+        } else {
+            Box::pin(body.instrument(span))
+        };
         Some(Member {
-            body: Box::pin(body.instrument(span)),
+            body,
             context,
             may_share: matches!(def.body, StepBody::Async(_)),
         })

@@ -17,7 +17,8 @@ struct Sink {
 }
 
 impl Sink {
-    const ENOUGH: usize = 4096;
+    /// So much is hashed several blocks at a time.
+    const ENOUGH: usize = 64 << 10;
 
     fn update(&mut self, bytes: &[u8]) -> &mut Self {
         self.gathered.extend_from_slice(bytes);

@@ -170,16 +170,27 @@ impl Run {
             .filter(|index| segment.is_step(*index))
             .count() as u64;
         self.live_bytes += segment.plan_bytes;
-        let free: Vec<u64> = (base..)
-            .zip(&segment.nodes)
-            .filter(|(_, n)| n.n_pending == 0)
-            .map(|(id, _)| id)
+        // The first node ends up on top of the stack of ready steps.
+        let mut next = segment.nodes.len() as u32;
+        while let Some(index) = next.checked_sub(1) {
+            let node = &mut segment.nodes[index as usize];
+            if node.n_pending == 0 {
+                if !matches!(segment.plan.node(index).kind, NodeKind::Step { .. }) {
+                    break;
+                }
+                node.state = State::Ready;
+                self.ready.push(StepId(base + u64::from(index)));
+            }
+            next = index;
+        }
+        // From the first on that is finished already, and may finish others: one by one.
+        let free: Vec<u32> = (0..next)
+            .filter(|index| segment.nodes[*index as usize].n_pending == 0)
             .collect();
         self.segments.insert(base, segment);
-        // The first node ends up on top of the stack of ready steps.
         free.into_iter()
             .rev()
-            .for_each(|id| self.activate(StepId(id)));
+            .for_each(|index| self.activate(StepId(base + u64::from(index))));
     }
 
     /// Shows the inputs of a node to `visit`, as often as it has edges from them.
