@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use keepstep::storage::fault::Mutation;
@@ -19,17 +20,20 @@ fn batches(log: &[Mutation]) -> Vec<Batch> {
 
 async fn commit_all(url: &str, batches: Vec<Batch>) -> anyhow::Result<Duration> {
     let store = keepstep::storage::open(url).await?;
-    let start = Instant::now();
-    for batch in batches {
-        let committed = store.commit(batch).await?;
-        assert!(
-            committed
-                .writes
-                .iter()
-                .all(|outcome| *outcome == WriteOutcome::Written)
-        );
-    }
-    let elapsed = start.elapsed();
+    let writer = std::sync::Arc::clone(&store);
+    // All on one thread: nothing has to be woken for a commit.
+    let elapsed = tokio::task::spawn_blocking(move || {
+        let start = Instant::now();
+        for batch in batches {
+            let Ok(committed) = writer.commit_blocking(batch) else {
+                anyhow::bail!("the store cannot commit on the calling thread");
+            };
+            let is_written = |outcome: &WriteOutcome| *outcome == WriteOutcome::Written;
+            assert!(committed?.writes.iter().all(is_written));
+        }
+        Ok(start.elapsed())
+    });
+    let elapsed = elapsed.await??;
     store.close().await?;
     Ok(elapsed)
 }
@@ -108,4 +112,67 @@ pub(super) async fn tasks_group_committed(path: &Path, width: u64) -> anyhow::Re
     drop(results);
     assert_eq!(writer.await??, (0..width).map(|n| n * n).sum::<u64>());
     Ok(start.elapsed())
+}
+
+/// What a step of [`fib_group_committed`] hands to the writer: a record of its length, and who waits for it to be durable.
+type Record = (usize, tokio::sync::oneshot::Sender<()>);
+
+/// `fib` as tasks: a call is a task, and so is an addition. What each comes to is appended to a file and synced, with what else
+/// has gathered, before anything that depends on it begins.
+pub(super) async fn fib_group_committed(path: &Path, n: u64) -> anyhow::Result<Duration> {
+    std::fs::create_dir_all(path)?;
+    let mut file = File::create(path.join("log"))?;
+    let start = Instant::now();
+    let (records, mut gathered) = tokio::sync::mpsc::unbounded_channel::<Record>();
+    let writer = tokio::task::spawn_blocking(move || {
+        let (mut bytes, mut waiting) = (Vec::new(), Vec::new());
+        while let Some(first) = gathered.blocking_recv() {
+            bytes.clear();
+            let mut next = Some(first);
+            while let Some((len, durable)) = next {
+                bytes.resize(bytes.len() + len, 1);
+                waiting.push(durable);
+                next = gathered.try_recv().ok();
+            }
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            for durable in waiting.drain(..) {
+                // Who waited may have been dropped with its runtime.
+                let _ = durable.send(());
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    let output = tokio::spawn(fib_task(records, n)).await??;
+    let elapsed = start.elapsed();
+    writer.await??;
+    assert_eq!(output, super::work::fibonacci(n));
+    Ok(elapsed)
+}
+
+fn fib_task(
+    records: tokio::sync::mpsc::UnboundedSender<Record>,
+    n: u64,
+) -> Pin<Box<dyn Future<Output = anyhow::Result<u64>> + Send>> {
+    /// An expansion names a step, its literals and its edges; a result is a number.
+    const EXPANSION_BYTES: usize = 48;
+    const RESULT_BYTES: usize = 16;
+    Box::pin(async move {
+        let durable = |len| {
+            let (durable, is_durable) = tokio::sync::oneshot::channel();
+            assert!(records.send((len, durable)).is_ok());
+            is_durable
+        };
+        if n <= 1 {
+            durable(RESULT_BYTES).await?;
+            return Ok(n);
+        }
+        durable(EXPANSION_BYTES).await?;
+        let a = tokio::spawn(fib_task(records.clone(), n - 1));
+        let b = tokio::spawn(fib_task(records.clone(), n - 2));
+        let (a, b) = (a.await??, b.await??);
+        let sum = tokio::spawn(async move { a + b }).await?;
+        durable(RESULT_BYTES).await?;
+        Ok(sum)
+    })
 }

@@ -37,6 +37,10 @@ impl Storage for Bottom {
         Ok(committed)
     }
 
+    fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
+        Err(batch)
+    }
+
     async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
         self.memory.record(run).await
     }
@@ -255,6 +259,10 @@ impl Storage for Wire {
             }
         }
         self.call(&what, self.faulty.commit(batch)).await
+    }
+
+    fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
+        Err(batch)
     }
 
     async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {

@@ -10,12 +10,15 @@ use keepstep_storage::Position;
 use serde::Deserialize;
 
 use crate::error::Damage;
+use crate::plan::Plan;
 use crate::run::Event;
 
 const VERSION: u8 = 1;
 const HEADER: usize = 13;
-/// The longest entry: a plan with more in it than this is refused.
-const MAX_BYTES: u64 = 1 << 30;
+/// The longest entry: one plan and one snapshot fit into it. The header counts bytes in 32 bits.
+const MAX_BYTES: usize = 3 << 30;
+/// A plan with more in it than this is refused.
+pub(crate) const MAX_PLAN_BYTES: u64 = 1 << 30;
 
 /// The bytes of an entry that is being written.
 #[derive(Debug, Default)]
@@ -39,12 +42,14 @@ impl EntryWriter {
             self.bytes.resize(HEADER, 0);
         }
         let before = self.bytes.len();
-        // The header counts bytes in 32 bits; what is longer than this is an error before that is a problem.
-        let options =
-            bincode::DefaultOptions::new().with_limit(MAX_BYTES.saturating_sub(before as u64));
-        options
-            .serialize_into(&mut self.bytes, event)
-            .inspect_err(|_| self.bytes.truncate(before))?;
+        let pushed = bincode::DefaultOptions::new().serialize_into(&mut self.bytes, event);
+        let pushed = pushed.and_then(|()| {
+            if self.bytes.len() > MAX_BYTES {
+                return Err(bincode::ErrorKind::SizeLimit.into());
+            }
+            Ok(())
+        });
+        pushed.inspect_err(|_| self.bytes.truncate(before))?;
         self.n_events += 1;
         Ok(())
     }
@@ -61,6 +66,12 @@ impl EntryWriter {
         bytes[9..13].copy_from_slice(&checksum.to_le_bytes());
         bytes.into()
     }
+}
+
+/// Whether a plan is short enough to be stored.
+pub(crate) fn is_storable(plan: &Plan) -> bool {
+    let options = bincode::DefaultOptions::new().with_limit(MAX_PLAN_BYTES);
+    options.serialized_size(plan).is_ok()
 }
 
 /// The events of an entry.

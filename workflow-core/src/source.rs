@@ -491,7 +491,7 @@ mod tests {
         let mut bytes = vec![tag::BINCODE];
         bytes.extend_from_slice(&u64::MAX.to_le_bytes());
         assert!(
-            Source::Value(Value::from_bytes(bytes))
+            Source::Value(Value::from_bytes(&bytes))
                 .decode::<Vec<u8>>()
                 .is_err()
         );

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use keepstep_storage::BlobId;
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -45,9 +44,19 @@ pub(crate) mod tag {
     pub(crate) const BLOB: u8 = 32;
 }
 
-/// A stored value. Cloning shares the bytes.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Value(Arc<[u8]>);
+/// A stored value. Cloning shares the bytes, or copies the few there are.
+#[derive(Clone)]
+pub(crate) struct Value(Bytes);
+
+/// How many bytes stand in the value itself. A number or a short text, the most frequent values by far, then needs no
+/// memory of its own, and the value is three words.
+const SHORT: usize = 22;
+
+#[derive(Clone)]
+enum Bytes {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Long(Arc<[u8]>),
+}
 
 impl Value {
     /// Encodes `value`.
@@ -55,20 +64,20 @@ impl Value {
         value: &T,
         codec: Codec,
     ) -> Result<Self, EncodeError> {
-        let mut bytes = Vec::with_capacity(32);
+        let mut bytes = Encoding::default();
         match codec {
             Codec::MessagePack => {
-                bytes.push(tag::MESSAGE_PACK);
+                bytes.put(&[tag::MESSAGE_PACK]);
                 rmp_serde::encode::write_named(&mut bytes, value)
                     .map_err(|e| EncodeError(e.to_string()))?;
             }
             Codec::Bincode => {
-                bytes.push(tag::BINCODE);
+                bytes.put(&[tag::BINCODE]);
                 bincode::serialize_into(&mut bytes, value)
                     .map_err(|e| EncodeError(e.to_string()))?;
             }
         }
-        Ok(Self(bytes.into()))
+        Ok(Self::from_bytes(bytes.as_bytes()))
     }
 
     /// The value of a `Result` that is `Ok` with this value.
@@ -82,10 +91,10 @@ impl Value {
     }
 
     fn wrapped(&self, tag: u8) -> Self {
-        let mut bytes = Vec::with_capacity(self.0.len() + 1);
+        let mut bytes = Vec::with_capacity(self.len() + 1);
         bytes.push(tag);
-        bytes.extend_from_slice(&self.0);
-        Self(bytes.into())
+        bytes.extend_from_slice(self.as_bytes());
+        Self::from_bytes(&bytes)
     }
 
     /// The value of `()`.
@@ -93,7 +102,7 @@ impl Value {
         let mut bytes = vec![tag::MESSAGE_PACK];
         // Writing to memory does not fail.
         drop(rmp::encode::write_nil(&mut bytes));
-        Self(bytes.into())
+        Self::from_bytes(&bytes)
     }
 
     /// The value of a small number.
@@ -101,7 +110,7 @@ impl Value {
         let mut bytes = vec![tag::MESSAGE_PACK];
         // Writing to memory does not fail.
         drop(rmp::encode::write_uint(&mut bytes, u64::from(number)));
-        Self(bytes.into())
+        Self::from_bytes(&bytes)
     }
 
     /// The list of these values; a value of more than 4 GiB does not fit in one.
@@ -113,9 +122,9 @@ impl Value {
             // Long values are kept in blobs, so that what stands here is short.
             let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
             bytes.extend_from_slice(&len.to_le_bytes());
-            bytes.extend_from_slice(&value.0);
+            bytes.extend_from_slice(value.as_bytes());
         }
-        Self(bytes.into())
+        Self::from_bytes(&bytes)
     }
 
     /// The value that stands for one kept in a blob.
@@ -124,27 +133,37 @@ impl Value {
         bytes.push(tag::BLOB);
         bytes.extend_from_slice(&id.0);
         bytes.extend_from_slice(&len.to_le_bytes());
-        Self(bytes.into())
+        Self::from_bytes(&bytes)
     }
 
     /// Takes stored bytes.
-    pub(crate) fn from_bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
-        Self(bytes.into())
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let mut short = [0; SHORT];
+        match (short.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(bytes);
+                Self(Bytes::Short { len, bytes: short })
+            }
+            _ => Self(Bytes::Long(bytes.into())),
+        }
     }
 
     /// The stored bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Bytes::Long(bytes) => bytes,
+        }
     }
 
     /// How many bytes are stored.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.as_bytes().len()
     }
 
     /// Shows the blobs that hold this value, or parts of it, to `visit`.
     pub(crate) fn for_each_blob(&self, visit: &mut dyn FnMut(BlobId)) {
-        parts::for_each_blob(&self.0, visit);
+        parts::for_each_blob(self.as_bytes(), visit);
     }
 
     pub(crate) fn has_blobs(&self) -> bool {
@@ -154,10 +173,10 @@ impl Value {
     }
 
     /// This value with the blobs it names put in their places. One that `blob` does not give stays as it is.
-    pub(crate) fn with_blobs(&self, blob: &dyn Fn(BlobId) -> Option<Bytes>) -> Self {
+    pub(crate) fn with_blobs(&self, blob: &dyn Fn(BlobId) -> Option<bytes::Bytes>) -> Self {
         let mut bytes = Vec::with_capacity(self.len());
-        parts::put_with_blobs(&self.0, 0, blob, &mut bytes);
-        Self(bytes.into())
+        parts::put_with_blobs(self.as_bytes(), 0, blob, &mut bytes);
+        Self::from_bytes(&bytes)
     }
 
     /// Decodes the value.
@@ -166,20 +185,74 @@ impl Value {
     }
 }
 
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Value {}
+
+/// The bytes of a value that is being encoded: on the stack while they are few.
+#[derive(Default)]
+struct Encoding {
+    len: usize,
+    short: [u8; SHORT],
+    /// All of the bytes, once they are more.
+    long: Vec<u8>,
+}
+
+impl Encoding {
+    fn put(&mut self, more: &[u8]) {
+        if let (true, Some(place)) = (
+            self.long.is_empty(),
+            self.short.get_mut(self.len..self.len + more.len()),
+        ) {
+            place.copy_from_slice(more);
+        } else {
+            if self.long.is_empty() {
+                self.long.reserve(2 * (self.len + more.len()));
+                self.long.extend_from_slice(&self.short[..self.len]);
+            }
+            self.long.extend_from_slice(more);
+        }
+        self.len += more.len();
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        if self.long.is_empty() {
+            &self.short[..self.len]
+        } else {
+            &self.long
+        }
+    }
+}
+
+impl std::io::Write for Encoding {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "Value(tag {}, {} bytes)",
-            self.0.first().copied().unwrap_or(0),
-            self.0.len()
+            self.as_bytes().first().copied().unwrap_or(0),
+            self.len()
         )
     }
 }
 
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
+        serializer.serialize_bytes(self.as_bytes())
     }
 }
 
@@ -195,7 +268,7 @@ impl<'de> Deserialize<'de> for Value {
             }
 
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Value, E> {
-                Ok(Value(bytes.into()))
+                Ok(Value::from_bytes(bytes))
             }
         }
 
@@ -234,6 +307,11 @@ mod tests {
     fn values_come_back_as_they_were() {
         round_trip(());
         round_trip(-1i64);
+        // Around the length from which a value has memory of its own.
+        for len in 0..2 * SHORT {
+            round_trip("x".repeat(len));
+            round_trip(vec![len; len]);
+        }
         round_trip(u128::MAX);
         round_trip(f64::MIN_POSITIVE);
         round_trip(String::from("zażółć"));
@@ -274,7 +352,7 @@ mod tests {
         assert_eq!(found, [a, b]);
         type Decoded = either::Either<(), Vec<Result<u8, String>>>;
         assert!(value.decode::<Decoded>().is_err());
-        let bytes = Bytes::copy_from_slice(stored.as_bytes());
+        let bytes = bytes::Bytes::copy_from_slice(stored.as_bytes());
         let whole = value.with_blobs(&|_| Some(bytes.clone()));
         assert!(!whole.has_blobs());
         let decoded = whole.decode::<Decoded>().unwrap().right().unwrap();

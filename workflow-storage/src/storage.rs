@@ -38,6 +38,15 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// - the indexes that [`list`](Self::list) and [`due`](Self::due) read change in the same commit.
     async fn commit(&self, batch: Batch) -> Result<Committed>;
 
+    /// [`commit`](Self::commit) on the calling thread, which waits until the batch is durable: for a caller that has nothing
+    /// else to do and whose thread may block, so that no other thread has to be woken. A store that needs its runtime for
+    /// a commit gives the batch back, which is what it does unless it says otherwise.
+    ///
+    /// To be correct: as `commit`.
+    fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
+        Err(batch)
+    }
+
     /// A run's catalog record; `None` if there is no such run.
     async fn record(&self, run: &RunId) -> Result<Option<RunRecord>>;
 

@@ -17,7 +17,7 @@ use super::shared::{Roster, Shared};
 use super::{Engine, lock};
 use crate::clock::Clock;
 use crate::error::Result;
-use crate::executor::{run_committer, run_timers};
+use crate::executor::{Committer, run_committer, run_timers};
 use crate::registry::Registry;
 use crate::resource::Resources;
 
@@ -172,9 +172,10 @@ impl EngineBuilder {
             location = description.location,
             "store opened: {kept}"
         );
-        let (committer, requests) = mpsc::unbounded_channel();
+        let (committer, requests) = Committer::new(storage.clone());
         let (timers, timer_requests) = mpsc::unbounded_channel();
         let halted = CancellationToken::new();
+        let turn = committer.turn();
         let shared = Arc::new(Shared {
             storage: Arc::clone(&storage),
             registry,
@@ -203,7 +204,8 @@ impl EngineBuilder {
             tasks: TaskTracker::new(),
             halted: halted.clone(),
         });
-        tokio::spawn(run_committer(storage, requests, shared.timers.clone()));
+        let wakes = shared.timers.clone();
+        tokio::spawn(run_committer(storage, turn, requests, wakes));
         tokio::spawn(run_timers(Arc::clone(&shared), timer_requests));
         let engine = Engine {
             shared,

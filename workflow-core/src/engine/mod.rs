@@ -20,7 +20,6 @@ use keepstep_storage::{
     WriteOutcome,
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
 
 pub use builder::{EngineBuilder, StorageSource};
@@ -36,8 +35,8 @@ pub(crate) use shared::{Ended, Seat, Shared, load_value};
 
 use crate::context::try_context;
 use crate::error::{Error, Result};
-use crate::executor::{RunMessage, RunTask};
-use crate::journal::EntryWriter;
+use crate::executor::{RunMessage, RunTask, run_channel};
+use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
 use crate::plan::{self, Plan, flatten};
 use crate::run::{Event, Run};
 use crate::value::Value;
@@ -219,8 +218,10 @@ impl Engine {
         let mut run = Run::default();
         let mut entry = EntryWriter::default();
         let blobs = event.blobs();
-        let unencodable = |_| Error::PlanTooLarge;
-        entry.push(&event).map_err(unencodable)?;
+        entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
+        if entry.len() as u64 > MAX_PLAN_BYTES {
+            return Err(Error::PlanTooLarge);
+        }
         // Folding a plan that was just made cannot fail.
         run.apply(event).map_err(|error| unexpected(id, error.0))?;
         let entry = entry.finish(Position(0));
@@ -366,7 +367,7 @@ impl Shared {
         opening: Option<Event>,
         place: Place,
     ) {
-        let channel = mpsc::unbounded_channel();
+        let channel = run_channel();
         {
             let mut roster = self.roster();
             roster.lost.remove(&id);
@@ -384,7 +385,15 @@ impl Shared {
         }
         place.hand_over();
         let span = tracing::info_span!("run", run = %id, workflow = record.workflow);
-        let task = RunTask::new(Arc::clone(self), seat, id, run, record, opening, channel);
+        let task = Box::new(RunTask::new(
+            Arc::clone(self),
+            seat,
+            id,
+            run,
+            record,
+            opening,
+            channel,
+        ));
         self.tasks
             .spawn(tracing::Instrument::instrument(task.drive(), span));
     }

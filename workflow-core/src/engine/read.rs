@@ -132,7 +132,7 @@ impl Engine {
             .value(&id, &ValueKey::Step(step.to_owned()))
             .await?
         {
-            let value = self.shared.load_value(Value::from_bytes(&*bytes)).await?;
+            let value = self.shared.load_value(Value::from_bytes(&bytes)).await?;
             return decode(&value, what);
         }
         let run = self.history(&id, Some(step.to_owned())).await?;
@@ -264,7 +264,7 @@ impl Engine {
             .value(id, &ValueKey::Error)
             .await?
             .ok_or_else(|| missing(id, "error"))?;
-        Value::from_bytes(&*bytes)
+        Value::from_bytes(&bytes)
             .decode()
             .map_err(|_| missing(id, "error"))
     }

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::lock::KeyedLocks;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
-use crate::executor::{CommitRequest, Reply, RunMessage, Wake};
+use crate::executor::{CommitRequest, Committer, Reply, RunMessage, RunSender, Wake};
 use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::resource::Resources;
@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) blocking_permits: Arc<Semaphore>,
     pub(super) max_running_runs: usize,
     pub(super) max_pending_runs: usize,
-    pub(super) committer: mpsc::UnboundedSender<CommitRequest>,
+    pub(crate) committer: Committer,
     pub(super) timers: mpsc::UnboundedSender<Wake>,
     pub(super) random: Mutex<fastrand::Rng>,
     pub(super) roster: Mutex<Roster>,
@@ -72,7 +72,7 @@ pub(super) enum SeatState {
     /// Pending; its plan is in the store only.
     Queued(Epoch),
     /// A task drives it.
-    Active(mpsc::UnboundedSender<RunMessage>, Epoch),
+    Active(RunSender, Epoch),
     /// It waits for a timer outside memory, and somebody waits for it.
     Parked,
 }
@@ -210,7 +210,7 @@ impl Shared {
 
     /// Hands a write to the committer.
     pub(crate) fn commit(&self, request: CommitRequest) {
-        if let Err(mpsc::error::SendError(request)) = self.committer.send(request) {
+        if let Err(request) = self.committer.send(request) {
             let location = self.storage.describe().location;
             request.reply.send(Err(StorageError::Closed { location }));
         }

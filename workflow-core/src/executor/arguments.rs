@@ -64,11 +64,9 @@ impl Fill<'_> {
         match arg {
             Arg::Value(value) => Source::Value(self.literal(value)),
             // There is an input for each: both come from the same walk.
-            Arg::Node(_) => Source::Value(
-                self.inputs
-                    .next()
-                    .unwrap_or_else(|| Value::from_bytes(&[][..])),
-            ),
+            Arg::Node(_) => {
+                Source::Value(self.inputs.next().unwrap_or_else(|| Value::from_bytes(&[])))
+            }
             Arg::Seq(items) => Source::Seq(items.iter().map(|item| self.source(item)).collect()),
             Arg::Map(entries) => Source::Map(
                 entries

@@ -13,6 +13,7 @@ use super::{RunMessage, arguments};
 use crate::context::Context;
 use crate::engine::Shared;
 use crate::error::{Error, StepErrorKind, SuspendReason};
+use crate::journal::is_storable;
 use crate::plan::{NodeKind, Plan, flatten};
 use crate::run::{Failure, Start, StepId};
 use crate::step::{Fault, Output, StepBody, StepDef, StepFault, StepInput, StepOutput, StepResult};
@@ -96,30 +97,12 @@ impl Execution {
             args,
             resources: Arc::clone(&shared.resources),
         };
-        let timed_out = context.clone();
-        let mut thread_place = None;
-        if matches!(def.body, StepBody::Blocking(_)) {
-            // Commits share the pool of threads that may block, so bodies must not take all of them. The time until there
-            // is a thread is not the body's.
-            let thread = Arc::clone(&shared.blocking_permits).acquire_owned();
-            thread_place = Some(thread.await.map_err(|_| Outcome::Stopped)?);
-        }
-        let body = execute(def, input, context, (permit, thread_place));
-        let result = match timeout {
-            None => body.await,
-            Some(limit) => match tokio::time::timeout(limit, body).await {
-                Ok(result) => result,
-                Err(_) => {
-                    // A plain function goes on in its thread; it can notice.
-                    timed_out.cancel();
-                    let message = format!("it took longer than {limit:?}");
-                    return Err(Outcome::Failed(Failure {
-                        kind: StepErrorKind::Timeout,
-                        message,
-                        causes: vec![],
-                    }));
-                }
-            },
+        let result = match (def.body, timeout) {
+            (StepBody::Async(body), None) => {
+                let _place = permit;
+                Ok(context.scope(body(input)).await)
+            }
+            _ => Box::pin(execute(&shared, def, input, context, permit, timeout)).await?,
         };
         let output = match result {
             Ok(Ok(StepOutput(output))) => output,
@@ -159,6 +142,9 @@ async fn expansion(shared: Arc<Shared>, node: Arc<BuildNode>) -> Result<Outcome,
         .offload_plan(flattened.plan)
         .await
         .map_err(Outcome::Storage)?;
+    if !is_storable(&plan) {
+        return Err(not_storable(Error::PlanTooLarge));
+    }
     Ok(match &*plan.nodes {
         // A finished workflow is a value.
         [only] if only.extra.is_none() => match &only.kind {
@@ -171,8 +157,40 @@ async fn expansion(shared: Arc<Shared>, node: Arc<BuildNode>) -> Result<Outcome,
 
 type Panic = Box<dyn Any + Send>;
 
-/// Runs the body, on the runtime or where it may block.
+/// Runs a body that blocks or has little time.
 async fn execute(
+    shared: &Shared,
+    def: &'static StepDef,
+    input: StepInput,
+    context: Context,
+    place: OwnedSemaphorePermit,
+    timeout: Option<Duration>,
+) -> Result<Result<StepResult, Panic>, Outcome> {
+    let timed_out = context.clone();
+    let mut thread_place = None;
+    if matches!(def.body, StepBody::Blocking(_)) {
+        // Commits share the pool of threads that may block, so bodies must not take all of them. The time until there
+        // is a thread is not the body's.
+        let thread = Arc::clone(&shared.blocking_permits).acquire_owned();
+        thread_place = Some(thread.await.map_err(|_| Outcome::Stopped)?);
+    }
+    let body = execute_in(def, input, context, (place, thread_place));
+    let Some(limit) = timeout else {
+        return Ok(body.await);
+    };
+    tokio::time::timeout(limit, body).await.map_err(|_| {
+        // A plain function goes on in its thread; it can notice.
+        timed_out.cancel();
+        Outcome::Failed(Failure {
+            kind: StepErrorKind::Timeout,
+            message: format!("it took longer than {limit:?}"),
+            causes: vec![],
+        })
+    })
+}
+
+/// Runs the body, on the runtime or where it may block.
+async fn execute_in(
     def: &'static StepDef,
     input: StepInput,
     context: Context,

@@ -1,8 +1,9 @@
 //! Group commit: one writer, which takes whatever has gathered while the last commit was being flushed.
 
 use std::collections::HashSet;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -119,9 +120,76 @@ impl Reply {
     }
 }
 
+/// Whose turn it is to commit. Held over a commit.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    taken: tokio::sync::Mutex<()>,
+    /// Requests that were sent and are in no commit yet.
+    n_waiting: AtomicUsize,
+}
+
+/// The way to the store for all that is written to it.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    storage: Arc<dyn Storage>,
+    requests: mpsc::UnboundedSender<CommitRequest>,
+    turn: Arc<Turn>,
+}
+
+impl Committer {
+    pub(crate) fn new(storage: Arc<dyn Storage>) -> (Self, mpsc::UnboundedReceiver<CommitRequest>) {
+        let (requests, received) = mpsc::unbounded_channel();
+        let committer = Self {
+            storage,
+            requests,
+            turn: Arc::default(),
+        };
+        (committer, received)
+    }
+
+    pub(crate) fn turn(&self) -> Arc<Turn> {
+        Arc::clone(&self.turn)
+    }
+
+    /// Hands a write to the task that commits whatever has gathered; gives it back if there is none any more.
+    pub(crate) fn send(&self, request: CommitRequest) -> Result<(), CommitRequest> {
+        self.turn.n_waiting.fetch_add(1, Ordering::SeqCst);
+        self.requests.send(request).map_err(|error| error.0)
+    }
+
+    /// Commits a write on this thread, which blocks until it is durable, if nobody else has anything to commit and the
+    /// store can do that; else gives it back. Only on a runtime whose other threads go on meanwhile.
+    pub(crate) fn commit_here(&self, write: RunWrite) -> Result<Written, RunWrite> {
+        let Ok(_turn) = self.turn.taken.try_lock() else {
+            return Err(write);
+        };
+        if self.turn.n_waiting.load(Ordering::SeqCst) > 0 {
+            return Err(write);
+        }
+        let batch = Batch {
+            writes: vec![write],
+            messages: Vec::new(),
+        };
+        let commit = AssertUnwindSafe(|| self.storage.commit_blocking(batch));
+        match tokio::task::block_in_place(|| catch_unwind(commit)) {
+            Ok(Ok(Ok(mut committed))) => match committed.writes.pop() {
+                Some(outcome) => Ok(Ok(outcome)),
+                None => Ok(Err(incomplete(&*self.storage))),
+            },
+            Ok(Ok(Err(error))) => Ok(Err(error)),
+            Ok(Err(mut batch)) => match batch.writes.pop() {
+                Some(write) => Err(write),
+                None => Ok(Err(incomplete(&*self.storage))),
+            },
+            Err(_) => Ok(Err(panicked(&*self.storage))),
+        }
+    }
+}
+
 /// Commits what arrives until nobody is left to send anything.
 pub(crate) async fn run_committer(
     storage: Arc<dyn Storage>,
+    turn: Arc<Turn>,
     mut requests: mpsc::UnboundedReceiver<CommitRequest>,
     wakes: mpsc::UnboundedSender<Wake>,
 ) {
@@ -131,6 +199,7 @@ pub(crate) async fn run_committer(
         if gathered.is_empty() && requests.recv_many(&mut gathered, MAX_BATCH_WRITES).await == 0 {
             return;
         }
+        let _turn = turn.taken.lock().await;
         while gathered.len() < MAX_BATCH_WRITES
             && let Ok(request) = requests.try_recv()
         {
@@ -150,6 +219,7 @@ pub(crate) async fn run_committer(
             .take_while(|fits| *fits)
             .count()
             .max(1);
+        turn.n_waiting.fetch_sub(n, Ordering::SeqCst);
         let later = gathered.split_off(n);
         let mut batch = Batch::default();
         let asked: Vec<Asked> = std::mem::replace(&mut gathered, later)
@@ -184,11 +254,17 @@ pub(crate) async fn run_committer(
 }
 
 fn panicked(storage: &dyn Storage) -> StorageError {
+    failed(storage, "it panicked")
+}
+
+fn incomplete(storage: &dyn Storage) -> StorageError {
+    failed(storage, "it did not say what became of the write")
+}
+
+fn failed(storage: &dyn Storage, what: &str) -> StorageError {
     StorageError::Backend {
         backend: storage.describe().backend,
         operation: "commit",
-        source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(
-            "it panicked",
-        )),
+        source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(what)),
     }
 }

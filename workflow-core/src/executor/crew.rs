@@ -50,12 +50,12 @@ pub(super) fn set_going(members: Vec<Member>) {
 }
 
 impl Member {
-    fn spawn(self) {
+    pub(super) fn spawn(self) {
         let Self { body, context, .. } = self;
         context.set_abort(tokio::spawn(body).abort_handle());
     }
 
-    async fn poll_once(mut self) {
+    pub(super) async fn poll_once(mut self) {
         if self.context.is_to_be_dropped() {
             return;
         }

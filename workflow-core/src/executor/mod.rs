@@ -3,6 +3,7 @@
 //! Each run in memory is one task. While a commit of it is being flushed, what happens gathers; nothing that an event
 //! allows is done before the event is durable. After a failed write the task ends and writes nothing more.
 
+mod alone;
 mod arguments;
 mod body;
 mod children;
@@ -24,20 +25,22 @@ use keepstep_storage::{
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
+pub(crate) use alone::{RunSender, run_channel};
 pub(crate) use body::Outcome;
 pub(crate) use children::letters;
-pub(crate) use committer::{CommitRequest, Reply, Written, run_committer};
+pub(crate) use committer::{CommitRequest, Committer, Reply, Written, run_committer};
 pub(crate) use load::{fold_journal, load_run};
 pub(crate) use mail::Mail;
 pub(crate) use timers::{Wake, run_timers};
 
 use crate::engine::{Ended, Seat, Shared};
 use crate::error::SuspendReason;
-use crate::journal::EntryWriter;
+use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
 use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
 use crate::step::StepDef;
 use crate::value::{Codec, Value};
 use children::Found;
+use crew::Member;
 use mail::Mailbox;
 use steps::Steps;
 
@@ -87,7 +90,8 @@ pub(crate) struct RunTask {
     /// The record as the commit under way will leave it.
     committing: Option<RunRecord>,
     messages: mpsc::UnboundedReceiver<RunMessage>,
-    sender: mpsc::UnboundedSender<RunMessage>,
+    inbox: Vec<RunMessage>,
+    sender: RunSender,
     /// What happened and is not yet folded.
     happened: VecDeque<Happened>,
     steps: Steps,
@@ -96,6 +100,10 @@ pub(crate) struct RunTask {
     n_looking: usize,
     /// Runs that are to be canceled once the commit under way is durable.
     to_cancel: Vec<RunId>,
+    /// A body that was to start, and may be polled in this task's place.
+    lone: Option<Member>,
+    /// Whether this task is on a runtime of several threads.
+    may_block: bool,
     /// An event to begin with: the run goes on after a failure or a suspension.
     opening: Option<Event>,
     /// How long the last snapshot was.
@@ -127,6 +135,13 @@ struct Taken {
     consumed: Vec<MessageId>,
 }
 
+/// What a run's task comes to.
+enum Next {
+    /// Nothing is to be done until this body has been polled.
+    Lone(Member),
+    Exit(Exit),
+}
+
 /// Why a run's task is over.
 enum Exit {
     Ended(Ended),
@@ -142,10 +157,7 @@ impl RunTask {
         run: Run,
         record: RunRecord,
         opening: Option<Event>,
-        (sender, messages): (
-            mpsc::UnboundedSender<RunMessage>,
-            mpsc::UnboundedReceiver<RunMessage>,
-        ),
+        (sender, messages): (RunSender, mpsc::UnboundedReceiver<RunMessage>),
     ) -> Self {
         Self {
             shared,
@@ -155,12 +167,15 @@ impl RunTask {
             record,
             committing: None,
             messages,
+            inbox: Vec::new(),
             sender,
             happened: VecDeque::new(),
             steps: Steps::default(),
             mailbox: Mailbox::default(),
             n_looking: 0,
             to_cancel: Vec::new(),
+            lone: None,
+            may_block: false,
             opening,
             snapshot_bytes: 0,
             is_shutting_down: false,
@@ -168,12 +183,28 @@ impl RunTask {
     }
 
     /// Drives the run until it ends, stops, or leaves memory.
-    pub(crate) async fn drive(mut self) {
-        let exit = AssertUnwindSafe(self.drive_to_exit()).catch_unwind().await;
-        let exit = exit.unwrap_or_else(|_| {
-            let what = "its task panicked".to_owned();
-            Exit::Ended(Ended::Suspended(SuspendReason::Invariant { what }))
-        });
+    pub(crate) async fn drive(mut self: Box<Self>) {
+        self.may_block = alone::may_block_here();
+        loop {
+            let next = AssertUnwindSafe(self.drive_on()).catch_unwind().await;
+            match next {
+                Ok(Next::Lone(body)) => match self.wait_in_berth(body).await {
+                    Some(task) => self = task,
+                    // Another task has it.
+                    None => return,
+                },
+                Ok(Next::Exit(exit)) => return self.exit(exit),
+                Err(_) => {
+                    let what = "its task panicked".to_owned();
+                    return self.exit(Exit::Ended(Ended::Suspended(SuspendReason::Invariant {
+                        what,
+                    })));
+                }
+            }
+        }
+    }
+
+    fn exit(mut self: Box<Self>, exit: Exit) {
         self.steps.abort_all();
         match exit {
             Exit::Ended(ended) => {
@@ -189,12 +220,11 @@ impl RunTask {
         }
     }
 
-    async fn drive_to_exit(&mut self) -> Exit {
-        let mut inbox = Vec::new();
+    async fn drive_on(&mut self) -> Next {
         loop {
             if self.committing.is_none() {
                 if let Err(ended) = self.read_mail().await {
-                    return self.lost(ended);
+                    return Next::Exit(self.lost(ended));
                 }
                 // A body that was dropped without anybody asking for it is tried again.
                 self.allow_ready();
@@ -206,23 +236,29 @@ impl RunTask {
                         let reason = SuspendReason::Invariant {
                             what: what.to_owned(),
                         };
-                        return Exit::Ended(Ended::Suspended(reason));
+                        return Next::Exit(Exit::Ended(Ended::Suspended(reason)));
                     }
                 }
                 if self.committing.is_none()
                     && let Some(exit) = self.exit_if_at_rest()
                 {
-                    return exit;
+                    return Next::Exit(exit);
                 }
             }
             let timer = self
                 .run
                 .next_timer()
                 .filter(|_| self.run.is_active() && self.committing.is_none());
+            if let Some(body) = self.lone.take() {
+                if self.steps.is_one() && self.committing.is_none() && timer.is_none() {
+                    return Next::Lone(body);
+                }
+                body.spawn();
+            }
             let clock = &self.shared.clock;
             tokio::select! {
                 biased;
-                n = self.messages.recv_many(&mut inbox, 1024) => {
+                n = self.messages.recv_many(&mut self.inbox, 1024) => {
                     debug_assert!(n > 0, "the task holds a sender itself");
                 }
                 permit = self.steps.permit(&self.shared.step_permits) => {
@@ -238,13 +274,15 @@ impl RunTask {
                     let ready = self.run.take_ready();
                     self.steps.allow(ready);
                 }
-                () = self.shared.halted.cancelled(), if !self.is_shutting_down => return Exit::Ended(Ended::ShutDown),
+                () = self.shared.halted.cancelled(), if !self.is_shutting_down => return Next::Exit(Exit::Ended(Ended::ShutDown)),
             }
+            let mut inbox = std::mem::take(&mut self.inbox);
             for message in inbox.drain(..) {
                 if let Some(exit) = self.take(message) {
-                    return exit;
+                    return Next::Exit(exit);
                 }
             }
+            self.inbox = inbox;
             self.start_steps();
         }
     }
@@ -397,7 +435,9 @@ impl RunTask {
 
     fn is_worth_compacting(&self) -> bool {
         let snapshot_bytes = self.run.live_bytes().max(self.snapshot_bytes);
-        self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * snapshot_bytes
+        // What is counted is about what is written: a snapshot that may not fit into an entry is none.
+        snapshot_bytes < MAX_PLAN_BYTES
+            && self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * snapshot_bytes
             && self.opening.is_none()
             && self.run.is_active()
     }
@@ -438,9 +478,26 @@ impl RunTask {
         };
         self.committing = Some(record);
         let messages = self.letters(status);
-        let reply = Reply::Run(self.sender.clone());
+        let write = if messages.is_empty() && self.may_commit_here() {
+            match self.shared.committer.commit_here(write) {
+                Ok(written) => {
+                    // It takes its turn with what else the task is told.
+                    drop(self.sender.messages.send(RunMessage::Committed(written)));
+                    return;
+                }
+                Err(write) => write,
+            }
+        } else {
+            write
+        };
+        let reply = Reply::Run(self.sender.messages.clone());
         self.shared
             .commit(CommitRequest::write(write, messages, reply));
+    }
+
+    /// Whether the run can do nothing before its commit is durable, so that its thread may as well wait for it.
+    fn may_commit_here(&self) -> bool {
+        self.may_block && self.steps.is_idle() && !self.steps.has_work() && self.happened.is_empty()
     }
 
     /// What is kept beside the journal, so that it is found without reading that.
@@ -512,7 +569,7 @@ impl RunTask {
                     .run
                     .output()
                     .cloned()
-                    .unwrap_or_else(|| Value::from_bytes(&[][..]));
+                    .unwrap_or_else(|| Value::from_bytes(&[]));
                 Some(Exit::Ended(Ended::Successful(output)))
             }
             Settled::Stopped => Some(Exit::Ended(

@@ -10,6 +10,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -72,6 +73,11 @@ impl Steps {
         self.is_forbidden = true;
         self.allowed.clear();
         self.spare = None;
+    }
+
+    /// Whether one body is executing, and no other may start.
+    pub(super) fn is_one(&self) -> bool {
+        self.running.len() == 1 && self.allowed.is_empty() && self.n_stopping == 0
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -195,6 +201,13 @@ impl RunTask {
     pub(super) fn start_steps(&mut self) {
         let mut members = Vec::new();
         self.start_allowed(&mut members);
+        if self.may_block
+            && self.lone.is_none()
+            && self.steps.running.len() == 1
+            && members.iter().all(|member| member.may_share)
+        {
+            self.lone = members.pop();
+        }
         set_going(members);
     }
 
@@ -248,7 +261,7 @@ impl RunTask {
         self.steps.n_executions += 1;
         let execution = self.steps.n_executions;
         let report = Report {
-            to: self.sender.clone(),
+            to: self.sender.messages.clone(),
             step,
             execution,
             outcome: Outcome::Stopped,
@@ -270,8 +283,13 @@ impl RunTask {
             stopping: None,
         };
         self.steps.running.insert(step, running);
+        let body: BoxFuture<'static, ()> = if span.is_disabled() {
+            Box::pin(body)
+        } else {
+            Box::pin(body.instrument(span))
+        };
         Some(Member {
-            body: Box::pin(body.instrument(span)),
+            body,
             context,
             may_share: matches!(def.body, StepBody::Async(_)),
         })

@@ -1,6 +1,5 @@
 //! From the typed DAG to the plan: one walk, linear in nodes and edges, without recursion along the DAG.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -33,14 +32,19 @@ pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
         }
         if inputs_are_in {
             flattener.take_in(node)?;
+            continue;
+        }
+        pending.push((node, true));
+        let first = pending.len();
+        node.for_each_input(&mut |input| {
+            if !flattener.index.contains_key(&Arc::as_ptr(input)) {
+                pending.push((input, false));
+            }
+        });
+        if pending.len() == first {
+            pending.pop();
+            flattener.take_in(node)?;
         } else {
-            pending.push((node, true));
-            let first = pending.len();
-            node.for_each_input(&mut |input| {
-                if !flattener.index.contains_key(&Arc::as_ptr(input)) {
-                    pending.push((input, false));
-                }
-            });
             // So that the first argument's steps get the lowest numbers.
             pending[first..].reverse();
         }
@@ -58,7 +62,7 @@ struct Flattener {
     defs: Vec<&'static StepDef>,
     defs_of_children: Vec<&'static StepDef>,
     index: FxHashMap<*const BuildNode, u32>,
-    step_index: HashMap<*const StepDef, u32>,
+    step_index: FxHashMap<*const StepDef, u32>,
 }
 
 impl Flattener {
@@ -70,16 +74,19 @@ impl Flattener {
         let kind = match &node.kind {
             BuildKind::Step { def, args } => {
                 let step = self.step(def);
-                let args = args.iter().enumerate().map(|(position, arg)| {
-                    self.arg(arg).map_err(|message| Error::Unencodable {
+                // Not collected: of how many there are nothing would be known.
+                let mut flat = Vec::with_capacity(args.len());
+                for (position, arg) in args.iter().enumerate() {
+                    let arg = self.arg(arg).map_err(|message| Error::Unencodable {
                         step: def.name.to_owned(),
                         param: def.params.get(position).copied().unwrap_or("?").to_owned(),
                         message,
-                    })
-                });
+                    })?;
+                    flat.push(arg);
+                }
                 NodeKind::Step {
                     step,
-                    args: args.collect::<Result<_, _>>()?,
+                    args: flat.into(),
                 }
             }
             BuildKind::Value(Ok(value)) => NodeKind::Value(value.clone()),
@@ -150,12 +157,13 @@ impl Flattener {
         Ok(match shape {
             ArgShape::Value(_) | ArgShape::Invalid(_) => Arg::Value(value(shape)?),
             ArgShape::Node(node) => Arg::Node(self.index[&Arc::as_ptr(node)]),
-            ArgShape::Seq(items) => Arg::Seq(
-                items
-                    .iter()
-                    .map(|item| self.arg(item))
-                    .collect::<Result<_, _>>()?,
-            ),
+            ArgShape::Seq(items) => {
+                let mut flat = Vec::with_capacity(items.len());
+                for item in items {
+                    flat.push(self.arg(item)?);
+                }
+                Arg::Seq(flat.into())
+            }
             ArgShape::Map(entries) => Arg::Map(
                 entries
                     .iter()

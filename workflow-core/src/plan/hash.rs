@@ -17,7 +17,8 @@ struct Sink {
 }
 
 impl Sink {
-    const ENOUGH: usize = 4096;
+    /// So much is hashed several blocks at a time.
+    const ENOUGH: usize = 64 << 10;
 
     /// One for a level of a value: on the stack, those of a deep value would not all have room.
     #[inline(never)]

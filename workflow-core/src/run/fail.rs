@@ -221,5 +221,5 @@ struct Reach {
 fn caught_value(error: &StepError) -> Value {
     // Strings and numbers always encode.
     Value::encode(&Err::<(), _>(error), Codec::MessagePack)
-        .unwrap_or_else(|_| Value::from_bytes(&[][..]))
+        .unwrap_or_else(|_| Value::from_bytes(&[]))
 }

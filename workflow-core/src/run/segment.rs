@@ -185,15 +185,26 @@ impl Run {
             .filter(|index| segment.is_counted(*index))
             .count() as u64;
         self.live_bytes += segment.plan_bytes;
-        let free = (0u32..).zip(&segment.nodes);
-        let free = free.filter(|(_, node)| node.n_pending == 0);
-        // Of what is finished as it is built, the first counts in a race.
-        let (waiting, finished): (Vec<u32>, Vec<u32>) = free
-            .map(|(index, _)| index)
-            .partition(|index| segment.is_counted(*index));
+        // The first node ends up on top of the stack of ready steps.
+        let mut next = segment.nodes.len() as u32;
+        while let Some(index) = next.checked_sub(1) {
+            let node = &mut segment.nodes[index as usize];
+            if node.n_pending == 0 {
+                if !matches!(segment.plan.node(index).kind, NodeKind::Step { .. }) {
+                    break;
+                }
+                node.state = State::Ready;
+                self.ready.push(StepId(base + u64::from(index)));
+            }
+            next = index;
+        }
+        // From the first on that is no step and may finish others: one by one. Of what is finished as it is built, the first
+        // counts in a race.
+        let free = (0..next).filter(|index| segment.nodes[*index as usize].n_pending == 0);
+        let (waiting, finished): (Vec<u32>, Vec<u32>) =
+            free.partition(|index| segment.is_counted(*index));
         self.segments.insert(base, segment);
         self.note_limits(base);
-        // The first node ends up on top of the stack of ready steps.
         let free = finished.into_iter().chain(waiting.into_iter().rev());
         free.for_each(|index| self.activate(StepId(base + u64::from(index))));
     }

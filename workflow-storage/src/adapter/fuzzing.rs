@@ -80,7 +80,7 @@ pub(crate) fn record(data: &[u8]) {
 /// A key that is read is the same when it is made again, and the keys of one run or name are never another's.
 pub(crate) fn keys(data: &[u8]) {
     if let Some((at, run)) = keys::parse_indexed(data) {
-        assert_eq!(&keys::wake(at, &run)[1..], data);
+        assert_eq!(&keys::wake(crate::RunKind::Workflow, at, &run)[2..], data);
         assert_eq!(
             &keys::created(crate::RunKind::Workflow, at, &run)[2..],
             data
@@ -138,7 +138,7 @@ pub(crate) fn store(data: &[u8]) {
     let core = Core::new(Box::new(map), Blobs::in_memory(), "fuzzed".to_owned());
     if core.check_format(true).is_ok() {
         listings(&core);
-        drop(core.due(Timestamp::MAX, 100));
+        drop(core.due(crate::RunKind::Workflow, Timestamp::MAX, 100));
         for run in runs {
             // Damage is an error: what a call makes of it is its own matter.
             drop(of_run(&core, run));

@@ -135,6 +135,10 @@ impl Storage for Adapter {
         self.on_map(|core| core.commit(batch)).await
     }
 
+    fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
+        Ok(self.core.commit(batch))
+    }
+
     async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
         self.core.check_open()?;
         if let Some(record) = self.core.recent_record(run) {

@@ -267,6 +267,11 @@ impl Storage for Faulty {
         }
     }
 
+    fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
+        // Whoever waits here for something waits on the runtime.
+        Err(batch)
+    }
+
     async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
         self.pass(Call::Read, self.inner.record(run)).await
     }

@@ -145,6 +145,11 @@ impl Storage for Recorded {
         Ok(committed)
     }
 
+    fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
+        // Whoever waits here for something waits on the runtime.
+        Err(batch)
+    }
+
     async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
         self.inner.record(run).await
     }
