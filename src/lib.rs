@@ -250,16 +250,20 @@ pub mod chapters {
 pub use keepstep_core::{Context, IntoArg, StepValue, Workflow, context, try_context};
 pub use keepstep_macros::step;
 
+// Workflows that wait.
+pub use keepstep_core::{Either, all, child, event, race, select, sleep, sleep_until};
+
 // The engine, and what it tells of runs.
 pub use keepstep_core::{
     Clock, Codec, Cursor, Engine, EngineBuilder, Filter, Graph, GraphNode, Handle, Metadata,
-    NodeState, Page, Progress, ProgressStream, RunSummary, Status, StepId, StorageSource,
+    NodeState, Page, Progress, ProgressStream, RunSummary, SendEvent, Status, StepId,
+    StorageSource,
 };
 
 // The process's default engine.
 pub use keepstep_core::{
-    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run, start,
-    status, step_output, suspend, try_init,
+    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run,
+    send_event, start, status, step_output, suspend, try_init,
 };
 
 // What can go wrong.
@@ -274,5 +278,8 @@ pub use keepstep_core::__private;
 
 /// What most programs need: `use keepstep::prelude::*`.
 pub mod prelude {
-    pub use crate::{Engine, Error, Handle, IntoArg, Status, StepError, Workflow, context, step};
+    pub use crate::{
+        Either, Engine, Error, Handle, IntoArg, Status, StepError, Workflow, all, child, context,
+        event, race, select, sleep, sleep_until, step,
+    };
 }

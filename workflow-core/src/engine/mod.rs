@@ -242,7 +242,7 @@ impl Engine {
             created_at: now,
             started_at: is_admitted.then_some(now),
             ended_at: None,
-            wake_at: None,
+            wake_at: run.next_timer(),
             first_entry: Position(0),
             next_entry: Position(1),
             journal_bytes: entry.len() as u64,

@@ -361,6 +361,11 @@ impl Shared {
         Place::taken(self)
     }
 
+    /// Whether runs wait for a place.
+    pub(crate) fn has_queue(&self) -> bool {
+        !self.roster().queue.is_empty()
+    }
+
     fn give_place_back(self: &Arc<Self>) {
         self.roster().n_running -= 1;
         self.fill_places();

@@ -20,7 +20,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use keepstep_storage::{
-    BlobId, Expect, MessageId, RunId, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome,
+    BlobId, Expect, MessageId, RunId, RunRecord, RunWrite, StoredStatus, Timestamp, ValueKey,
+    WriteOutcome,
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
@@ -51,6 +52,9 @@ const MIN_COMPACTION_BYTES: u64 = 1 << 20;
 const COMPACTION_FACTOR: u64 = 4;
 /// What happened beyond this waits for the next commit, so that those of other runs do not wait for it.
 const MAX_ENTRY_BYTES: usize = 4 << 20;
+/// A run that waits for an event or another run leaves memory when it has heard nothing for so long: reading it back takes the
+/// longer, the more has happened to it.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 /// A run that has only timers left, all of them further away than this, leaves memory.
 pub(crate) const PARK_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -100,6 +104,8 @@ pub(crate) struct RunTask {
     n_looking: usize,
     /// Runs that are to be canceled once the commit under way is durable.
     to_cancel: Vec<RunId>,
+    /// When the run leaves memory if it hears nothing until then.
+    lingers_until: Option<Timestamp>,
     /// A body that was to start, and may be polled in this task's place.
     lone: Option<Member>,
     /// Whether this task is on a runtime of several threads.
@@ -146,7 +152,7 @@ enum Next {
 enum Exit {
     Ended(Ended),
     /// Until then, or until there is mail.
-    Parked(Option<keepstep_storage::Timestamp>),
+    Parked(Option<Timestamp>),
 }
 
 impl RunTask {
@@ -174,6 +180,7 @@ impl RunTask {
             mailbox: Mailbox::default(),
             n_looking: 0,
             to_cancel: Vec::new(),
+            lingers_until: None,
             lone: None,
             may_block: false,
             opening,
@@ -274,8 +281,13 @@ impl RunTask {
                     let ready = self.run.take_ready();
                     self.steps.allow(ready);
                 }
+                () = async { match self.lingers_until {
+                    Some(until) => clock.sleep_towards(until).await,
+                    None => std::future::pending().await,
+                } } => continue,
                 () = self.shared.halted.cancelled(), if !self.is_shutting_down => return Next::Exit(Exit::Ended(Ended::ShutDown)),
             }
+            self.lingers_until = None;
             let mut inbox = std::mem::take(&mut self.inbox);
             for message in inbox.drain(..) {
                 if let Some(exit) = self.take(message) {
@@ -581,13 +593,13 @@ impl RunTask {
             )),
             Settled::Waiting(Some(due_at)) if !self.steps.has_work() => {
                 let far = self.shared.clock.timestamp().until(due_at) > PARK_AFTER;
-                (far && self.shared.park(&self.id, &self.seat, &mut self.messages))
-                    .then_some(Exit::Parked(Some(due_at)))
+                // The store wakes it at the time that is written there.
+                let is_known = self.record.wake_at == Some(due_at);
+                (far && is_known && self.may_leave()).then_some(Exit::Parked(Some(due_at)))
             }
-            Settled::Waiting(None) if self.run.waits_for_others() => self
-                .shared
-                .park(&self.id, &self.seat, &mut self.messages)
-                .then_some(Exit::Parked(None)),
+            Settled::Waiting(None) if self.run.waits_for_others() => {
+                self.may_leave().then_some(Exit::Parked(None))
+            }
             Settled::Waiting(None) if !self.steps.has_work() => {
                 self.run.suspend(SuspendReason::Invariant {
                     what: "the run waits for nothing".to_owned(),
@@ -596,6 +608,18 @@ impl RunTask {
             }
             _ => None,
         }
+    }
+
+    /// Lets the run leave memory, unless it has just heard something of others, or does now.
+    fn may_leave(&mut self) -> bool {
+        if self.run.waits_for_others() && !self.shared.has_queue() {
+            let now = self.shared.clock.timestamp();
+            let until = *self.lingers_until.get_or_insert(now.after(LINGER));
+            if now < until {
+                return false;
+            }
+        }
+        self.shared.park(&self.id, &self.seat, &mut self.messages)
     }
 
     /// Whether its end is durable. A run that failed may be here to go on.

@@ -105,7 +105,10 @@ impl Snapshot {
                 .zip(&segment.plan.nodes)
             {
                 let is_step = matches!(planned.kind, NodeKind::Step { .. });
+                let is_counted = planned.kind.is_counted();
                 let fits = match &node.state {
+                    StoredState::Sleeping(_) => matches!(planned.kind, NodeKind::Sleep(_)),
+                    StoredState::Away => matches!(planned.kind, NodeKind::Child(_)),
                     StoredState::Backoff(_) | StoredState::Expanded(_) => is_step,
                     StoredState::Caught(_) => matches!(planned.kind, NodeKind::Catch(_)),
                     // A run with a step that failed for good does not go on, and takes no snapshot.
@@ -121,12 +124,14 @@ impl Snapshot {
                     children.insert(child, StepId(id));
                 }
                 n_unfinished += u64::from(
-                    is_step
+                    is_counted
                         && matches!(
                             node.state,
                             StoredState::Waiting
                                 | StoredState::Backoff(_)
                                 | StoredState::Expanded(_)
+                                | StoredState::Sleeping(_)
+                                | StoredState::Away
                         ),
                 );
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use keepstep_storage::{RunId, Timestamp};
 
-use super::segment::State;
+use super::segment::{Segment, State};
 use super::{Event, Failure, Phase, Run, StepId};
 use crate::error::StepErrorKind;
 use crate::plan::{Child, First, NodeKind, Until};
@@ -161,15 +161,21 @@ impl Run {
     }
 
     fn needs_clock(&self, id: StepId) -> bool {
-        let Some((_, segment, index)) = self.locate(id) else {
-            return false;
+        let is_reached = |(_, segment, index): (_, &Segment, u32)| {
+            matches!(segment.nodes[index as usize].state, State::Reached)
         };
-        let has_limit = segment.plan.node(index).time_limit().is_some();
-        match segment.nodes[index as usize].state {
-            State::Reached => true,
-            State::Done(_) | State::Ran(_) | State::Gone(_) | State::Failed(_) => false,
-            _ => has_limit && !self.waits.limits.contains_key(&id),
-        }
+        self.locate(id).is_some_and(is_reached)
+            || self.may_have_limit(id) && !self.waits.limits.contains_key(&id)
+    }
+
+    fn may_have_limit(&self, id: StepId) -> bool {
+        self.locate(id).is_some_and(|(_, segment, index)| {
+            let is_settled = matches!(
+                segment.nodes[index as usize].state,
+                State::Done(_) | State::Ran(_) | State::Gone(_) | State::Failed(_)
+            );
+            !is_settled && segment.plan.node(index).time_limit().is_some()
+        })
     }
 
     /// The clocks of these nodes start.
@@ -372,7 +378,9 @@ impl Run {
 
     pub(super) fn restore_limits(&mut self, limits: Vec<(StepId, Timestamp)>) {
         for (id, at) in limits {
-            self.set_limit(id, at);
+            if self.may_have_limit(id) {
+                self.set_limit(id, at);
+            }
         }
     }
 

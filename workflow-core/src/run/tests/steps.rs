@@ -235,12 +235,15 @@ fn results_of_named_nodes_are_told_once() {
 fn the_last_result_of_a_watched_step_is_found_by_the_last_part_of_its_path() {
     for (watched, found) in [("shop::pay", Some("2")), ("pay", Some("2")), ("ay", None)] {
         let mut run = Run::with_history(Some(watched.to_owned()));
-        let parts = [
-            step("shop::pay", &[]),
-            step("shop::pay", &[]),
-            step("b", &[]),
-        ];
-        let plan = plan(&parts).into();
+        let mut plan = plan(&[
+            step("first", &[]),
+            step("second", &["first"]),
+            step("b", &["second"]),
+        ]);
+        for step in &mut plan.steps[..2] {
+            step.name = "shop::pay".into();
+        }
+        let plan = plan.into();
         run.apply(Event::Created { plan }).unwrap();
         for (id, value) in [(0, "1"), (1, "2"), (2, "3")] {
             let (step, value) = (StepId(id), text(value));

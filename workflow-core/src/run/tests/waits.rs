@@ -428,6 +428,10 @@ proptest! {
             let every: Vec<StepId> = run.nodes().map(|node| node.id).collect();
             audit(&run, &every);
 
+            // A run that fails takes no snapshot.
+            if !run.is_active() && run.output().is_none() {
+                break;
+            }
             let mut folded = Run::default();
             for event in &journal {
                 folded.apply(event.clone()).unwrap();

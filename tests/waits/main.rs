@@ -1,0 +1,11 @@
+//! Workflows that wait: for times, events, child runs, and the first of several.
+
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod children;
+mod events;
+mod races;
+mod times;
