@@ -251,7 +251,10 @@ pub use keepstep_core::{Context, IntoArg, StepValue, Workflow, context, try_cont
 pub use keepstep_macros::step;
 
 // Workflows that wait.
-pub use keepstep_core::{Either, all, child, event, race, select, sleep, sleep_until};
+pub use keepstep_core::{
+    BoxError, Either, EventListener, all, child, event, race, select, sleep, sleep_until, wait_for,
+};
+pub use keepstep_macros::event_listener;
 
 // The engine, and what it tells of runs.
 pub use keepstep_core::{
@@ -279,7 +282,7 @@ pub use keepstep_core::__private;
 /// What most programs need: `use keepstep::prelude::*`.
 pub mod prelude {
     pub use crate::{
-        Either, Engine, Error, Handle, IntoArg, Status, StepError, Workflow, all, child, context,
-        event, race, select, sleep, sleep_until, step,
+        Either, Engine, Error, EventListener, Handle, IntoArg, Status, StepError, Workflow, all,
+        child, context, event, event_listener, race, select, sleep, sleep_until, step, wait_for,
     };
 }

@@ -12,6 +12,7 @@ mod executor;
 pub mod fuzzing;
 mod graph;
 mod journal;
+mod listener;
 mod plan;
 mod registry;
 mod resource;
@@ -35,6 +36,7 @@ pub use engine::{
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};
 pub use keepstep_storage::InvalidRunId;
+pub use listener::{BoxError, EventListener, wait_for};
 pub use run::StepId;
 pub use status::{Progress, Status};
 pub use step::StepValue;
@@ -51,6 +53,7 @@ pub mod __private {
     pub use inventory;
 
     pub use crate::arg::BuildArg;
+    pub use crate::listener::{ListenerSteps, poll_listener, tell_listener};
     pub use crate::registry::Registered;
     pub use crate::step::{
         Backoff, Borrowed, Fallible, ResourceNeed, StepBody, StepDef, StepFault, StepFuture,

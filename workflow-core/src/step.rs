@@ -55,6 +55,8 @@ pub struct StepOptions {
     pub checkpoint: bool,
     /// How its result is encoded.
     pub codec: Codec,
+    /// Whether it mostly waits: it then takes up no place of `max_concurrent_steps`.
+    pub waits: bool,
 }
 
 impl StepOptions {
@@ -65,6 +67,7 @@ impl StepOptions {
         timeout: None,
         checkpoint: true,
         codec: Codec::MessagePack,
+        waits: false,
     };
 }
 

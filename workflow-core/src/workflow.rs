@@ -198,6 +198,7 @@ impl BuildNode {
             (None, BuildKind::All(_)) => "all",
             (None, BuildKind::First(First::Either, _)) => "race",
             (None, BuildKind::First(First::Placed, _)) => "select",
+            (None, BuildKind::First(First::Alone, _)) => "wait_for",
             (None, BuildKind::Child(child)) => match &**child {
                 Ok(child) => child.child.id.as_str(),
                 Err(_) => "child",

@@ -1,8 +1,9 @@
-//! The `#[step]` macro of keepstep. Use it through the crate `keepstep`, which the code it writes refers to.
+//! The macros of keepstep: `#[step]` and `#[event_listener]`. Use them through the crate `keepstep`, which the code they write refers to.
 
 mod diag;
 mod duration;
 mod fallback;
+mod listener;
 mod options;
 mod paths;
 mod step;
@@ -118,4 +119,49 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn step(options: TokenStream, item: TokenStream) -> TokenStream {
     step::step(options.into(), item.into()).into()
+}
+
+/// Registers an implementation of `EventListener`, so that stored runs find it by the name of its type.
+///
+/// ```
+/// use keepstep::{BoxError, EventListener, Workflow, event_listener, wait_for};
+/// use serde::{Deserialize, Serialize};
+///
+/// /// Waits for the next message of a queue.
+/// #[derive(Serialize, Deserialize)]
+/// struct Queue {
+///     name: String,
+/// }
+///
+/// #[event_listener]
+/// impl EventListener for Queue {
+///     type Event = String;
+///
+///     async fn poll(&mut self) -> Result<String, BoxError> {
+///         // Wait for a message, and leave it in the queue.
+///         Ok(format!("a message of {}", self.name))
+///     }
+///
+///     async fn checkpointed(&mut self, message: &String) -> Result<(), BoxError> {
+///         // The message is stored: take it out of the queue.
+///         let _ = message;
+///         Ok(())
+///     }
+/// }
+///
+/// let message: Workflow<String> = wait_for(Queue { name: "orders".into() });
+/// ```
+///
+/// # Options
+///
+/// | option | means | default |
+/// | --- | --- | --- |
+/// | `name = "orders/queue"` | the name that stored runs find it by: keep it when you move or rename the type | module path and type |
+/// | `version = 2` | stored runs find it by name and version | 1 |
+/// | `retries = 5` | how often `poll` and `checkpointed` are each tried again after an error | for ever |
+/// | `backoff = "1s..60s"` | the first and the longest pause between attempts | `"1s..60s"` |
+/// | `crate = path` | where the crate `keepstep` is, if it has another name | `::keepstep` |
+#[proc_macro_attribute]
+pub fn event_listener(options: TokenStream, item: TokenStream) -> TokenStream {
+    listener::event_listener(options.into(), item.into()).into()
 }

@@ -99,7 +99,7 @@ impl Execution {
         };
         let result = match (def.body, timeout) {
             (StepBody::Async(body), None) => {
-                let _place = permit;
+                let _place = (!def.options.waits).then_some(permit);
                 Ok(context.scope(body(input)).await)
             }
             _ => Box::pin(execute(&shared, def, input, context, permit, timeout)).await?,

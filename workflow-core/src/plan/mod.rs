@@ -76,6 +76,8 @@ pub(crate) enum First {
     Either,
     /// With its place.
     Placed,
+    /// As it is: there is only one.
+    Alone,
 }
 
 /// A run that another one starts and waits for.
@@ -203,6 +205,7 @@ impl Plan {
             let mut sound = match &node.kind {
                 NodeKind::Step { step, .. } => (*step as usize) < self.steps.len(),
                 NodeKind::First(First::Either, inputs) => inputs.len() == 2,
+                NodeKind::First(First::Alone, inputs) => inputs.len() == 1,
                 NodeKind::First(First::Placed, inputs) => !inputs.is_empty(),
                 _ => true,
             };
@@ -231,6 +234,7 @@ impl NodeKind {
             Self::All(_) => "all",
             Self::First(First::Either, _) => "race",
             Self::First(First::Placed, _) => "select",
+            Self::First(First::Alone, _) => "wait_for",
             Self::Child(_) => "child",
         }
     }

@@ -413,6 +413,7 @@ impl Run {
                 let (place, value) = ended.next()?;
                 Some(match told {
                     First::Either => value.either(place == 0),
+                    First::Alone => value.clone(),
                     First::Placed => Value::list([&Value::of_number(place), value].into_iter()),
                 })
             }

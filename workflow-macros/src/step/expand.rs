@@ -249,7 +249,7 @@ fn options(step: &Step) -> TokenStream {
             }),
         ),
     ];
-    quote!(#private::StepOptions { #(#fields),* })
+    quote!(#private::StepOptions { #(#fields),*, ..#private::StepOptions::DEFAULT })
 }
 
 /// A local variable that the user's code cannot see.
