@@ -3,6 +3,7 @@ check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --all-features -- -D warnings
     cargo test --workspace --all-features
+    tests/mutations/run --check
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
 
 # Mends what can be mended by itself.

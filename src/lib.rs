@@ -236,6 +236,9 @@ pub mod chapters {
     #[doc = include_str!("docs/promises.md")]
     pub mod promises {}
 
+    #[doc = include_str!("docs/proof.md")]
+    pub mod proof {}
+
     #[doc = include_str!("docs/dynamic.md")]
     pub mod dynamic {}
 

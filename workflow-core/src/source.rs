@@ -130,8 +130,14 @@ macro_rules! on_codec {
                 // A length that is more than all of the bytes is refused before anything is allocated for it.
                 let options = bincode::Options::with_limit(
                     bincode::Options::with_fixint_encoding(bincode::DefaultOptions::new()), bytes.len() as u64);
-                let mut decoder = bincode::Deserializer::from_slice(bytes, options);
-                decoder.$method($($arg,)* $visitor).map_err(DecodeError::new)
+                let mut rest = bytes;
+                let mut decoder = bincode::Deserializer::with_reader(&mut rest, options);
+                let decoded = decoder.$method($($arg,)* $visitor).map_err(DecodeError::new)?;
+                // bincode does not say what a value is of: one of a longer type would be read as its beginning.
+                if !rest.is_empty() {
+                    return Err(DecodeError::new(format_args!("there are {} bytes behind the value", rest.len())));
+                }
+                Ok(decoded)
             }
             Decoder::Bytes([tag::LIST, elements @ ..]) => $visitor.visit_seq(ListItems(Elements::of(elements))),
             Decoder::Bytes([tag @ (tag::OK | tag::LEFT | tag::RIGHT), inner @ ..]) => {
@@ -484,6 +490,30 @@ mod tests {
         }))]);
         let error = source.decode::<Vec<New>>().unwrap_err();
         assert_eq!(error.field, "[0].amount", "{error}");
+    }
+
+    #[test]
+    fn a_bincode_value_of_a_longer_type_is_not_read_as_its_beginning() {
+        let value = Value::encode(&(1u64, "a"), Codec::Bincode).unwrap();
+        assert_eq!(value.decode::<(u64, String)>().unwrap(), (1, "a".into()));
+        let error = value.decode::<u64>().unwrap_err();
+        assert_eq!(error.message, "there are 9 bytes behind the value");
+        assert!(list([Source::Value(value)]).decode::<Vec<u64>>().is_err());
+    }
+
+    #[test]
+    fn values_nested_too_deep_are_an_error() {
+        let mut bytes = vec![tag::MESSAGE_PACK];
+        bytes.extend([0x91; 300]);
+        bytes.push(0xc0);
+        let error = Value::from_bytes(bytes).decode::<serde_json::Value>();
+        assert!(error.unwrap_err().message.contains("depth limit"));
+        let bytes = [&[tag::OK; 5000][..], &[tag::MESSAGE_PACK, 0xc0]].concat();
+        assert!(
+            Value::from_bytes(bytes)
+                .decode::<serde_json::Value>()
+                .is_err()
+        );
     }
 
     #[test]

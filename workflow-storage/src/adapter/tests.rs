@@ -15,6 +15,17 @@ struct Inner {
     reads: AtomicUsize,
     ops: Mutex<Vec<Op>>,
     fails: AtomicBool,
+    during_apply: Hook,
+}
+
+/// What is done while a batch is on its way.
+#[derive(Default)]
+struct Hook(Mutex<Option<Box<dyn FnOnce() + std::marker::Send>>>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 #[derive(Debug, Default, Clone)]
@@ -47,6 +58,9 @@ impl OrderedMap for Watched {
         let long = |op: &Op| matches!(op, Op::Put(_, value) if value.len() > 160);
         assert!(!ops.iter().any(long));
         self.0.ops.lock().unwrap().clone_from(&ops);
+        if let Some(look) = self.0.during_apply.0.lock().unwrap().take() {
+            look();
+        }
         self.0.map.apply(ops)?;
         if self.0.fails.load(Ordering::Relaxed) {
             return Err(StorageError::io("sync", "map", std::io::Error::other("no")));
@@ -348,6 +362,25 @@ fn a_page_by_status_reads_no_other_runs() {
     assert_eq!(page.runs.len(), 1);
     assert_eq!((page.runs[0].run.as_str(), page.next), ("1234", None));
     assert!(map.reads() <= 3);
+}
+
+#[test]
+fn a_record_is_seen_only_when_it_is_durable() {
+    let map = Watched::default();
+    let core = Arc::new(map.open().unwrap());
+    new_run(&core, "a");
+    let before = core.record(&run("a")).unwrap().unwrap();
+    let seen = Arc::new(Mutex::new(None));
+    let look = {
+        let (core, seen) = (Arc::clone(&core), Arc::clone(&seen));
+        move || *seen.lock().unwrap() = core.record(&run("a")).unwrap()
+    };
+    *map.0.during_apply.0.lock().unwrap() = Some(Box::new(look));
+    let claimed = core.claim(vec![run("a")], NodeId(5)).unwrap();
+    let seen = seen.lock().unwrap().take();
+    assert_eq!(seen.as_ref(), Some(&before));
+    assert_ne!(claimed[0].as_ref(), Some(&before));
+    assert_eq!(core.record(&run("a")).unwrap(), claimed[0]);
 }
 
 #[test]
