@@ -35,7 +35,7 @@ impl Reply {
     /// Whoever asked may have gone; the write is what it is.
     pub(crate) fn send(self, written: Written) {
         match self {
-            Self::Run(run) => drop(run.send(RunMessage::Committed(written))),
+            Self::Run(run) => drop(run.send(RunMessage::Committed(Box::new(written)))),
             Self::Once(once) => drop(once.send(written)),
         }
     }

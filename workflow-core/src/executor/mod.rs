@@ -58,7 +58,7 @@ pub(crate) enum RunMessage {
         outcome: Outcome,
     },
     /// What became of the commit that was under way.
-    Committed(Written),
+    Committed(Box<Written>),
     /// Cancel the run.
     Cancel,
     /// Suspend the run.
@@ -255,23 +255,23 @@ impl RunTask {
                 if let Some(def) = self.steps.ended(step, execution) {
                     match outcome {
                         Outcome::Stopped => self.run.stopped(step),
-                        Outcome::Storage(error) => return Some(self.lost(error)),
+                        Outcome::Storage(error) => return Some(self.lost(*error)),
                         outcome => self.happened.push_back(Happened { step, def, outcome }),
                     }
                 }
             }
-            RunMessage::Committed(Ok(WriteOutcome::Written)) => {
-                if let Some(record) = self.committing.take() {
-                    self.record = record;
-                    self.go_on();
+            RunMessage::Committed(written) => match *written {
+                Ok(WriteOutcome::Written) => {
+                    if let Some(record) = self.committing.take() {
+                        self.record = record;
+                        self.go_on();
+                    }
                 }
-            }
-            RunMessage::Committed(Ok(
-                WriteOutcome::Fenced { .. } | WriteOutcome::Exists | WriteOutcome::NotFound,
-            )) => {
-                return Some(Exit::Ended(Ended::Fenced));
-            }
-            RunMessage::Committed(Err(error)) => return Some(self.lost(error)),
+                Ok(WriteOutcome::Fenced { .. } | WriteOutcome::Exists | WriteOutcome::NotFound) => {
+                    return Some(Exit::Ended(Ended::Fenced));
+                }
+                Err(error) => return Some(self.lost(error)),
+            },
             // A run whose end is written, or is being written, has ended.
             RunMessage::Cancel | RunMessage::Suspend if self.is_ending() => {}
             RunMessage::Cancel => {
@@ -332,6 +332,9 @@ impl RunTask {
                     self.run.suspend(reason);
                 }
             }
+        }
+        if self.happened.is_empty() && !self.steps.has_work() {
+            self.happened.shrink_to(64);
         }
         self.stop_steps();
         let is_idle = self.steps.is_idle() && self.happened.is_empty() && !self.is_shutting_down;
@@ -407,7 +410,8 @@ impl RunTask {
             match self.shared.committer.commit_here(write) {
                 Ok(written) => {
                     // It takes its turn with what else the task is told.
-                    drop(self.sender.messages.send(RunMessage::Committed(written)));
+                    let committed = RunMessage::Committed(Box::new(written));
+                    drop(self.sender.messages.send(committed));
                     return;
                 }
                 Err(write) => write,
