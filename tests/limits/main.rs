@@ -9,9 +9,9 @@ use keepstep::prelude::*;
 use keepstep::storage::Storage;
 use keepstep::{Error, Filter, StepErrorKind, SuspendReason};
 
-/// A value of so many bytes, tag and length included.
+/// A value of so many bytes, the tag and a length of two bytes behind its marker included.
 fn text(bytes: usize) -> String {
-    "x".repeat(bytes - 6)
+    "x".repeat(bytes - 4)
 }
 
 #[step]
@@ -146,7 +146,7 @@ async fn a_value_stands_in_the_journal_up_to_64_kibibytes_and_may_be_much_longer
         let run = format!("value of {bytes}");
         let workflow = add(length(write(bytes)), length(text(bytes)));
         let sum = engine.run(&run, workflow).await.unwrap();
-        assert_eq!(sum as usize, 2 * (bytes - 6));
+        assert_eq!(sum as usize, 2 * (bytes - 4));
         assert_eq!(blobs(), files, "{run}");
     }
     engine.shutdown().await.unwrap();
@@ -185,10 +185,14 @@ async fn a_plan_has_up_to_1_gibibyte() {
 }
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Nested(Option<Box<Nested>>);
+struct Nested {
+    inner: Option<Box<Nested>>,
+}
 
 fn nested(depth: usize) -> Nested {
-    (1..depth).fold(Nested(None), |inner, _| Nested(Some(Box::new(inner))))
+    (1..depth).fold(Nested { inner: None }, |inner, _| Nested {
+        inner: Some(Box::new(inner)),
+    })
 }
 
 #[step]
@@ -200,7 +204,7 @@ async fn nest(depth: usize) -> Nested {
 async fn depth(value: Nested) -> usize {
     let mut depth = 1;
     let mut value = &value;
-    while let Nested(Some(inner)) = value {
+    while let Some(inner) = &value.inner {
         depth += 1;
         value = inner;
     }

@@ -7,5 +7,6 @@ mod common;
 
 mod children;
 mod events;
+mod listeners;
 mod races;
 mod times;

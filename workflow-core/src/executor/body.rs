@@ -25,11 +25,12 @@ use crate::workflow::BuildNode;
 pub(crate) enum Outcome {
     Value(Value),
     Plan(Arc<Plan>),
-    Failed(Failure),
+    // What is rare is boxed: a run's mailbox has room for 32 outcomes from the beginning.
+    Failed(Box<Failure>),
     /// The program cannot run the step as it was stored.
-    Unrunnable(SuspendReason),
+    Unrunnable(Box<SuspendReason>),
     /// The store failed before the result could be kept.
-    Storage(StorageError),
+    Storage(Box<StorageError>),
     /// It was stopped.
     Stopped,
 }
@@ -90,7 +91,7 @@ impl Execution {
         } else {
             Box::pin(arguments::load(start, &*shared.storage))
                 .await
-                .map_err(Outcome::Storage)?
+                .map_err(lost)?
         };
         let input = StepInput {
             def,
@@ -114,7 +115,7 @@ impl Execution {
             Output::Value(value) => Box::pin(shared.offload(value))
                 .await
                 .map(Outcome::Value)
-                .map_err(Outcome::Storage),
+                .map_err(lost),
             Output::Workflow(node) => Box::pin(expansion(shared, node)).await,
         }
     }
@@ -131,17 +132,14 @@ async fn expansion(shared: Arc<Shared>, node: Arc<BuildNode>) -> Result<Outcome,
                 step,
                 param,
                 type_name,
-            } => Outcome::Unrunnable(SuspendReason::MissingResource {
+            } => Outcome::Unrunnable(Box::new(SuspendReason::MissingResource {
                 step,
                 param,
                 type_name,
-            }),
+            })),
             other => not_storable(other),
         })?;
-    let plan = shared
-        .offload_plan(flattened.plan)
-        .await
-        .map_err(Outcome::Storage)?;
+    let plan = shared.offload_plan(flattened.plan).await.map_err(lost)?;
     if !is_storable(&plan) {
         return Err(not_storable(Error::PlanTooLarge));
     }
@@ -181,11 +179,11 @@ async fn execute(
     tokio::time::timeout(limit, body).await.map_err(|_| {
         // A plain function goes on in its thread; it can notice.
         timed_out.cancel();
-        Outcome::Failed(Failure {
+        Outcome::Failed(Box::new(Failure {
             kind: StepErrorKind::Timeout,
             message: format!("it took longer than {limit:?}"),
             causes: vec![],
-        })
+        }))
     })
 }
 
@@ -219,29 +217,31 @@ async fn execute_in(
 fn faulted(def: &StepDef, fault: Fault) -> Outcome {
     let (step, version) = (def.name.to_owned(), def.version);
     match fault {
-        Fault::Error { message, causes } => Outcome::Failed(Failure {
+        Fault::Error { message, causes } => Outcome::Failed(Box::new(Failure {
             kind: StepErrorKind::Error,
             message,
             causes,
-        }),
-        Fault::Unencodable { message } => Outcome::Failed(Failure {
+        })),
+        Fault::Unencodable { message } => Outcome::Failed(Box::new(Failure {
             kind: StepErrorKind::Unencodable,
             message,
             causes: vec![],
-        }),
-        Fault::Undecodable { param, error } => Outcome::Unrunnable(SuspendReason::Undecodable {
-            step,
-            version,
-            param: param.to_owned(),
-            field: error.field,
-            message: error.message,
-        }),
+        })),
+        Fault::Undecodable { param, error } => {
+            Outcome::Unrunnable(Box::new(SuspendReason::Undecodable {
+                step,
+                version,
+                param: param.to_owned(),
+                field: error.field,
+                message: error.message,
+            }))
+        }
         Fault::MissingResource { param, type_name } => {
-            Outcome::Unrunnable(SuspendReason::MissingResource {
+            Outcome::Unrunnable(Box::new(SuspendReason::MissingResource {
                 step,
                 param: param.to_owned(),
                 type_name: type_name.to_owned(),
-            })
+            }))
         }
     }
 }
@@ -252,17 +252,21 @@ fn panicked(panic: &(dyn Any + Send)) -> Outcome {
         .map(|message| (*message).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned());
-    Outcome::Failed(Failure {
+    Outcome::Failed(Box::new(Failure {
         kind: StepErrorKind::Panic,
         message,
         causes: vec![],
-    })
+    }))
+}
+
+fn lost(error: StorageError) -> Outcome {
+    Outcome::Storage(Box::new(error))
 }
 
 fn not_storable(error: Error) -> Outcome {
-    Outcome::Failed(Failure {
+    Outcome::Failed(Box::new(Failure {
         kind: StepErrorKind::Unencodable,
         message: error.to_string(),
         causes: vec![],
-    })
+    }))
 }

@@ -44,7 +44,7 @@ impl RunTask {
         self.n_looking += 1;
         self.shared.tasks.spawn(async move {
             let step = to_begin.step;
-            let found = begin(&shared, parent, to_begin).await;
+            let found = Box::new(begin(&shared, parent, to_begin).await);
             // The run may be gone: then nobody needs to know.
             drop(to.send(RunMessage::Child { step, found }));
         });

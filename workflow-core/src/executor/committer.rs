@@ -113,7 +113,7 @@ impl Reply {
                 let first = |committed: Committed| committed.writes.first().copied();
                 let written =
                     committed.map(|committed| first(committed).unwrap_or(WriteOutcome::NotFound));
-                drop(run.send(RunMessage::Committed(written)));
+                drop(run.send(RunMessage::Committed(Box::new(written))));
             }
             Self::Once(once) => drop(once.send(committed)),
         }

@@ -68,11 +68,11 @@ pub(crate) enum RunMessage {
         outcome: Outcome,
     },
     /// How a child run was found.
-    Child { step: StepId, found: Found },
+    Child { step: StepId, found: Box<Found> },
     /// There is mail.
     Mail,
     /// What became of the commit that was under way.
-    Committed(Written),
+    Committed(Box<Written>),
     /// Cancel the run.
     Cancel,
     /// Suspend the run.
@@ -310,7 +310,7 @@ impl RunTask {
                     match outcome {
                         Outcome::Stopped => self.run.stopped(step),
                         Outcome::Storage(error) => {
-                            return Some(self.lost(Ended::Interrupted(error)));
+                            return Some(self.lost(Ended::Interrupted(*error)));
                         }
                         outcome => {
                             let body = Happened::Body { step, def, outcome };
@@ -320,28 +320,26 @@ impl RunTask {
                 }
             }
             RunMessage::Child { step, found } => {
-                if let Err(ended) = self.child_found(step, found) {
+                if let Err(ended) = self.child_found(step, *found) {
                     return Some(self.lost(ended));
                 }
             }
             RunMessage::Mail => self.mailbox.arrived(),
-            RunMessage::Committed(Ok(WriteOutcome::Written)) => {
-                if let Some(record) = self.committing.take() {
-                    self.record = record;
-                    self.go_on();
+            RunMessage::Committed(written) => match *written {
+                Ok(WriteOutcome::Written) => {
+                    if let Some(record) = self.committing.take() {
+                        self.record = record;
+                        self.go_on();
+                    }
                 }
-            }
-            RunMessage::Committed(Ok(
-                WriteOutcome::Fenced { .. }
-                | WriteOutcome::Exists
-                | WriteOutcome::NotFound
-                | WriteOutcome::Skipped,
-            )) => {
-                return Some(Exit::Ended(Ended::Fenced));
-            }
-            RunMessage::Committed(Err(error)) => {
-                return Some(self.lost(Ended::Interrupted(error)));
-            }
+                Ok(
+                    WriteOutcome::Fenced { .. }
+                    | WriteOutcome::Exists
+                    | WriteOutcome::NotFound
+                    | WriteOutcome::Skipped,
+                ) => return Some(Exit::Ended(Ended::Fenced)),
+                Err(error) => return Some(self.lost(Ended::Interrupted(error))),
+            },
             // A run whose end is written, or is being written, has ended.
             RunMessage::Cancel | RunMessage::Suspend if self.is_ending() => {}
             RunMessage::Cancel => {
@@ -416,6 +414,9 @@ impl RunTask {
         if !steps.is_empty() {
             let at = self.shared.clock.timestamp();
             self.record_event(&mut entry, Event::ClockStarted { at, steps })?;
+        }
+        if self.happened.is_empty() && !self.steps.has_work() {
+            self.happened.shrink_to(64);
         }
         self.stop_steps();
         let is_idle = self.steps.is_idle() && self.happened.is_empty() && !self.is_shutting_down;
@@ -494,7 +495,8 @@ impl RunTask {
             match self.shared.committer.commit_here(write) {
                 Ok(written) => {
                     // It takes its turn with what else the task is told.
-                    drop(self.sender.messages.send(RunMessage::Committed(written)));
+                    let committed = RunMessage::Committed(Box::new(written));
+                    drop(self.sender.messages.send(committed));
                     return;
                 }
                 Err(write) => write,

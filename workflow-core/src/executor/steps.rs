@@ -28,6 +28,9 @@ use crate::step::{StepBody, StepDef};
 /// not yield.
 const ABANDON_AFTER: Duration = Duration::from_secs(1);
 
+/// A map of running steps with less room than this is not made smaller.
+const KEPT: usize = 1024;
+
 /// The executions of one run.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
@@ -112,6 +115,10 @@ impl Steps {
         let ended = entry.remove();
         if ended.stopping.is_some() {
             self.n_stopping -= 1;
+        }
+        // What many steps at once needed is not kept for the few that follow.
+        if self.running.capacity() > KEPT && self.running.len() < self.running.capacity() / 8 {
+            self.running.shrink_to(KEPT);
         }
         Some(ended.def)
     }
@@ -221,6 +228,9 @@ impl RunTask {
                 },
             };
             self.steps.allowed.pop();
+            if self.steps.allowed.is_empty() {
+                self.steps.allowed = Vec::new();
+            }
             members.extend(self.start_step(step, permit));
         }
         self.steps.spare = None;
@@ -348,8 +358,8 @@ impl RunTask {
                 }
             }
             Outcome::Plan(plan) => Event::StepExpanded { step, plan },
-            Outcome::Failed(failure) => self.failed(step, def, failure),
-            Outcome::Unrunnable(reason) => return Err(reason),
+            Outcome::Failed(failure) => self.failed(step, def, *failure),
+            Outcome::Unrunnable(reason) => return Err(*reason),
             Outcome::Stopped | Outcome::Storage(_) => {
                 let message = "the outcome was not one of a body".to_owned();
                 return Err(SuspendReason::Invariant { what: message });
