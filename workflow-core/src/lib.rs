@@ -1,5 +1,6 @@
 //! The engine of keepstep.
 
+mod actor;
 mod arg;
 mod clock;
 mod context;
@@ -19,6 +20,10 @@ mod step;
 mod value;
 mod workflow;
 
+pub use actor::{
+    ActorCall, ActorFilter, ActorHandle, ActorPage, ActorQuery, ActorReminder, ActorSummary,
+    PlannedCall, StoredState,
+};
 pub use arg::IntoArg;
 pub use clock::Clock;
 pub use context::{Context, context, try_context};
@@ -42,8 +47,14 @@ pub use keepstep_storage as storage;
 /// What the code that `#[step]` writes uses. Not for people: it may change in any version.
 #[doc(hidden)]
 pub mod __private {
+    pub use futures_core::future::BoxFuture;
     pub use inventory;
 
+    pub use crate::actor::{
+        ActorDef, ActorEngine, ActorState, ConstructorInput, MethodBody, MethodDef,
+        RegisteredActor, StateBytes, actor_engine, build_call, build_query, call_in_step,
+        constructed, decode_state, encode_state, migrate_state,
+    };
     pub use crate::arg::BuildArg;
     pub use crate::registry::Registered;
     pub use crate::step::{

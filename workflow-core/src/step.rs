@@ -146,11 +146,11 @@ pub(crate) enum Output {
 }
 
 /// Why a body gave nothing back.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[doc(hidden)]
 pub struct StepFault(pub(crate) Fault);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// The body returned an error.
     Error {
@@ -169,6 +169,12 @@ pub(crate) enum Fault {
         param: &'static str,
         type_name: &'static str,
     },
+    /// The body failed in a way that is known already.
+    Failed(crate::run::Failure),
+    /// The store failed under the body.
+    Storage(keepstep_storage::StorageError),
+    /// The engine stops.
+    Stopped,
 }
 
 /// What a body is given.
@@ -241,7 +247,7 @@ pub fn end_with_workflow_result<T, E: Failure<N>, N>(result: Result<Workflow<T>,
     result.map_err(fault).and_then(end_with_workflow)
 }
 
-fn fault<E: Failure<N>, N>(error: E) -> StepFault {
+pub(crate) fn fault<E: Failure<N>, N>(error: E) -> StepFault {
     let error = error.into_error();
     let causes = std::iter::successors(error.source(), |cause| cause.source())
         .map(ToString::to_string)

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::lock::KeyedLocks;
+use crate::actor::Residents;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
 use crate::executor::{CommitRequest, Reply, RunMessage, TimerRequest};
@@ -44,7 +45,8 @@ pub(crate) struct Shared {
     pub(super) roster: Mutex<Roster>,
     /// One call at a time changes a run that is not in execution.
     pub(super) locks: KeyedLocks,
-    pub(super) tasks: TaskTracker,
+    pub(crate) actors: Residents,
+    pub(crate) tasks: TaskTracker,
     /// Canceled when the engine is dropped or has shut down: everything stops where it is.
     pub(crate) halted: CancellationToken,
 }
@@ -185,7 +187,7 @@ impl Shared {
             .f64()
     }
 
-    pub(super) fn random_u64(&self) -> u64 {
+    pub(crate) fn random_u64(&self) -> u64 {
         self.random
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -218,7 +220,6 @@ impl Shared {
     }
 
     /// Sends a message, which is durable when this returns, if the outcome is that it was accepted.
-    #[allow(dead_code, reason = "what sends messages is being built on it")]
     pub(crate) async fn send(&self, message: keepstep_storage::Send) -> Result<SendOutcome> {
         let committed = self.commit_all(None, Vec::new(), vec![message]).await?;
         Ok(committed
@@ -229,7 +230,16 @@ impl Shared {
     }
 
     pub(crate) fn set_timer(&self, due_at: Timestamp, run: RunId) {
-        drop(self.timers.send((due_at, run)));
+        drop(self.timers.send(TimerRequest::Wake(due_at, run)));
+    }
+
+    /// Has due times looked up in the store that an earlier opening left there.
+    pub(crate) fn look_up_timers(&self) {
+        drop(self.timers.send(TimerRequest::LookUp));
+    }
+
+    pub(crate) fn locks(&self) -> &KeyedLocks {
+        &self.locks
     }
 
     /// The status that a record means.

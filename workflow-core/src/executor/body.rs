@@ -123,6 +123,8 @@ impl Execution {
         };
         let output = match result {
             Ok(Ok(StepOutput(output))) => output,
+            Ok(Err(StepFault(Fault::Storage(error)))) => return Err(Outcome::Storage(error)),
+            Ok(Err(StepFault(Fault::Stopped))) => return Err(Outcome::Stopped),
             Ok(Err(StepFault(fault))) => return Err(faulted(def, fault)),
             Err(panic) => return Err(panicked(&*panic)),
         };
@@ -138,7 +140,10 @@ impl Execution {
 }
 
 /// What a body that returned a workflow comes to.
-async fn expansion(shared: Arc<Shared>, node: Arc<BuildNode>) -> Result<Outcome, Outcome> {
+pub(crate) async fn expansion(
+    shared: Arc<Shared>,
+    node: Arc<BuildNode>,
+) -> Result<Outcome, Outcome> {
     let flattened = flatten(&node).map_err(not_storable)?;
     drop(node);
     shared
@@ -180,8 +185,11 @@ async fn execute(
 ) -> Result<StepResult, Panic> {
     match def.body {
         StepBody::Async(body) => {
-            let _places = places;
-            Ok(context.scope(body(input)).await)
+            let (place, _thread_place) = places;
+            let place = context.hold(place);
+            let result = context.scope(body(input)).await;
+            drop(place);
+            Ok(result)
         }
         StepBody::Blocking(body) => {
             // The thread keeps its places also when nobody waits for it any more.
@@ -206,6 +214,9 @@ fn faulted(def: &StepDef, fault: Fault) -> Outcome {
             message,
             causes,
         }),
+        Fault::Failed(failure) => Outcome::Failed(failure),
+        Fault::Storage(error) => Outcome::Storage(error),
+        Fault::Stopped => Outcome::Stopped,
         Fault::Unencodable { message } => Outcome::Failed(Failure {
             kind: StepErrorKind::Unencodable,
             message,
@@ -229,16 +240,20 @@ fn faulted(def: &StepDef, fault: Fault) -> Outcome {
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Outcome {
-    let message = panic
+    Outcome::Failed(Failure {
+        kind: StepErrorKind::Panic,
+        message: panic_message(panic),
+        causes: vec![],
+    })
+}
+
+/// What a panic says.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
         .downcast_ref::<&str>()
         .map(|message| (*message).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned());
-    Outcome::Failed(Failure {
-        kind: StepErrorKind::Panic,
-        message,
-        causes: vec![],
-    })
+        .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 fn not_storable(error: Error) -> Outcome {

@@ -22,7 +22,7 @@ use keepstep_storage::{
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
-pub(crate) use body::Outcome;
+pub(crate) use body::{Outcome, expansion, panic_message};
 pub(crate) use committer::{CommitRequest, Reply, Written, run_committer};
 pub(crate) use load::{fold_journal, load_run};
 pub(crate) use timers::{TimerRequest, run_timers};

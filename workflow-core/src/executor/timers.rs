@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{RunId, Timestamp};
+use keepstep_storage::{RunId, RunKind, Timestamp};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -15,15 +15,21 @@ const HORIZON: Duration = Duration::from_secs(120);
 /// How many due runs are read from the store at a time.
 const PAGE: usize = 10_000;
 
-/// A run that left memory and is to be woken.
-pub(crate) type TimerRequest = (Timestamp, RunId);
+/// What is to be woken.
+#[derive(Debug)]
+pub(crate) enum TimerRequest {
+    /// This one, at this time.
+    Wake(Timestamp, RunId),
+    /// Whatever the store says is due.
+    LookUp,
+}
 
 /// Wakes runs until the engine halts.
 pub(crate) async fn run_timers(
     shared: Arc<Shared>,
     mut requests: mpsc::UnboundedReceiver<TimerRequest>,
 ) {
-    let mut near: BTreeSet<TimerRequest> = BTreeSet::new();
+    let mut near: BTreeSet<(Timestamp, RunId)> = BTreeSet::new();
     // Whether the store may know of runs that are not in `near`.
     let mut has_far = false;
     let mut next_lookup = Timestamp::MAX;
@@ -36,7 +42,14 @@ pub(crate) async fn run_timers(
             // In one order, so that a simulation can be repeated. Due runs are looked for after each turn, so none starves.
             biased;
             request = requests.recv() => {
-                let Some((due_at, run)) = request else { return };
+                let (due_at, run) = match request {
+                    None => return,
+                    Some(TimerRequest::Wake(due_at, run)) => (due_at, run),
+                    Some(TimerRequest::LookUp) => {
+                        (has_far, next_lookup) = (true, Timestamp(0));
+                        continue;
+                    }
+                };
                 let now = shared.clock.timestamp();
                 if due_at <= now.after(HORIZON) {
                     near.insert((due_at, run));
@@ -50,35 +63,27 @@ pub(crate) async fn run_timers(
         }
         let now = shared.clock.timestamp();
         if has_far && next_lookup <= now {
-            match shared
-                .storage
-                .due(
-                    keepstep_storage::RunKind::Workflow,
-                    now.after(HORIZON),
-                    PAGE,
-                )
-                .await
-            {
-                Ok(due) => {
-                    let is_all = due.len() < PAGE;
-                    near.extend(due);
-                    // More than a page: once these are woken, the next ones are read.
-                    next_lookup = if is_all {
-                        now.after(HORIZON / 2)
-                    } else {
-                        now.after(Duration::from_secs(1))
-                    };
-                }
-                Err(error) => {
-                    warn!(%error, "could not look up timers; trying again");
-                    next_lookup = now.after(Duration::from_secs(1));
+            next_lookup = now.after(HORIZON / 2);
+            for kind in [RunKind::Workflow, RunKind::Actor, RunKind::Schedule] {
+                match shared.storage.due(kind, now.after(HORIZON), PAGE).await {
+                    Ok(due) => {
+                        if due.len() == PAGE {
+                            // Once these are woken, the next ones are read.
+                            next_lookup = now.after(Duration::from_secs(1));
+                        }
+                        near.extend(due);
+                    }
+                    Err(error) => {
+                        warn!(%error, "could not look up timers; trying again");
+                        next_lookup = now.after(Duration::from_secs(1));
+                    }
                 }
             }
         }
         while let Some((due_at, run)) = near.first()
             && *due_at <= now
         {
-            shared.unpark(run.clone());
+            shared.wake(run.clone());
             near.pop_first();
         }
     }

@@ -31,7 +31,11 @@ pub async fn a_closed_store_refuses_calls(stores: Stores<'_>) {
     closed(store.list(&RunQuery::default()).await);
     closed(store.journal(&run.run, Position(0), 9).await);
     closed(store.value(&run.run, &ValueKey::Output).await);
-    closed(store.due(crate::RunKind::Workflow, crate::Timestamp::MAX, 9).await);
+    closed(
+        store
+            .due(crate::RunKind::Workflow, crate::Timestamp::MAX, 9)
+            .await,
+    );
     closed(store.inbox(&run.run, None, 9).await);
     closed(store.claim(&runs, NODE, lease).await);
     closed(store.release(&[(run.run.clone(), Epoch::FIRST)]).await);
