@@ -248,7 +248,13 @@ pub mod chapters {
 
 // What programs are written with.
 pub use keepstep_core::{Context, IntoArg, StepValue, Workflow, context, try_context};
-pub use keepstep_macros::step;
+pub use keepstep_macros::{step, virtual_actor};
+
+// Actors.
+pub use keepstep_core::{
+    ActorCall, ActorFilter, ActorHandle, ActorPage, ActorQuery, ActorReminder, ActorSummary,
+    PlannedCall, StoredState,
+};
 
 // The engine, and what it tells of runs.
 pub use keepstep_core::{
@@ -274,5 +280,7 @@ pub use keepstep_core::__private;
 
 /// What most programs need: `use keepstep::prelude::*`.
 pub mod prelude {
-    pub use crate::{Engine, Error, Handle, IntoArg, Status, StepError, Workflow, context, step};
+    pub use crate::{
+        Engine, Error, Handle, IntoArg, Status, StepError, Workflow, context, step, virtual_actor,
+    };
 }

@@ -60,7 +60,7 @@ pub mod __private {
     pub use crate::step::{
         Backoff, Borrowed, Fallible, ResourceNeed, StepBody, StepDef, StepFault, StepFuture,
         StepInput, StepOptions, StepOutput, StepResult, end_with_result, end_with_unknown_result,
-        end_with_value, end_with_workflow, end_with_workflow_result,
+        end_with_unknown_value, end_with_value, end_with_workflow, end_with_workflow_result,
     };
     pub use crate::value::Codec;
     pub use crate::workflow::build_step;

@@ -267,6 +267,15 @@ pub fn end_with_unknown_result<T: Yields, E: Failure<N>, N>(
     result.map_err(fault).and_then(|value| value.end(def))
 }
 
+/// Ends a query that returns a `Result` whose type arguments an alias hides: it must not be one of a workflow.
+#[doc(hidden)]
+pub fn end_with_unknown_value<T: Storable<M>, E: Failure<N>, M, N>(
+    def: &'static StepDef,
+    result: Result<T, E>,
+) -> StepResult {
+    end_with_result(def, result)
+}
+
 /// A `Result` whose type arguments an alias hides: what it yields is known to the compiler only.
 #[doc(hidden)]
 pub trait Fallible {

@@ -224,7 +224,10 @@ impl Stage {
     fn input(&self, method: &'static MethodDef, args: &[Source]) -> StepInput {
         StepInput {
             def: method.step,
-            args: args.to_vec(),
+            // The first parameter of the method's step is the actor's id, which the method does not take.
+            args: std::iter::once(Source::Seq(Vec::new()))
+                .chain(args.iter().cloned())
+                .collect(),
             resources: Arc::clone(&self.shared.resources),
         }
     }

@@ -19,7 +19,6 @@ pub use def::{
     ActorDef, ActorState, MethodBody, MethodDef, RegisteredActor, StateBytes, StoredState,
     decode_state, encode_state, migrate_state,
 };
-pub(crate) use handle::creation;
 pub use handle::{
     ActorEngine, ActorFilter, ActorHandle, ActorPage, ActorReminder, ActorSummary,
     ConstructorInput, actor_engine, constructed,

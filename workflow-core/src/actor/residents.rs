@@ -130,6 +130,7 @@ impl Shared {
         if inner.is_closed {
             return Err(Error::ShutDown);
         }
+        let mut is_new = false;
         let seat = match inner.seats.get(id) {
             Some(seat) => Arc::clone(seat),
             None => {
@@ -143,10 +144,12 @@ impl Shared {
                 let span = tracing::info_span!("actor", actor = %id);
                 self.tasks
                     .spawn(tracing::Instrument::instrument(task.drive(), span));
+                is_new = true;
                 seat
             }
         };
-        if let Some(mail) = mail {
+        // One that comes into memory looks into its inbox anyway.
+        if let Some(mail) = mail.filter(|mail| !(is_new && matches!(mail, Mail::Inbox))) {
             // Under the lock, so that an actor that is leaving is not told anything.
             drop(seat.mailbox.send(mail));
         }
@@ -168,7 +171,7 @@ impl Shared {
         let parts: Vec<&str> = id.parts().collect();
         let [_, name, _] = parts[..] else { return };
         match actors().ok().and_then(|actors| actors.get(name)) {
-            Some(def) => drop(self.actor(def, id, Some(Mail::Inbox))),
+            Some(def) => drop(self.actor(def, id, None)),
             None => {
                 tracing::warn!(actor = %id, "this program has no such actor; what it is to do waits for one that has");
             }

@@ -30,6 +30,8 @@ use crate::source::Source;
 
 /// How long an actor stays in memory with nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
+/// How long after a failure of the store an actor is looked at again.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How many messages are read at a time.
 const PAGE: usize = 256;
 
@@ -172,6 +174,13 @@ impl Task {
             },
         };
         shared.actors.remove(&id, &mut self.mailbox);
+        if let Error::Storage(error) = &error
+            && error.is_retryable()
+        {
+            // What is to be done may not have been asked for by anybody who waits.
+            let soon = shared.clock.timestamp().after(AGAIN);
+            shared.set_timer(soon, id.clone());
+        }
         if let (Error::ShutDown, Some(epoch)) = (&error, epoch) {
             shared.release_at_shutdown(&id, epoch);
         }
@@ -231,8 +240,8 @@ impl Task {
                 return Ok(Exit::Deleted);
             };
             actor.take_due(&self.stage, &mut self.queue);
-            actor.begin(&self.stage, &mut self.queue);
             actor.commit(&self.stage)?;
+            actor.begin(&self.stage, &mut self.queue);
             let is_at_rest = actor.is_at_rest() && self.queue.is_empty();
             let now = shared.clock.timestamp();
             let due_at = actor.next_due();
@@ -480,7 +489,13 @@ impl Actor {
         worked: Worked,
     ) -> Result<Option<Exit>> {
         match worked {
-            Worked::Called(job, called) => self.called(stage, job, called?),
+            Worked::Called(job, Ok(called)) => self.called(stage, job, called),
+            Worked::Called(job, Err(error)) => {
+                if let Some(reply) = reply_of(job) {
+                    drop(reply.send(Err(error.clone())));
+                }
+                return Err(error);
+            }
             Worked::Read(messages) => self.read(stage, queue, messages?)?,
             Worked::Deleted(reply, deleted) => {
                 let is_deleted = deleted.inspect_err(|error| debug!(%error, "not deleted"));
