@@ -251,7 +251,13 @@ pub mod chapters {
 
 // What programs are written with.
 pub use keepstep_core::{Context, IntoArg, StepValue, Workflow, context, try_context};
-pub use keepstep_macros::step;
+pub use keepstep_macros::{step, virtual_actor};
+
+// Actors.
+pub use keepstep_core::{
+    ActorCall, ActorFilter, ActorHandle, ActorPage, ActorQuery, ActorReminder, ActorSummary,
+    PlannedCall, StoredState,
+};
 
 // Workflows that wait.
 pub use keepstep_core::{
@@ -286,6 +292,7 @@ pub use keepstep_core::__private;
 pub mod prelude {
     pub use crate::{
         Either, Engine, Error, EventListener, Handle, IntoArg, Status, StepError, Workflow, all,
-        child, context, event, event_listener, race, select, sleep, sleep_until, step, wait_for,
+        child, context, event, event_listener, race, select, sleep, sleep_until, step,
+        virtual_actor, wait_for,
     };
 }

@@ -1,12 +1,14 @@
 //! What a step can know of itself while it runs.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use keepstep_storage::RunId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::Shared;
 use crate::run::StepId;
 
 tokio::task_local! {
@@ -54,6 +56,20 @@ struct Inner {
     token: OnceLock<CancellationToken>,
     /// Drops the body, once it has a task of its own.
     abort: OnceLock<AbortHandle>,
+    /// The engine that runs the step.
+    shared: Arc<Shared>,
+    /// Its place among the steps that execute.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+/// Keeps the place of a body until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held(Context);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.0.place().take());
+    }
 }
 
 impl Context {
@@ -63,6 +79,7 @@ impl Context {
         step: StepId,
         name: Arc<str>,
         attempt: u32,
+        shared: Arc<Shared>,
     ) -> Self {
         Self(Arc::new(Inner {
             run,
@@ -73,7 +90,38 @@ impl Context {
             is_canceled: AtomicBool::new(false),
             token: OnceLock::new(),
             abort: OnceLock::new(),
+            shared,
+            place: Mutex::default(),
         }))
+    }
+
+    /// The engine that runs the step.
+    pub(crate) fn shared(&self) -> Option<&Arc<Shared>> {
+        Some(&self.0.shared)
+    }
+
+    /// Gives the body its place.
+    pub(crate) fn hold(&self, place: OwnedSemaphorePermit) -> Held {
+        *self.place() = Some(place);
+        Held(self.clone())
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something without keeping other steps from their places meanwhile.
+    pub(crate) async fn without_place<T>(
+        &self,
+        places: &Arc<Semaphore>,
+        waiting: impl Future<Output = T>,
+    ) -> T {
+        let had_place = self.place().take().is_some();
+        let done = waiting.await;
+        if had_place && let Ok(place) = Arc::clone(places).acquire_owned().await {
+            *self.place() = Some(place);
+        }
+        done
     }
 
     /// The workflow id of the run.

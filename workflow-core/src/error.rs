@@ -145,6 +145,52 @@ pub enum Error {
         /// Where the other is.
         second: String,
     },
+    /// There is no such actor.
+    #[error("there is no {actor}; `get_or_create` makes one")]
+    ActorNotFound {
+        /// The actor.
+        actor: RunId,
+    },
+    /// A method of an actor failed. The actor's state is as it was before the call, which may be made again.
+    #[error("a call of {actor} failed")]
+    CallFailed {
+        /// The actor.
+        actor: RunId,
+        /// The method, and why.
+        #[source]
+        error: Box<StepError>,
+    },
+    /// A call was awaited inside of a call that its actor is busy with, so it would wait for itself. Nothing was called.
+    #[error(
+        "`{method}` of {actor} was awaited inside of a call that this actor is busy with, and would wait for itself for ever; \
+         send it with `.send()`, or return it as a step with `.step()`"
+    )]
+    ActorDeadlock {
+        /// The actor.
+        actor: RunId,
+        /// The method.
+        method: String,
+    },
+    /// An id of a call was used before, for a call of another method of the actor. Nothing was called.
+    #[error("call {call:?} of {actor} was one of `{method}`; choose another id")]
+    CallConflict {
+        /// The actor.
+        actor: RunId,
+        /// The id of the call.
+        call: String,
+        /// The method that it was of.
+        method: String,
+    },
+    /// Two actors of the program have one name.
+    #[error("two actors are named {name:?}: {first} and {second}; give one of them another `name`")]
+    DuplicateActor {
+        /// The name.
+        name: String,
+        /// Where one is.
+        first: String,
+        /// Where the other is.
+        second: String,
+    },
     /// An argument could not be encoded. Nothing was stored.
     #[error("argument `{param}` of step {step:?} cannot be stored: {message}")]
     Unencodable {

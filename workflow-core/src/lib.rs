@@ -1,5 +1,6 @@
 //! The engine of keepstep.
 
+mod actor;
 mod arg;
 mod clock;
 mod context;
@@ -24,6 +25,10 @@ mod value;
 mod wait;
 mod workflow;
 
+pub use actor::{
+    ActorCall, ActorFilter, ActorHandle, ActorPage, ActorQuery, ActorReminder, ActorSummary,
+    PlannedCall, StoredState,
+};
 pub use arg::IntoArg;
 pub use clock::Clock;
 pub use context::{Context, context, try_context};
@@ -50,15 +55,21 @@ pub use keepstep_storage as storage;
 /// What the code that `#[step]` writes uses. Not for people: it may change in any version.
 #[doc(hidden)]
 pub mod __private {
+    pub use futures_core::future::BoxFuture;
     pub use inventory;
 
+    pub use crate::actor::{
+        ActorDef, ActorEngine, ActorState, ConstructorInput, MethodBody, MethodDef,
+        RegisteredActor, StateBytes, actor_engine, build_call, build_query, call_in_step,
+        constructed, decode_state, encode_state, migrate_state,
+    };
     pub use crate::arg::BuildArg;
     pub use crate::listener::{ListenerSteps, poll_listener, tell_listener};
     pub use crate::registry::Registered;
     pub use crate::step::{
         Backoff, Borrowed, Fallible, ResourceNeed, StepBody, StepDef, StepFault, StepFuture,
         StepInput, StepOptions, StepOutput, StepResult, end_with_result, end_with_unknown_result,
-        end_with_value, end_with_workflow, end_with_workflow_result,
+        end_with_unknown_value, end_with_value, end_with_workflow, end_with_workflow_result,
     };
     pub use crate::value::Codec;
     pub use crate::workflow::build_step;

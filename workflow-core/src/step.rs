@@ -149,11 +149,11 @@ pub(crate) enum Output {
 }
 
 /// Why a body gave nothing back.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[doc(hidden)]
 pub struct StepFault(pub(crate) Fault);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// The body returned an error.
     Error {
@@ -172,6 +172,12 @@ pub(crate) enum Fault {
         param: &'static str,
         type_name: &'static str,
     },
+    /// The body failed in a way that is known already.
+    Failed(crate::run::Failure),
+    /// The store failed under the body.
+    Storage(keepstep_storage::StorageError),
+    /// The engine stops.
+    Stopped,
 }
 
 /// What a body is given.
@@ -244,7 +250,7 @@ pub fn end_with_workflow_result<T, E: Failure<N>, N>(result: Result<Workflow<T>,
     result.map_err(fault).and_then(end_with_workflow)
 }
 
-fn fault<E: Failure<N>, N>(error: E) -> StepFault {
+pub(crate) fn fault<E: Failure<N>, N>(error: E) -> StepFault {
     let error = error.into_error();
     let causes = std::iter::successors(error.source(), |cause| cause.source())
         .map(ToString::to_string)
@@ -262,6 +268,15 @@ pub fn end_with_unknown_result<T: Yields, E: Failure<N>, N>(
     result: Result<T, E>,
 ) -> StepResult {
     result.map_err(fault).and_then(|value| value.end(def))
+}
+
+/// Ends a query that returns a `Result` whose type arguments an alias hides: it must not be one of a workflow.
+#[doc(hidden)]
+pub fn end_with_unknown_value<T: Storable<M>, E: Failure<N>, M, N>(
+    def: &'static StepDef,
+    result: Result<T, E>,
+) -> StepResult {
+    end_with_result(def, result)
 }
 
 /// A `Result` whose type arguments an alias hides: what it yields is known to the compiler only.

@@ -1,5 +1,7 @@
-//! The macros of keepstep: `#[step]` and `#[event_listener]`. Use them through the crate `keepstep`, which the code they write refers to.
+//! The macros of keepstep: `#[step]`, `#[event_listener]` and `#[virtual_actor]`. Use them through the crate `keepstep`, which the
+//! code they write refers to.
 
+mod actor;
 mod diag;
 mod duration;
 mod fallback;
@@ -164,4 +166,80 @@ pub fn step(options: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn event_listener(options: TokenStream, item: TokenStream) -> TokenStream {
     listener::event_listener(options.into(), item.into()).into()
+}
+
+/// Makes a type a virtual actor: a named state whose every change is durable.
+///
+/// ```
+/// use keepstep::virtual_actor;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Counter {
+///     count: u64,
+/// }
+///
+/// #[virtual_actor]
+/// impl Counter {
+///     pub fn new() -> Self {
+///         Counter { count: 0 }
+///     }
+///
+///     pub async fn incr(&mut self) -> u64 {
+///         self.count += 1;
+///         self.count
+///     }
+///
+///     pub async fn get(&self) -> u64 {
+///         self.count
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> keepstep::Result<()> {
+/// # let engine = keepstep::Engine::open("memory:").await?;
+/// let c1 = Counter::on(&engine).get_or_create("counter_1").await?;
+/// assert_eq!(c1.incr().await?, 1);
+/// assert_eq!(c1.incr().await?, 2);
+/// assert_eq!(c1.get().await?, 2);
+/// # engine.shutdown().await
+/// # }
+/// ```
+///
+/// The block stays as it is: on a plain `Counter`, methods are methods, which unit tests can call. Beside it there are
+/// `CounterRef`, a handle whose methods prepare calls of the actor; `CounterActors`, the actors on an engine, which
+/// `Counter::on(&engine)` gives; and `Counter::get_or_create`, `get_actor`, `list_actors` and `delete_actor`, which use the engine
+/// of the step or method they are called in, else the default one.
+///
+/// # What it takes
+///
+/// - `new`, which makes the first state, once. It may be `async`, take arguments and resources, and return a `Result` of `Self`.
+///   How visible it is, so are the handles.
+/// - methods with `pub` and `&mut self`: they are called in order, one at a time. What they return and the new state are durable
+///   together before the caller gets it. They may return `T`, `Result<T, E>`, `Workflow<T>`, or a `Result` of one, as steps do. An
+///   error or a panic leaves the state as it was.
+/// - methods with `pub` and `&self`: they look at the state that was committed last, and wait for nothing.
+/// - methods without `pub`, and other functions: they are not called from outside.
+///
+/// Parameters are those of steps: owned values, or references to them, and `#[resource] db: &Db`. The state is a type that serde
+/// can write and read. Methods run on tokio, plain ones too: what blocks belongs into a step.
+///
+/// # On methods
+///
+/// | attribute | means |
+/// | --- | --- |
+/// | `#[method(retries = 5, backoff = "100ms..30s", timeout = "30s")]` | as in `#[step]`; calls that arrive meanwhile wait. Without `retries`, a failure goes to the caller at once |
+/// | `#[exclusive]` | calls behind this one wait for the workflow that it returns |
+///
+/// # Options
+///
+/// | option | means | default |
+/// | --- | --- | --- |
+/// | `name = "billing/account"` | the name that stored actors are found by: keep it when you move or rename the type | module path and type |
+/// | `version = 2` | the version of the state | 1 |
+/// | `migrate = f` | makes a state of an older one: `fn f(old: StoredState) -> Result<Self, E>` | older states are decoded as the type is now, as values are |
+/// | `crate = path` | where the crate `keepstep` is, if it has another name | `::keepstep` |
+#[proc_macro_attribute]
+pub fn virtual_actor(options: TokenStream, item: TokenStream) -> TokenStream {
+    actor::actor(options.into(), item.into()).into()
 }

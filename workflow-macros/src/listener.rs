@@ -6,12 +6,12 @@ use syn::spanned::Spanned;
 use syn::{Generics, ItemImpl, Type};
 
 use crate::diag::Diag;
-use crate::options::{Options, duration_tokens};
+use crate::options::{LISTENER, Options, duration_tokens};
 
 /// Adds the steps to an implementation. What is wrong with it is reported, and the implementation stays.
 pub(crate) fn event_listener(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut diag = Diag::default();
-    let options = Options::parse(options, &mut diag);
+    let options = Options::parse(LISTENER, options, &mut diag);
     let mut code = item.clone();
     match syn::parse2::<ItemImpl>(item) {
         Ok(item) => code.extend(steps(&item, &options, &mut diag)),
@@ -46,18 +46,6 @@ fn steps(item: &ItemImpl, options: &Options, diag: &mut Diag) -> Option<TokenStr
             "a listener cannot be generic: a stored run has nothing but a name to find it by; write one for each type",
         );
         return None;
-    }
-    for (is_given, option) in [
-        (options.timeout.is_some(), "timeout"),
-        (options.checkpoint.is_some(), "checkpoint"),
-        (options.codec.is_some(), "codec"),
-    ] {
-        if is_given {
-            diag.error(
-                &item.self_ty,
-                format_args!("a listener has no option `{option}`: a time limit is given where it is waited for, `wait_for(…).timeout(…)`"),
-            );
-        }
     }
     let Some(own_name) = type_name(&item.self_ty) else {
         diag.error(

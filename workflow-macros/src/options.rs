@@ -1,4 +1,6 @@
 //! The options of an attribute: `#[step(name = "billing/charge", retries = 5)]`.
+//!
+//! Each attribute knows some of them; what it says about those that it does not know is the same everywhere.
 
 use std::time::Duration;
 
@@ -12,17 +14,61 @@ use crate::diag::Diag;
 use crate::duration;
 use crate::paths::Root;
 
-/// What `#[step(…)]` may say, each with an example of its use.
-const KNOWN: [(&str, &str); 8] = [
-    ("name", "name = \"billing/charge\""),
-    ("version", "version = 2"),
-    ("retries", "retries = 5"),
-    ("backoff", "backoff = \"100ms..30s\""),
-    ("timeout", "timeout = \"30s\""),
-    ("checkpoint", "checkpoint = false"),
-    ("codec", "codec = \"bincode\""),
-    ("crate", "crate = my_keepstep"),
-];
+/// An attribute, and what it may say, each with an example of its use.
+#[derive(Clone, Copy)]
+pub(crate) struct Attr {
+    /// What it makes, with its article.
+    pub(crate) noun: &'static str,
+    known: &'static [(&'static str, &'static str)],
+}
+
+/// `#[step(…)]`.
+pub(crate) const STEP: Attr = Attr {
+    noun: "a step",
+    known: &[
+        ("name", "name = \"billing/charge\""),
+        ("version", "version = 2"),
+        ("retries", "retries = 5"),
+        ("backoff", "backoff = \"100ms..30s\""),
+        ("timeout", "timeout = \"30s\""),
+        ("checkpoint", "checkpoint = false"),
+        ("codec", "codec = \"bincode\""),
+        ("crate", "crate = my_keepstep"),
+    ],
+};
+
+/// `#[event_listener(…)]`.
+pub(crate) const LISTENER: Attr = Attr {
+    noun: "a listener",
+    known: &[
+        ("name", "name = \"orders/queue\""),
+        ("version", "version = 2"),
+        ("retries", "retries = 5"),
+        ("backoff", "backoff = \"1s..60s\""),
+        ("crate", "crate = my_keepstep"),
+    ],
+};
+
+/// `#[virtual_actor(…)]`.
+pub(crate) const ACTOR: Attr = Attr {
+    noun: "an actor",
+    known: &[
+        ("name", "name = \"billing/account\""),
+        ("version", "version = 2"),
+        ("migrate", "migrate = from_version_1"),
+        ("crate", "crate = my_keepstep"),
+    ],
+};
+
+/// `#[method(…)]` on a method of an actor.
+pub(crate) const METHOD: Attr = Attr {
+    noun: "a method",
+    known: &[
+        ("retries", "retries = 5"),
+        ("backoff", "backoff = \"100ms..30s\""),
+        ("timeout", "timeout = \"30s\""),
+    ],
+};
 
 /// What an attribute says; `None` where it says nothing.
 #[derive(Default)]
@@ -34,6 +80,7 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     pub(crate) checkpoint: Option<bool>,
     pub(crate) codec: Option<Codec>,
+    pub(crate) migrate: Option<Path>,
     pub(crate) root: Root,
 }
 
@@ -45,17 +92,18 @@ pub(crate) enum Codec {
 
 impl Options {
     /// Reads all options; one that is wrong is reported and left out.
-    pub(crate) fn parse(tokens: TokenStream, diag: &mut Diag) -> Self {
+    pub(crate) fn parse(attr: Attr, tokens: TokenStream, diag: &mut Diag) -> Self {
         let mut options = Self::default();
         let mut seen: Vec<String> = Vec::new();
         for chunk in split_at_commas(tokens) {
-            let (key, value) = match key_and_value.parse2(chunk) {
-                Ok(option) => option,
-                Err(error) => {
-                    diag.push(error);
-                    continue;
-                }
-            };
+            let (key, value) =
+                match (|input: ParseStream<'_>| attr.key_and_value(input)).parse2(chunk) {
+                    Ok(option) => option,
+                    Err(error) => {
+                        diag.push(error);
+                        continue;
+                    }
+                };
             let name = key.to_string();
             if seen.contains(&name) {
                 diag.error(
@@ -65,29 +113,30 @@ impl Options {
                 continue;
             }
             seen.push(name);
-            if let Err(error) = options.set(&key, value) {
+            if let Err(error) = options.set(attr, &key, value) {
                 diag.push(error);
             }
         }
         options
     }
 
-    fn set(&mut self, key: &Ident, value: Option<TokenStream>) -> syn::Result<()> {
+    fn set(&mut self, attr: Attr, key: &Ident, value: Option<TokenStream>) -> syn::Result<()> {
         let name = key.to_string();
-        let Some((_, example)) = KNOWN.iter().find(|(known, _)| *known == name) else {
-            return Err(unknown(key, &name));
+        let Some((_, example)) = attr.known.iter().find(|(known, _)| *known == name) else {
+            return Err(attr.unknown(key, &name));
         };
         let value = Value {
             example,
             tokens: value.ok_or_else(|| no_value(key, &name, example))?,
         };
         match &*name {
-            "name" => self.name = Some(value.step_name()?),
+            "name" => self.name = Some(value.name(attr)?),
             "version" => self.version = Some(value.number()?),
             "retries" => self.retries = Some(value.number()?),
             "backoff" => self.backoff = Some(value.text(duration::parse_range)?.into_inner()),
             "timeout" => self.timeout = Some(value.text(duration::parse)?),
             "checkpoint" => self.checkpoint = Some(value.bool()?),
+            "migrate" => self.migrate = Some(value.path()?),
             "codec" => self.codec = Some(value.text(Codec::parse)?),
             _ => self.root = Root::renamed(value.path()?),
         }
@@ -139,18 +188,23 @@ impl Value<'_> {
         parse(&value).map_err(|why| syn::Error::new(text.span(), format_args!("`{value}` {why}")))
     }
 
-    fn step_name(&self) -> syn::Result<LitStr> {
+    fn name(&self, attr: Attr) -> syn::Result<LitStr> {
         let text = self.str()?;
         let value = text.value();
         if value.is_empty() {
             return Err(syn::Error::new(
                 text.span(),
-                "the name of a step cannot be empty: leave `name` out for the path of its function",
+                format_args!(
+                    "the name of {} cannot be empty: leave `name` out for the path of {}",
+                    attr.noun,
+                    attr.item()
+                ),
             ));
         }
         if let Some(control) = value.chars().find(|c| c.is_control()) {
             let message = format!(
-                "the name of a step cannot contain the control character {control:?}: use printable ones"
+                "the name of {} cannot contain the control character {control:?}: use printable ones",
+                attr.noun
             );
             return Err(syn::Error::new(text.span(), message));
         }
@@ -196,29 +250,70 @@ fn split_at_commas(tokens: TokenStream) -> Vec<TokenStream> {
     chunks
 }
 
-fn key_and_value(input: ParseStream<'_>) -> syn::Result<(Ident, Option<TokenStream>)> {
-    if !input.peek(Ident::peek_any) {
-        let rest: TokenStream = input.parse()?;
-        let message = format!("expected an option, such as `{}` {}", KNOWN[0].1, list());
-        return Err(syn::Error::new_spanned(rest, message));
+impl Attr {
+    /// What its name is taken from where it is given none.
+    fn item(self) -> &'static str {
+        match self.noun {
+            "an actor" => "its type",
+            _ => "its function",
+        }
     }
-    let key = input.call(Ident::parse_any)?;
-    if !input.is_empty() && input.parse::<Option<Token![=]>>()?.is_none() {
-        let rest: TokenStream = input.parse()?;
-        let message = format!(
-            "expected `=` after `{key}`: write {}",
-            example_of(&key.to_string())
-        );
-        return Err(syn::Error::new_spanned(rest, message));
-    }
-    let value: TokenStream = input.parse()?;
-    Ok((key, (!value.is_empty()).then_some(value)))
-}
 
-fn example_of(name: &str) -> String {
-    match KNOWN.iter().find(|(known, _)| *known == name) {
-        Some((_, example)) => format!("`{example}`"),
-        None => format!("`{name} = value`"),
+    fn key_and_value(self, input: ParseStream<'_>) -> syn::Result<(Ident, Option<TokenStream>)> {
+        if !input.peek(Ident::peek_any) {
+            let rest: TokenStream = input.parse()?;
+            let message = format!(
+                "expected an option, such as `{}` {}",
+                self.known[0].1,
+                self.list()
+            );
+            return Err(syn::Error::new_spanned(rest, message));
+        }
+        let key = input.call(Ident::parse_any)?;
+        if !input.is_empty() && input.parse::<Option<Token![=]>>()?.is_none() {
+            let rest: TokenStream = input.parse()?;
+            let message = format!(
+                "expected `=` after `{key}`: write {}",
+                self.example_of(&key.to_string())
+            );
+            return Err(syn::Error::new_spanned(rest, message));
+        }
+        let value: TokenStream = input.parse()?;
+        Ok((key, (!value.is_empty()).then_some(value)))
+    }
+
+    fn example_of(self, name: &str) -> String {
+        match self.known.iter().find(|(known, _)| *known == name) {
+            Some((_, example)) => format!("`{example}`"),
+            None => format!("`{name} = value`"),
+        }
+    }
+
+    fn unknown(self, key: &Ident, name: &str) -> syn::Error {
+        let nearest = self
+            .known
+            .iter()
+            .map(|(known, _)| (distance(name, known), *known))
+            .min();
+        let hint = match nearest {
+            Some((distance, known)) if distance <= 2.max(known.len() / 3) => {
+                format!("; did you mean `{known}`?")
+            }
+            _ => String::new(),
+        };
+        syn::Error::new(
+            key.span(),
+            format_args!("{} has no option `{name}`{hint} {}", self.noun, self.list()),
+        )
+    }
+
+    fn list(self) -> String {
+        let names: Vec<_> = self
+            .known
+            .iter()
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
+        format!("(the options are {})", names.join(", "))
     }
 }
 
@@ -227,28 +322,6 @@ fn no_value(key: &Ident, name: &str, example: &str) -> syn::Error {
         key.span(),
         format_args!("`{name}` needs a value: write `{example}`"),
     )
-}
-
-fn unknown(key: &Ident, name: &str) -> syn::Error {
-    let nearest = KNOWN
-        .iter()
-        .map(|(known, _)| (distance(name, known), *known))
-        .min();
-    let hint = match nearest {
-        Some((distance, known)) if distance <= 2.max(known.len() / 3) => {
-            format!("; did you mean `{known}`?")
-        }
-        _ => String::new(),
-    };
-    syn::Error::new(
-        key.span(),
-        format_args!("a step has no option `{name}`{hint} {}", list()),
-    )
-}
-
-fn list() -> String {
-    let names: Vec<_> = KNOWN.iter().map(|(name, _)| format!("`{name}`")).collect();
-    format!("(the options are {})", names.join(", "))
 }
 
 /// How many letters to add, remove or replace to get from `a` to `b`.

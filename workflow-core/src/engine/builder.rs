@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::shared::{Roster, Shared};
 use super::{Engine, lock};
+use crate::actor::{Residents, actors};
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::executor::{Committer, run_committer, run_timers};
@@ -157,6 +158,7 @@ impl EngineBuilder {
     pub async fn build(self) -> Result<Engine> {
         // Found out before a store is touched.
         let registry = Registry::global()?;
+        actors()?;
         let storage = match self.storage {
             Some(StorageSource::Store(storage)) => storage,
             Some(StorageSource::Url(url)) => keepstep_storage::open(&url).await?,
@@ -201,6 +203,7 @@ impl EngineBuilder {
                 ..Roster::default()
             }),
             locks: lock::KeyedLocks::default(),
+            actors: Residents::default(),
             tasks: TaskTracker::new(),
             halted: halted.clone(),
         });

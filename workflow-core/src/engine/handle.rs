@@ -171,6 +171,14 @@ impl Engine {
                 let value = self.shared.load_value(value).await?;
                 return decode(&value, || format!("run {run:?}"));
             }
+            ended => self.no_output(id, ended),
+        })
+    }
+
+    /// Why a run has no output.
+    pub(super) fn no_output(&self, id: &RunId, ended: Ended) -> Error {
+        let run = id.clone();
+        match ended {
             Ended::Failed(error) => Error::Failed {
                 run,
                 error: Box::new((*error).clone()),
@@ -180,8 +188,8 @@ impl Engine {
             Ended::Interrupted(source) => Error::Interrupted { run, source },
             Ended::Fenced => Error::Fenced { run },
             Ended::Unreadable(error) => error,
-            Ended::ShutDown => Error::ShutDown,
-        })
+            Ended::Successful(_) | Ended::ShutDown => Error::ShutDown,
+        }
     }
 }
 

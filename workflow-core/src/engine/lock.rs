@@ -8,11 +8,11 @@ use tokio::sync::OwnedMutexGuard;
 
 /// One lock for each id that is in use.
 #[derive(Debug, Default)]
-pub(super) struct KeyedLocks(Arc<Mutex<HashMap<RunId, Arc<tokio::sync::Mutex<()>>>>>);
+pub(crate) struct KeyedLocks(Arc<Mutex<HashMap<RunId, Arc<tokio::sync::Mutex<()>>>>>);
 
 impl KeyedLocks {
     /// Waits until nobody else holds the lock of this id.
-    pub(super) async fn lock(&self, id: &RunId) -> KeyedGuard {
+    pub(crate) async fn lock(&self, id: &RunId) -> KeyedGuard {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(locks.entry(id.clone()).or_default())
@@ -27,7 +27,7 @@ impl KeyedLocks {
 }
 
 #[derive(Debug)]
-pub(super) struct KeyedGuard {
+pub(crate) struct KeyedGuard {
     id: RunId,
     guard: Option<OwnedMutexGuard<()>>,
     locks: Arc<Mutex<HashMap<RunId, Arc<tokio::sync::Mutex<()>>>>>,

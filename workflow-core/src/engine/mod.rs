@@ -1,6 +1,7 @@
 //! The engine: opened on a store, executes runs. This file has opening, starting and shutting down.
 
 mod builder;
+mod child;
 mod global;
 mod handle;
 mod list;
@@ -14,15 +15,12 @@ mod stop;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use keepstep_storage::{
-    Epoch, Expect, Parent, Position, RunId, RunKind, RunRecord, RunWrite, StoredStatus, ValueKey,
-    WriteOutcome,
-};
+use keepstep_storage::{Epoch, Parent, Position, RunId, RunRecord, RunWrite, WriteOutcome};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::DropGuard;
 
 pub use builder::{EngineBuilder, StorageSource};
+pub(crate) use child::{ChildEnd, NewRun};
 pub use global::{
     cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run,
     send_event, start, status, step_output, suspend, try_init,
@@ -33,10 +31,10 @@ pub use read::Metadata;
 pub use send::SendEvent;
 pub(crate) use shared::{Ended, Seat, Shared, load_value};
 
+use crate::actor::current_call;
 use crate::context::try_context;
 use crate::error::{Error, Result};
 use crate::executor::{RunMessage, RunTask, run_channel};
-use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
 use crate::plan::{self, Plan, flatten};
 use crate::run::{Event, Run};
 use crate::value::Value;
@@ -55,7 +53,7 @@ use shared::{Admission, Place, QueuePlace, SeatState};
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
-    /// `None` for what the engine itself does: it does not keep the engine alive.
+    /// `None` for what the engine itself does: it does not keep the engine going.
     _halts_when_dropped: Option<Arc<DropGuard>>,
 }
 
@@ -206,62 +204,8 @@ impl Engine {
     ) -> Result<Option<Attached>> {
         let shared = &self.shared;
         let is_admitted = matches!(admission, Admission::Run(_));
-        let root = plan.root();
-        let workflow = shortened(plan.label(root));
-        let metadata = plan
-            .node(root)
-            .extra
-            .as_ref()
-            .and_then(|extra| extra.metadata.clone());
-        let plan = Arc::new(shared.offload_plan(plan).await?);
-        let event = Event::Created { plan };
-        let mut run = Run::default();
-        let mut entry = EntryWriter::default();
-        let blobs = event.blobs();
-        entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
-        if entry.len() as u64 > MAX_PLAN_BYTES {
-            return Err(Error::PlanTooLarge);
-        }
-        // Folding a plan that was just made cannot fail.
-        run.apply(event).map_err(|error| unexpected(id, error.0))?;
-        let entry = entry.finish(Position(0));
-        let now = shared.clock.timestamp();
-        let record = RunRecord {
-            kind: RunKind::Workflow,
-            status: if is_admitted {
-                StoredStatus::Running
-            } else {
-                StoredStatus::Pending
-            },
-            owner: Some(shared.node),
-            // Not the first one there is: an engine that still drives a deleted run of this id must not meet its own epoch again.
-            epoch: Epoch(1 + (shared.random_u64() >> 16)),
-            incarnation: shared.random_u64(),
-            workflow,
-            plan_hash: hash,
-            created_at: now,
-            started_at: is_admitted.then_some(now),
-            ended_at: None,
-            wake_at: run.next_timer(),
-            first_entry: Position(0),
-            next_entry: Position(1),
-            journal_bytes: entry.len() as u64,
-            steps: run.counts(),
-            parent,
-        };
-        let metadata =
-            metadata.map(|json| (ValueKey::Metadata, Some(Bytes::from(String::from(json)))));
-        let write = RunWrite {
-            run: id.clone(),
-            expect: Expect::New,
-            record: record.clone(),
-            entry: Some(entry),
-            truncate: false,
-            values: metadata.into_iter().collect(),
-            blobs,
-            consumed: Vec::new(),
-            only_with: None,
-        };
+        let NewRun { write, run } = shared.new_run(id, plan, hash, is_admitted, parent).await?;
+        let record = write.record.clone();
         let written = self.write(write, Vec::new()).await.inspect_err(|_| {
             // It may be there all the same; then it is nobody's.
             self.shared.roster().lost.insert(id.clone());
@@ -334,6 +278,7 @@ impl Engine {
             }
             roster.to_release.extend(queued);
         }
+        shared.actors.shut_down();
         shared.tasks.close();
         shared.tasks.wait().await;
         let to_release = std::mem::take(&mut shared.roster().to_release);
@@ -349,14 +294,6 @@ impl Engine {
 }
 
 impl Shared {
-    /// The engine, for what it does itself.
-    pub(crate) fn engine(self: &Arc<Self>) -> Engine {
-        Engine {
-            shared: Arc::clone(self),
-            _halts_when_dropped: None,
-        }
-    }
-
     /// Starts the task of a run.
     fn drive(
         self: &Arc<Self>,
@@ -437,12 +374,13 @@ fn shortened(label: &str) -> String {
 
 /// Running a workflow from inside a step would hide it from the run, and wait for it while holding a place.
 fn forbid_in_step(call: &'static str) -> Result<()> {
-    match try_context() {
+    let of_step = try_context().map(|context| context.step_name().to_owned());
+    match current_call()
+        .map(|call| call.method.to_owned())
+        .or(of_step)
+    {
         None => Ok(()),
-        Some(context) => Err(Error::InsideStep {
-            call,
-            step: context.step_name().to_owned(),
-        }),
+        Some(step) => Err(Error::InsideStep { call, step }),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::run::{ChildToBegin, Event};
 use crate::status::Status;
 
 /// How long a claim lasts on stores that several processes share.
-const LEASE: Duration = Duration::from_secs(30);
+pub(super) const LEASE: Duration = Duration::from_secs(30);
 /// How many runs are claimed at a time when all are resumed.
 const RESUME_CHUNK: usize = 512;
 
@@ -50,6 +50,7 @@ impl Engine {
     /// [`Error::Storage`] if the runs cannot be listed, [`Error::InsideStep`], [`Error::ShutDown`].
     pub async fn resume_all(&self) -> Result<Vec<(String, Result<Handle<serde_json::Value>>)>> {
         forbid_in_step("resume_all")?;
+        self.shared.awaken();
         let mut resumed = Vec::new();
         for status in [StoredStatus::Running, StoredStatus::Pending] {
             let mut ids = Vec::new();

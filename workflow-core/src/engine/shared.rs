@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::lock::KeyedLocks;
+use crate::actor::Residents;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
 use crate::executor::{CommitRequest, Committer, Reply, RunMessage, RunSender, Wake};
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(super) roster: Mutex<Roster>,
     /// One call at a time changes a run that is not in execution.
     pub(super) locks: KeyedLocks,
+    pub(crate) actors: Residents,
     pub(crate) tasks: TaskTracker,
     /// Canceled when the engine is dropped or has shut down: everything stops where it is.
     pub(crate) halted: CancellationToken,
@@ -201,7 +203,7 @@ impl Shared {
             .f64()
     }
 
-    pub(super) fn random_u64(&self) -> u64 {
+    pub(crate) fn random_u64(&self) -> u64 {
         self.random
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -245,6 +247,15 @@ impl Shared {
 
     pub(crate) fn set_timer(&self, due_at: Timestamp, run: RunId) {
         drop(self.timers.send(Wake::At(due_at, run)));
+    }
+
+    /// Has due times looked up in the store that an earlier opening left there.
+    pub(crate) fn look_up_timers(&self) {
+        drop(self.timers.send(Wake::LookUp));
+    }
+
+    pub(crate) fn locks(&self) -> &KeyedLocks {
+        &self.locks
     }
 
     /// The status that a record means.
@@ -373,6 +384,10 @@ impl Shared {
 
     /// A run has mail: its task is told, and one that waits outside memory is taken back.
     pub(crate) fn mail_arrived(self: &Arc<Self>, id: RunId) {
+        if id.parts().next().is_some() {
+            // Of an actor, whose caller has told it.
+            return;
+        }
         match self.roster().seats.get(&id) {
             Some((SeatState::Active(messages, _), _)) => {
                 return drop(messages.send(RunMessage::Mail));

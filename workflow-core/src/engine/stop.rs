@@ -26,7 +26,7 @@ enum Told {
 impl Shared {
     /// Cancels a run that nothing needs any more. It has a message that says so, for after a crash.
     pub(crate) fn cancel_soon(self: &Arc<Self>, id: RunId) {
-        let engine = self.engine();
+        let engine = Engine::detached(Arc::clone(self));
         self.tasks.spawn(async move {
             match engine.cancel(id.as_str()).await {
                 Ok(()) | Err(Error::AlreadyEnded { .. } | Error::NotFound { .. }) => {}

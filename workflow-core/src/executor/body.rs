@@ -100,13 +100,15 @@ impl Execution {
         };
         let result = match (def.body, timeout) {
             (StepBody::Async(body), None) => {
-                let _place = (!def.options.waits).then_some(permit);
+                let _place = (!def.options.waits).then(|| context.hold(permit));
                 Ok(context.scope(body(input)).await)
             }
             _ => Box::pin(execute(&shared, def, input, context, permit, timeout)).await?,
         };
         let output = match result {
             Ok(Ok(StepOutput(output))) => output,
+            Ok(Err(StepFault(Fault::Storage(error)))) => return Err(lost(error)),
+            Ok(Err(StepFault(Fault::Stopped))) => return Err(Outcome::Stopped),
             Ok(Err(StepFault(fault))) => return Err(faulted(def, fault)),
             Err(panic) => return Err(panicked(&*panic)),
         };
@@ -122,7 +124,10 @@ impl Execution {
 }
 
 /// What a body that returned a workflow comes to.
-async fn expansion(shared: Arc<Shared>, node: Arc<BuildNode>) -> Result<Outcome, Outcome> {
+pub(crate) async fn expansion(
+    shared: Arc<Shared>,
+    node: Arc<BuildNode>,
+) -> Result<Outcome, Outcome> {
     let flattened = flatten(&node).map_err(not_storable)?;
     drop(node);
     shared
@@ -196,8 +201,11 @@ async fn execute_in(
 ) -> Result<StepResult, Panic> {
     match def.body {
         StepBody::Async(body) => {
-            let _places = places;
-            Ok(context.scope(body(input)).await)
+            let (place, _thread_place) = places;
+            let place = context.hold(place);
+            let result = context.scope(body(input)).await;
+            drop(place);
+            Ok(result)
         }
         StepBody::Blocking(body) => {
             // The thread keeps its places also when nobody waits for it any more.
@@ -222,6 +230,9 @@ fn faulted(def: &StepDef, fault: Fault) -> Outcome {
             message,
             causes,
         })),
+        Fault::Failed(failure) => Outcome::Failed(failure.into()),
+        Fault::Storage(error) => lost(error),
+        Fault::Stopped => Outcome::Stopped,
         Fault::Unencodable { message } => Outcome::Failed(Box::new(Failure {
             kind: StepErrorKind::Unencodable,
             message,
@@ -247,16 +258,20 @@ fn faulted(def: &StepDef, fault: Fault) -> Outcome {
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Outcome {
-    let message = panic
+    Outcome::Failed(Box::new(Failure {
+        kind: StepErrorKind::Panic,
+        message: panic_message(panic),
+        causes: vec![],
+    }))
+}
+
+/// What a panic says.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
         .downcast_ref::<&str>()
         .map(|message| (*message).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned());
-    Outcome::Failed(Box::new(Failure {
-        kind: StepErrorKind::Panic,
-        message,
-        causes: vec![],
-    }))
+        .unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 fn lost(error: StorageError) -> Outcome {

@@ -9,7 +9,7 @@ use keepstep_storage::{Parent, RunId, Send, StorageError, StoredStatus};
 
 use super::mail::Mail;
 use super::{Happened, RunMessage, RunTask};
-use crate::engine::{Ended, Shared};
+use crate::engine::{Ended, Engine, Shared};
 use crate::error::{Error, StepErrorKind};
 use crate::run::{ChildToBegin, Failure, StepId};
 use crate::value::Value;
@@ -112,7 +112,10 @@ pub(crate) fn letters(
 
 async fn begin(shared: &Arc<Shared>, parent: Parent, to_begin: ChildToBegin) -> Found {
     let id = to_begin.child.id.clone();
-    match shared.engine().begin_child(parent, to_begin).await {
+    match Engine::detached(Arc::clone(shared))
+        .begin_child(parent, to_begin)
+        .await
+    {
         Ok(None) => Found::There,
         Ok(Some(Ended::Successful(value))) => Found::Ended(value),
         Ok(Some(Ended::Failed(error))) => Found::Failed(Failure {

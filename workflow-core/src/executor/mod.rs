@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 pub(crate) use alone::{RunSender, run_channel};
-pub(crate) use body::Outcome;
+pub(crate) use body::{Outcome, expansion, panic_message};
 pub(crate) use children::letters;
 pub(crate) use committer::{CommitRequest, Committer, Reply, Written, run_committer};
 pub(crate) use load::{fold_journal, load_run};

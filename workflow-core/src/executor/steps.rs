@@ -267,6 +267,7 @@ impl RunTask {
             step,
             name,
             start.attempt,
+            Arc::clone(&self.shared),
         );
         self.steps.n_executions += 1;
         let execution = self.steps.n_executions;

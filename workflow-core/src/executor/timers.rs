@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{RunId, Timestamp};
+use keepstep_storage::{RunId, RunKind, Timestamp};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -16,13 +16,15 @@ const HORIZON: Duration = Duration::from_secs(120);
 /// How many due runs are read from the store at a time.
 const PAGE: usize = 10_000;
 
-/// A run that is to be woken.
+/// What is to be woken.
 #[derive(Debug)]
 pub(crate) enum Wake {
-    /// It left memory until then.
+    /// This one, at this time.
     At(Timestamp, RunId),
-    /// It has mail.
+    /// This run, because it has mail.
     Mail(RunId),
+    /// Whatever the store says is due.
+    LookUp,
 }
 
 /// Wakes runs until the engine halts.
@@ -44,6 +46,7 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
                 match request {
                     None => return,
                     Some(Wake::Mail(run)) => shared.mail_arrived(run),
+                    Some(Wake::LookUp) => (has_far, next_lookup) = (true, Timestamp(0)),
                     Some(Wake::At(due_at, run)) if due_at <= now.after(HORIZON) => {
                         near.insert((due_at, run));
                     }
@@ -58,35 +61,27 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
         }
         let now = shared.clock.timestamp();
         if has_far && next_lookup <= now {
-            match shared
-                .storage
-                .due(
-                    keepstep_storage::RunKind::Workflow,
-                    now.after(HORIZON),
-                    PAGE,
-                )
-                .await
-            {
-                Ok(due) => {
-                    let is_all = due.len() < PAGE;
-                    near.extend(due);
-                    // More than a page: once these are woken, the next ones are read.
-                    next_lookup = if is_all {
-                        now.after(HORIZON / 2)
-                    } else {
-                        now.after(Duration::from_secs(1))
-                    };
-                }
-                Err(error) => {
-                    warn!(%error, "could not look up timers; trying again");
-                    next_lookup = now.after(Duration::from_secs(1));
+            next_lookup = now.after(HORIZON / 2);
+            for kind in [RunKind::Workflow, RunKind::Actor, RunKind::Schedule] {
+                match shared.storage.due(kind, now.after(HORIZON), PAGE).await {
+                    Ok(due) => {
+                        if due.len() == PAGE {
+                            // Once these are woken, the next ones are read.
+                            next_lookup = now.after(Duration::from_secs(1));
+                        }
+                        near.extend(due);
+                    }
+                    Err(error) => {
+                        warn!(%error, "could not look up timers; trying again");
+                        next_lookup = now.after(Duration::from_secs(1));
+                    }
                 }
             }
         }
         while let Some((due_at, run)) = near.first()
             && *due_at <= now
         {
-            shared.unpark(run.clone());
+            shared.wake(run.clone());
             near.pop_first();
         }
     }

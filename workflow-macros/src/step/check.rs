@@ -74,7 +74,7 @@ fn qualifiers(sig: &Signature, diag: &mut Diag) {
     }
 }
 
-fn generics(generics: &Generics, diag: &mut Diag) {
+pub(crate) fn generics(generics: &Generics, diag: &mut Diag) {
     for param in &generics.params {
         match param {
             GenericParam::Lifetime(lifetime) => diag.error(
@@ -103,7 +103,7 @@ fn self_parameter(receiver: &Receiver, diag: &mut Diag) {
     diag.error(receiver, message);
 }
 
-fn parameter(arg: &PatType, generics: &Generics, diag: &mut Diag) {
+pub(crate) fn parameter(arg: &PatType, generics: &Generics, diag: &mut Diag) {
     let mut is_resource = false;
     for attr in &arg.attrs {
         let path = attr.path();
@@ -246,7 +246,7 @@ fn is_declared(generics: &Generics, lifetime: &syn::Lifetime) -> bool {
         .any(|param| param.lifetime == *lifetime)
 }
 
-fn returns(written: &Type, generics: &Generics, diag: &mut Diag) {
+pub(crate) fn returns(written: &Type, generics: &Generics, diag: &mut Diag) {
     let result = last_segment(written).filter(|segment| segment.ident == "Result");
     let ok = result
         .and_then(|segment| type_args(segment).next())

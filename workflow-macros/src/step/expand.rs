@@ -11,8 +11,9 @@ use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::model::{Param, Shape, Step};
-use crate::options::{Codec, duration_tokens};
+use super::model::{Param, Returns, Shape, Step};
+use crate::options::{Codec, Options, duration_tokens};
+use crate::paths::Root;
 
 /// The constructor, and in it the step.
 pub(crate) fn step(step: &Step) -> TokenStream {
@@ -108,7 +109,9 @@ fn call(step: &Step) -> TokenStream {
         .map(|(index, param)| pass(index, param));
     let dot_await = step.is_async().then(|| quote_spanned!(at=> .await));
     let end = end(
-        step,
+        &step.returns,
+        &step.options.root,
+        &quote!(&__KEEPSTEP_STEP),
         quote_spanned!(at=> __keepstep_body(#(#args),*) #dot_await),
     );
     let steps = quote_spanned! {at=>
@@ -131,7 +134,7 @@ fn call(step: &Step) -> TokenStream {
 }
 
 /// Takes a parameter out of the input; `next` counts the arguments.
-fn take(index: usize, param: &Param, next: &mut usize) -> TokenStream {
+pub(crate) fn take(index: usize, param: &Param, next: &mut usize) -> TokenStream {
     let (local, owned) = (local(index), &param.owned);
     let at = here(param.ty.span());
     if param.is_resource {
@@ -144,7 +147,7 @@ fn take(index: usize, param: &Param, next: &mut usize) -> TokenStream {
 }
 
 /// Passes it to the body.
-fn pass(index: usize, param: &Param) -> TokenStream {
+pub(crate) fn pass(index: usize, param: &Param) -> TokenStream {
     let local = local(index);
     if param.borrowed {
         quote_spanned!(here(param.ty.span())=> &#local)
@@ -153,12 +156,16 @@ fn pass(index: usize, param: &Param) -> TokenStream {
     }
 }
 
-fn end(step: &Step, output: TokenStream) -> TokenStream {
-    let private = step.options.root.private();
-    let value = &step.returns.value;
-    let at = here(step.returns.at);
-    let def = quote!(&__KEEPSTEP_STEP);
-    match step.returns.shape {
+pub(crate) fn end(
+    returns: &Returns,
+    root: &Root,
+    def: &TokenStream,
+    output: TokenStream,
+) -> TokenStream {
+    let private = root.private();
+    let value = &returns.value;
+    let at = here(returns.at);
+    match returns.shape {
         Shape::Value => quote_spanned!(at=> #private::end_with_value::<#value, _>(#def, &#output)),
         Shape::Workflow => quote_spanned!(at=> #private::end_with_workflow::<#value>(#output)),
         Shape::ResultOfValue => {
@@ -186,17 +193,8 @@ fn definition(step: &Step) -> TokenStream {
     };
     let version = step.options.version.unwrap_or(1);
     let params = step.values().map(Param::label);
-    let resources = step.resources().map(|param| {
-        let (label, ty) = (param.label(), &param.owned);
-        quote_spanned! {here(param.ty.span())=>
-            #private::ResourceNeed {
-                param: #label,
-                type_name: ::core::any::type_name::<#ty>,
-                type_id: ::core::any::TypeId::of::<#ty>,
-            }
-        }
-    });
-    let options = options(step);
+    let resources = step.resources().map(|param| resource_need(param, &private));
+    let options = options(&step.options);
     let body = format_ident!("{}", if step.is_async() { "Async" } else { "Blocking" });
     let line = quote_spanned!(ident.span()=> ::core::line!());
     quote! {
@@ -213,14 +211,25 @@ fn definition(step: &Step) -> TokenStream {
     }
 }
 
-fn options(step: &Step) -> TokenStream {
-    let private = step.options.root.private();
+/// What the engine is to have for a parameter.
+pub(crate) fn resource_need(param: &Param, private: &TokenStream) -> TokenStream {
+    let (label, ty) = (param.label(), &param.owned);
+    quote_spanned! {here(param.ty.span())=>
+        #private::ResourceNeed {
+            param: #label,
+            type_name: ::core::any::type_name::<#ty>,
+            type_id: ::core::any::TypeId::of::<#ty>,
+        }
+    }
+}
+
+pub(crate) fn options(options: &Options) -> TokenStream {
+    let private = options.root.private();
     let or_default = |name: &str, value: Option<TokenStream>| {
         let field = Ident::new(name, Span::mixed_site());
         let value = value.unwrap_or_else(|| quote!(#private::StepOptions::DEFAULT.#field));
         quote!(#field: #value)
     };
-    let options = &step.options;
     let fields = [
         or_default("retries", options.retries.map(ToTokens::into_token_stream)),
         or_default(
@@ -253,11 +262,11 @@ fn options(step: &Step) -> TokenStream {
 }
 
 /// A local variable that the user's code cannot see.
-fn local(index: usize) -> Ident {
+pub(crate) fn local(index: usize) -> Ident {
     Ident::new(&format!("arg{index}"), Span::mixed_site())
 }
 
 /// Shown at the user's `span`, but known to be generated.
-fn here(span: Span) -> Span {
+pub(crate) fn here(span: Span) -> Span {
     Span::mixed_site().located_at(span)
 }

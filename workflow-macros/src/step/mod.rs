@@ -1,21 +1,21 @@
 //! `#[step]`: parse → model → check → expand.
 
-mod check;
-mod expand;
-mod model;
+pub(crate) mod check;
+pub(crate) mod expand;
+pub(crate) mod model;
 mod parse;
 
 use proc_macro2::TokenStream;
 
 use crate::diag::Diag;
 use crate::fallback;
-use crate::options::Options;
+use crate::options::{Options, STEP};
 pub(crate) use model::Step;
 
 /// Turns a function into a step. What is wrong with it is reported, and the rest of the crate goes on compiling.
 pub(crate) fn step(options: TokenStream, item: TokenStream) -> TokenStream {
     let mut diag = Diag::default();
-    let options = Options::parse(options, &mut diag);
+    let options = Options::parse(STEP, options, &mut diag);
     let function = match parse::function(item.clone()) {
         Ok(function) => function,
         Err(error) => {

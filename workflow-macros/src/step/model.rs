@@ -133,7 +133,7 @@ fn is_for_constructor(attr: &Attribute) -> bool {
 
 impl Param {
     /// Takes what is keepstep's out of `arg`'s attributes.
-    fn of(index: usize, arg: &mut PatType, options: &Options) -> Self {
+    pub(crate) fn of(index: usize, arg: &mut PatType, options: &Options) -> Self {
         let is_resource = arg.attrs.iter().any(is_resource_attr);
         let (docs, attrs) = arg
             .attrs
@@ -181,7 +181,7 @@ fn is_doc(attr: &Attribute) -> bool {
 }
 
 impl Returns {
-    fn of(sig: &Signature, options: &Options) -> Self {
+    pub(crate) fn of(sig: &Signature, options: &Options) -> Self {
         let ReturnType::Type(_, written) = &sig.output else {
             return Self {
                 shape: Shape::Value,

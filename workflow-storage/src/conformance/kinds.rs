@@ -20,6 +20,7 @@ pub async fn kinds_and_parents_come_back(stores: Stores<'_>) {
     let mut child = Owned::new("child");
     child.record.parent = Some(Parent {
         run: counter.run.clone(),
+        incarnation: 7,
         step: u64::MAX,
     });
     let child = child.create(&*store).await;

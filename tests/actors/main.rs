@@ -1,0 +1,15 @@
+//! Virtual actors: order, durability, failures, times, workflows, and what is left after a crash.
+
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod basics;
+mod changes;
+mod failures;
+mod listing;
+mod restart;
+mod times;
+mod troupe;
+mod workflows;

@@ -1,0 +1,443 @@
+//! Calls of actors: what a method of a handle gives, and what can be made of it.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_core::future::BoxFuture;
+use keepstep_storage::{RunId, SendOutcome, Timestamp};
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use super::current::current_call;
+use super::def::{ActorDef, MethodBody, MethodDef};
+use super::execute::Stage;
+use super::handle::ActorHandle;
+use super::residents::Mail;
+use super::stored::{self, Answer, Call, Message, Reminder};
+use super::task::{From, Job};
+use crate::arg::{ArgShape, BuildArg};
+use crate::context::try_context;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::source::{DecodeError, Source};
+use crate::step::{Fault, Output, StepFault, StepFuture, StepInput, StepOutput};
+use crate::value::Value;
+use crate::workflow::{Workflow, build_step};
+
+/// A call of a method that takes `&mut self`.
+///
+/// Awaiting it makes the call, and returns what the method returned when that and the new state are durable together. Or it is
+/// sent, to be made by itself; or becomes a step of a workflow.
+///
+/// A method that fails leaves the state as it was.
+#[must_use = "a call does nothing until it is awaited, sent, or made a step"]
+pub struct ActorCall<T>(Prepared, PhantomData<fn() -> T>);
+
+/// A call of a method that takes `&self`: it sees the state that was committed last, and waits for no other call.
+#[must_use = "a query does nothing until it is awaited or made a step"]
+pub struct ActorQuery<T>(Prepared, PhantomData<fn() -> T>);
+
+/// A call that is made at a time: see [`ActorCall::delay`].
+#[must_use = "a call does nothing until it is sent"]
+pub struct PlannedCall<T> {
+    call: ActorCall<T>,
+    when: When,
+}
+
+#[derive(Clone, Copy)]
+enum When {
+    After(Duration),
+    At(SystemTime),
+}
+
+/// A call that is not made yet.
+#[derive(Clone)]
+struct Prepared {
+    actor: ActorHandle,
+    method: &'static MethodDef,
+    args: Vec<ArgShape>,
+    key: Option<String>,
+}
+
+/// Prepares a call: what a method of a handle does.
+#[doc(hidden)]
+pub fn build_call<T>(
+    actor: &ActorHandle,
+    def: &'static ActorDef,
+    method: usize,
+    args: Vec<BuildArg>,
+) -> ActorCall<T> {
+    ActorCall(
+        Prepared::new(actor, &def.methods[method], args),
+        PhantomData,
+    )
+}
+
+/// Prepares a query: what a method of a handle does.
+#[doc(hidden)]
+pub fn build_query<T>(
+    actor: &ActorHandle,
+    def: &'static ActorDef,
+    method: usize,
+    args: Vec<BuildArg>,
+) -> ActorQuery<T> {
+    ActorQuery(
+        Prepared::new(actor, &def.methods[method], args),
+        PhantomData,
+    )
+}
+
+impl<T> ActorCall<T> {
+    /// Names the call: the same id again, for the same actor, makes nothing but returns the stored result. A call that failed
+    /// has none, and can be made again under its id.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.0.key = Some(id.into());
+        self
+    }
+
+    /// The call is made so long after it is sent.
+    pub fn delay(self, delay: Duration) -> PlannedCall<T> {
+        let when = When::After(delay);
+        PlannedCall { call: self, when }
+    }
+
+    /// The call is made at a time.
+    pub fn at(self, time: SystemTime) -> PlannedCall<T> {
+        let when = When::At(time);
+        PlannedCall { call: self, when }
+    }
+
+    /// Puts the call into the actor's inbox. When this returns, the call is durable: it will be made, after those that were
+    /// sent or made before it. What it returns is kept only if it has an [`id`](Self::id).
+    ///
+    /// # Errors
+    /// [`Error::ActorNotFound`], [`Error::Unencodable`], [`Error::MissingResource`], [`Error::ShutDown`], [`Error::Storage`].
+    pub async fn send(self) -> Result<()> {
+        self.0.send(None).await
+    }
+
+    /// Repeats the call: first so long from now, then again and again. When this returns, the reminder is durable. One of the
+    /// same name is replaced; [`ActorHandle::forget`] removes it. Times that pass while nothing runs are made up for by one
+    /// call.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn every(self, name: impl Into<String>, period: Duration) -> Result<()> {
+        let shared = Arc::clone(&self.0.actor.shared);
+        let call = self.0.stored()?;
+        let every = Timestamp(0).after(period.max(Duration::from_micros(1)));
+        let reminder = Reminder {
+            call,
+            every_micros: every.0,
+            next_at: shared.clock.timestamp().after(period),
+        };
+        let name = name.into();
+        let message = Message::Remind { name, reminder };
+        self.0.actor.post(&message, None).await
+    }
+
+    /// The call as a step of a workflow. It happens once: the call's id is the step's idempotency key, whatever crashes.
+    ///
+    /// The step is not tried again when the call fails; the method's own `retries` are for that.
+    pub fn step(self) -> Workflow<T> {
+        self.0.step()
+    }
+}
+
+impl<T> ActorQuery<T> {
+    /// The query as a step of a workflow.
+    pub fn step(self) -> Workflow<T> {
+        self.0.step()
+    }
+}
+
+impl<T> PlannedCall<T> {
+    /// Names the call: see [`ActorCall::id`]. Sent again under its id, it is not planned a second time.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.call = self.call.id(id);
+        self
+    }
+
+    /// Puts the call into the actor's inbox, to be made when its time comes. When this returns, it is durable.
+    ///
+    /// # Errors
+    /// As [`ActorCall::send`].
+    pub async fn send(self) -> Result<()> {
+        let prepared = self.call.0;
+        let due_at = match self.when {
+            When::After(delay) => prepared.actor.shared.clock.timestamp().after(delay),
+            When::At(time) => time.into(),
+        };
+        prepared.send(Some(due_at)).await
+    }
+}
+
+impl<T: DeserializeOwned + 'static> IntoFuture for ActorCall<T> {
+    type Output = Result<T>;
+    type IntoFuture = BoxFuture<'static, Result<T>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let value = self.0.make().await?;
+            self.0.decode(&value)
+        })
+    }
+}
+
+impl<T: DeserializeOwned + 'static> IntoFuture for ActorQuery<T> {
+    type Output = Result<T>;
+    type IntoFuture = BoxFuture<'static, Result<T>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let value = self.0.look().await?;
+            self.0.decode(&value)
+        })
+    }
+}
+
+impl Prepared {
+    fn new(actor: &ActorHandle, method: &'static MethodDef, args: Vec<BuildArg>) -> Self {
+        Self {
+            actor: actor.clone(),
+            method,
+            args: args.into_iter().map(|arg| arg.0).collect(),
+            key: None,
+        }
+    }
+
+    fn step<T>(self) -> Workflow<T> {
+        let id = ArgShape::encode(self.actor.id());
+        let args = std::iter::once(id).chain(self.args).map(BuildArg).collect();
+        build_step(self.method.step, args)
+    }
+
+    /// The arguments, each of which must be a value.
+    fn values(&self) -> Result<Vec<Value>> {
+        let refused = |n: usize, message: String| Error::Unencodable {
+            step: self.method.step.name.to_owned(),
+            // The actor's id is the first.
+            param: self
+                .method
+                .step
+                .params
+                .get(n + 1)
+                .copied()
+                .unwrap_or("?")
+                .to_owned(),
+            message,
+        };
+        let value = |(n, arg): (usize, &ArgShape)| match arg {
+            ArgShape::Value(value) => Ok(value.clone()),
+            ArgShape::Invalid(error) => Err(refused(n, error.to_string())),
+            _ => Err(refused(
+                n,
+                "it is a workflow: make the call a step with `.step()`".to_owned(),
+            )),
+        };
+        self.args.iter().enumerate().map(value).collect()
+    }
+
+    fn stored(&self) -> Result<Call> {
+        self.actor.shared.check_resources(&[self.method.step])?;
+        Ok(Call {
+            method: self.method.name.to_owned(),
+            args: self.values()?,
+            key: self.key.clone(),
+        })
+    }
+
+    async fn send(self, due_at: Option<Timestamp>) -> Result<()> {
+        let call = self.stored()?;
+        let message = Message::Call { call, due_at };
+        self.actor.post(&message, self.key).await
+    }
+
+    fn sources(&self) -> Result<Vec<Source>> {
+        Ok(self.values()?.into_iter().map(Source::Value).collect())
+    }
+
+    async fn make(&self) -> Result<Value> {
+        let args = self.sources()?;
+        self.actor.call(self.method, args, self.key.clone()).await
+    }
+
+    async fn look(&self) -> Result<Value> {
+        let args = self.sources()?;
+        self.actor.look(self.method, args).await
+    }
+
+    fn decode<T: DeserializeOwned>(&self, value: &Value) -> Result<T> {
+        value.decode().map_err(|error| Error::Undecodable {
+            what: format!("a call of {:?}", self.method.step.name),
+            type_name: std::any::type_name::<T>(),
+            field: error.field,
+            message: error.message,
+        })
+    }
+}
+
+impl ActorHandle {
+    /// Makes a call, and returns what it gave when that is durable.
+    async fn call(
+        &self,
+        method: &'static MethodDef,
+        args: Vec<Source>,
+        key: Option<String>,
+    ) -> Result<Value> {
+        let shared = &self.shared;
+        shared.check_resources(&[method.step])?;
+        let busy: Arc<[RunId]> = current_call().map_or_else(|| Arc::from([]), |call| call.busy);
+        if busy.contains(&self.id) {
+            return Err(Error::ActorDeadlock {
+                actor: self.id.clone(),
+                method: method.step.name.to_owned(),
+            });
+        }
+        let context = try_context();
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            method,
+            args,
+            key,
+            busy,
+            by: context
+                .as_ref()
+                .and_then(|context| RunId::new(context.run_id()).ok()),
+            from: From::Caller(reply),
+        };
+        shared.actor(self.def, &self.id, Some(Mail::Call(job)))?;
+        let waiting = async {
+            match answer.await.map_err(|_| Error::ShutDown)?? {
+                Answer::Value(value) => Ok(value),
+                Answer::Run(run) => {
+                    let engine = Engine::detached(Arc::clone(shared));
+                    engine.output_of_child(&run).await
+                }
+            }
+        };
+        match context {
+            // The call may be waiting for steps, which must find a place.
+            Some(context) => context.without_place(&shared.step_permits, waiting).await,
+            None => waiting.await,
+        }
+    }
+
+    /// Makes a query.
+    async fn look(&self, method: &'static MethodDef, args: Vec<Source>) -> Result<Value> {
+        self.shared.check_resources(&[method.step])?;
+        let seat = self.shared.actor(self.def, &self.id, None)?;
+        let mut committed = seat.committed.subscribe();
+        let committed = committed.wait_for(Option::is_some).await;
+        let committed = committed.map_err(|_| Error::ShutDown)?.clone();
+        let committed = committed.ok_or(Error::ShutDown)??;
+        let stage = Stage {
+            shared: Arc::clone(&self.shared),
+            def: self.def,
+            id: self.id.clone(),
+        };
+        let state = committed
+            .decoded(self.def)
+            .map_err(|fault| stage.fault(method, fault.clone()))?;
+        let busy = current_call().map_or_else(|| Arc::from([]), |call| call.busy);
+        stage.look(method, &args, busy, state).await
+    }
+
+    /// Puts a message into the inbox.
+    pub(super) async fn post(&self, message: &Message, key: Option<String>) -> Result<()> {
+        let message = keepstep_storage::Send {
+            to: self.id.clone(),
+            key,
+            body: stored::encode(message)?,
+            only_with: None,
+        };
+        match self.shared.send(message).await? {
+            SendOutcome::Accepted(_) => {
+                self.shared.actor(self.def, &self.id, Some(Mail::Inbox))?;
+                Ok(())
+            }
+            SendOutcome::Duplicate => Ok(()),
+            SendOutcome::NotFound | SendOutcome::Ended | SendOutcome::Skipped => {
+                Err(self.not_found())
+            }
+        }
+    }
+}
+
+/// The body of a step that makes a call.
+#[doc(hidden)]
+pub fn call_in_step(actor: &'static ActorDef, method: usize, input: StepInput) -> StepFuture {
+    Box::pin(async move {
+        let method = &actor.methods[method];
+        let id: String = input.arg(0)?;
+        let args = input.args.into_iter().skip(1).collect();
+        let context = try_context().ok_or(StepFault(Fault::Stopped))?;
+        let shared = context.shared().ok_or(StepFault(Fault::Stopped))?;
+        let handle = ActorHandle::new(shared, actor, &id).map_err(fault)?;
+        let value = match method.body {
+            MethodBody::Read(_) => handle.look(method, args).await,
+            MethodBody::Write(_) => {
+                let key = context.idempotency_key();
+                handle.call(method, args, Some(key)).await
+            }
+        };
+        Ok(StepOutput(Output::Value(value.map_err(fault)?)))
+    })
+}
+
+/// What a failed call is to the step that made it.
+fn fault(error: Error) -> StepFault {
+    StepFault(match error {
+        Error::CallFailed { error, .. } => Fault::Failed(crate::run::Failure {
+            kind: error.kind,
+            message: error.message,
+            causes: error.causes,
+        }),
+        Error::Storage(error) => Fault::Storage(error),
+        Error::ShutDown => Fault::Stopped,
+        Error::Undecodable {
+            field,
+            message,
+            what,
+            ..
+        } => Fault::Undecodable {
+            param: "self",
+            error: DecodeError {
+                field,
+                message: format!("{what}: {message}"),
+            },
+        },
+        error => {
+            let error: Box<dyn std::error::Error + Send + Sync> = Box::new(error);
+            return crate::step::fault(error);
+        }
+    })
+}
+
+impl<T> fmt::Debug for ActorCall<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ActorCall({:?} of {:?})",
+            self.0.method.name, self.0.actor.id
+        )
+    }
+}
+
+impl<T> fmt::Debug for ActorQuery<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ActorQuery({:?} of {:?})",
+            self.0.method.name, self.0.actor.id
+        )
+    }
+}
+
+impl<T> fmt::Debug for PlannedCall<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PlannedCall({:?})", self.call)
+    }
+}

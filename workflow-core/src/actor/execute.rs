@@ -1,0 +1,372 @@
+//! One call of a method: from arguments and a stored state to a result and a new state.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_core::future::BoxFuture;
+use futures_util::FutureExt;
+use keepstep_storage::{RunId, ValueKey};
+
+use super::current::Current;
+use super::def::{ActorDef, ActorState, MethodBody, MethodDef, StateBytes, StoredState};
+use super::stored::{self, Answer, CallResult};
+use super::task::Job;
+use crate::engine::{NewRun, Shared};
+use crate::error::{Error, Result, StepError, StepErrorKind};
+use crate::executor::Outcome;
+use crate::executor::expansion;
+use crate::plan::{self, Plan};
+use crate::run::{Failure, retry};
+use crate::source::Source;
+use crate::step::{Fault, Output, StepFault, StepInput, StepOutput, StepResult};
+use crate::value::Value;
+
+/// Where a call happens.
+pub(super) struct Stage {
+    pub(super) shared: Arc<Shared>,
+    pub(super) def: &'static ActorDef,
+    pub(super) id: RunId,
+}
+
+/// What a call came to.
+pub(super) struct Called {
+    pub(super) answer: Result<Answer>,
+    /// What the method made of the state.
+    pub(super) state: Option<Value>,
+    /// The run of the workflow that it returned.
+    pub(super) child: Option<NewRun>,
+    /// Whether the method ran; if not, a call of the same id had.
+    pub(super) is_new: bool,
+}
+
+impl Called {
+    fn failed(error: Error) -> Self {
+        Self {
+            answer: Err(error),
+            state: None,
+            child: None,
+            is_new: true,
+        }
+    }
+}
+
+impl ActorDef {
+    /// The state of this version.
+    pub(super) fn read(&self, stored: &StoredState) -> Result<ActorState, StepFault> {
+        match self.migrate {
+            Some(migrate) if stored.version < self.version => migrate(stored.clone()),
+            _ if stored.version <= self.version => (self.decode)(stored),
+            _ => Err(StepFault(Fault::Undecodable {
+                param: "self",
+                error: serde::de::Error::custom(format_args!(
+                    "it was stored by version {} of the actor, and this program has version {}",
+                    stored.version, self.version
+                )),
+            })),
+        }
+    }
+}
+
+impl Stage {
+    /// Makes a call that may change the state. `Err` if the store failed.
+    pub(super) async fn call(
+        &self,
+        job: &Job,
+        state: &StoredState,
+        earlier: Option<CallResult>,
+    ) -> Result<Called> {
+        if let Some(key) = &job.key {
+            let earlier = match earlier {
+                Some(earlier) => Some(earlier),
+                None => self.stored_result(key).await?,
+            };
+            if let Some(earlier) = earlier {
+                return Ok(Called {
+                    answer: if earlier.method == job.method.name {
+                        Ok(earlier.answer)
+                    } else {
+                        Err(Error::CallConflict {
+                            actor: self.id.clone(),
+                            call: key.clone(),
+                            method: earlier.method,
+                        })
+                    },
+                    state: None,
+                    child: None,
+                    is_new: false,
+                });
+            }
+        }
+        let options = &job.method.step.options;
+        let mut attempt = 1;
+        loop {
+            let error = match self.attempt(job, state).await {
+                Ok(called) => return Ok(called),
+                Err(error @ Error::Storage(_)) => return Err(error),
+                Err(error) => error,
+            };
+            let random = self.shared.random();
+            let pause = match &error {
+                Error::CallFailed { error, .. } if error.kind != StepErrorKind::Unencodable => {
+                    retry::pause(attempt, options.retries, options.backoff, random)
+                }
+                _ => None,
+            };
+            let Some(pause) = pause else {
+                return Ok(Called::failed(with_attempts(error, attempt)));
+            };
+            let due_at = self.shared.clock.timestamp().after(pause);
+            while self.shared.clock.timestamp() < due_at {
+                self.shared.clock.sleep_towards(due_at).await;
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn stored_result(&self, key: &str) -> Result<Option<CallResult>> {
+        let key = ValueKey::Result(key.to_owned());
+        let stored = self.shared.storage.value(&self.id, &key).await?;
+        let decode = |bytes: bytes::Bytes| stored::decode(&self.id, "result of a call", &bytes);
+        stored.map(decode).transpose()
+    }
+
+    async fn attempt(&self, job: &Job, stored: &StoredState) -> Result<Called> {
+        let method = job.method;
+        let mut state = self
+            .def
+            .read(stored)
+            .map_err(|fault| self.fault(method, fault))?;
+        let busy: Arc<[RunId]> = job.busy.iter().chain([&self.id]).cloned().collect();
+        let input = self.input(method, &job.args);
+        let body: BoxFuture<'_, StepResult> = match method.body {
+            MethodBody::Write(body) => body(&mut state, input),
+            MethodBody::Read(body) => body(&state, input),
+        };
+        let output = self.run(method, busy, body).await?;
+        let state = match method.body {
+            MethodBody::Read(_) => None,
+            MethodBody::Write(_) => {
+                let encoded =
+                    std::panic::catch_unwind(AssertUnwindSafe(|| (self.def.encode)(&state)))
+                        .unwrap_or_else(|panic| Err(panicked(&*panic)));
+                let StateBytes(value) = encoded.map_err(|fault| self.fault(method, fault))?;
+                Some(value)
+            }
+        };
+        let (answer, child) = match output {
+            Output::Value(value) => (Answer::Value(value), None),
+            Output::Workflow(node) => match expansion(Arc::clone(&self.shared), node).await {
+                Ok(Outcome::Value(value)) => (Answer::Value(value), None),
+                Ok(Outcome::Plan(plan)) => {
+                    let child = self.child(method, plan).await?;
+                    (Answer::Run(child.write.run.clone()), Some(child))
+                }
+                Ok(other) | Err(other) => return Err(self.not_run(method, other)),
+            },
+        };
+        Ok(Called {
+            answer: Ok(answer),
+            state,
+            child,
+            is_new: true,
+        })
+    }
+
+    /// Looks at a state.
+    pub(super) async fn look(
+        &self,
+        method: &'static MethodDef,
+        args: &[Source],
+        busy: Arc<[RunId]>,
+        state: &ActorState,
+    ) -> Result<Value> {
+        let MethodBody::Read(body) = method.body else {
+            unreachable!("the macro makes a query of a method that takes `&self`")
+        };
+        let body = body(state, self.input(method, args));
+        match self.run(method, busy, body).await? {
+            Output::Value(value) => Ok(value),
+            Output::Workflow(_) => unreachable!("the macro refuses queries that return workflows"),
+        }
+    }
+
+    /// Runs a method within its time-out, and catches its panic.
+    async fn run(
+        &self,
+        method: &'static MethodDef,
+        busy: Arc<[RunId]>,
+        body: BoxFuture<'_, StepResult>,
+    ) -> Result<Output> {
+        let current = Current {
+            shared: Arc::clone(&self.shared),
+            method: method.step.name,
+            busy,
+        };
+        let body = AssertUnwindSafe(current.scope(body)).catch_unwind();
+        let result = match method.step.options.timeout {
+            None => body.await,
+            Some(limit) => match tokio::time::timeout(limit, body).await {
+                Ok(result) => result,
+                Err(_) => {
+                    let message = format!("it took longer than {limit:?}");
+                    return Err(self.failure(method, StepErrorKind::Timeout, message, vec![]));
+                }
+            },
+        };
+        match result {
+            Ok(Ok(StepOutput(output))) => Ok(output),
+            Ok(Err(fault)) => Err(self.fault(method, fault)),
+            Err(panic) => Err(self.fault(method, panicked(&*panic))),
+        }
+    }
+
+    fn input(&self, method: &'static MethodDef, args: &[Source]) -> StepInput {
+        StepInput {
+            def: method.step,
+            // The first parameter of the method's step is the actor's id, which the method does not take.
+            args: std::iter::once(Source::Seq(Vec::new()))
+                .chain(args.iter().cloned())
+                .collect(),
+            resources: Arc::clone(&self.shared.resources),
+        }
+    }
+
+    /// The run of a workflow that a method returned.
+    async fn child(&self, method: &'static MethodDef, plan: Arc<Plan>) -> Result<NewRun> {
+        let plan = Arc::try_unwrap(plan).unwrap_or_else(|plan| (*plan).clone());
+        let hash = plan::hash(&plan);
+        let number = self.shared.random_u64();
+        let name = format!("{}/{}/{number:016x}", self.id, method.name);
+        let id = RunId::new(&name).or_else(|_| {
+            // Too long: what people can read of it is the method.
+            let hash = blake3::hash(self.id.as_str().as_bytes()).to_hex();
+            RunId::new(format!("{}/{}/{number:016x}", &hash[..32], method.name))
+        })?;
+        self.shared.new_run(&id, plan, hash, true, None).await
+    }
+
+    fn not_run(&self, method: &'static MethodDef, outcome: Outcome) -> Error {
+        match outcome {
+            Outcome::Storage(error) => Error::Storage(*error),
+            Outcome::Failed(failure) => {
+                let Failure {
+                    kind,
+                    message,
+                    causes,
+                } = *failure;
+                self.failure(method, kind, message, causes)
+            }
+            Outcome::Unrunnable(reason) => {
+                self.failure(method, StepErrorKind::Error, reason.to_string(), vec![])
+            }
+            Outcome::Value(_) | Outcome::Plan(_) | Outcome::Stopped => Error::ShutDown,
+        }
+    }
+
+    pub(super) fn fault(&self, method: &'static MethodDef, StepFault(fault): StepFault) -> Error {
+        match fault {
+            Fault::Error { message, causes } => {
+                self.failure(method, StepErrorKind::Error, message, causes)
+            }
+            Fault::Failed(Failure {
+                kind,
+                message,
+                causes,
+            }) => self.failure(method, kind, message, causes),
+            Fault::Unencodable { message } => {
+                self.failure(method, StepErrorKind::Unencodable, message, vec![])
+            }
+            Fault::Undecodable { param, error } => Error::Undecodable {
+                what: match param {
+                    "self" => format!("the state of actor {:?}", self.id),
+                    param => format!("argument `{param}` of {:?}", method.step.name),
+                },
+                type_name: match param {
+                    "self" => self.def.name,
+                    _ => "the type of the parameter",
+                },
+                field: error.field,
+                message: error.message,
+            },
+            Fault::MissingResource { param, type_name } => Error::MissingResource {
+                step: method.step.name.to_owned(),
+                param: param.to_owned(),
+                type_name: type_name.to_owned(),
+            },
+            Fault::Storage(error) => Error::Storage(error),
+            Fault::Stopped => Error::ShutDown,
+        }
+    }
+
+    /// What is wrong with a new actor.
+    pub(super) fn constructor_fault(&self, fault: StepFault) -> Error {
+        let step = || format!("{}::new", self.def.name);
+        match fault.0 {
+            Fault::MissingResource { param, type_name } => Error::MissingResource {
+                step: step(),
+                param: param.to_owned(),
+                type_name: type_name.to_owned(),
+            },
+            Fault::Failed(Failure {
+                kind,
+                message,
+                causes,
+            }) => self.failure_of(step(), kind, message, causes),
+            Fault::Error { message, causes } => {
+                self.failure_of(step(), StepErrorKind::Error, message, causes)
+            }
+            Fault::Unencodable { message } => {
+                self.failure_of(step(), StepErrorKind::Unencodable, message, vec![])
+            }
+            Fault::Storage(error) => Error::Storage(error),
+            Fault::Undecodable { .. } | Fault::Stopped => Error::ShutDown,
+        }
+    }
+
+    fn failure(
+        &self,
+        method: &'static MethodDef,
+        kind: StepErrorKind,
+        message: String,
+        causes: Vec<String>,
+    ) -> Error {
+        self.failure_of(method.step.name.to_owned(), kind, message, causes)
+    }
+
+    fn failure_of(
+        &self,
+        step: String,
+        kind: StepErrorKind,
+        message: String,
+        causes: Vec<String>,
+    ) -> Error {
+        Error::CallFailed {
+            actor: self.id.clone(),
+            error: Box::new(StepError {
+                path: vec![step.clone()],
+                step,
+                kind,
+                message,
+                causes,
+                attempts: 1,
+            }),
+        }
+    }
+}
+
+fn with_attempts(mut error: Error, attempts: u32) -> Error {
+    if let Error::CallFailed { error, .. } = &mut error {
+        error.attempts = attempts;
+    }
+    error
+}
+
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> StepFault {
+    let message = crate::executor::panic_message(panic);
+    StepFault(Fault::Failed(Failure {
+        kind: StepErrorKind::Panic,
+        message,
+        causes: vec![],
+    }))
+}

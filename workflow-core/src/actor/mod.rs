@@ -1,0 +1,29 @@
+//! Virtual actors: named states whose every change is durable, and which are in memory only while they have something to do.
+//!
+//! An actor is a record of its own kind with a state beside it, one value that is replaced. Its inbox holds the calls that were
+//! sent to it. While it has something to do, one task makes its calls in order and commits what they came to.
+
+mod call;
+mod current;
+mod def;
+mod execute;
+mod handle;
+mod residents;
+mod stored;
+mod task;
+
+pub use call::{ActorCall, ActorQuery, PlannedCall, build_call, build_query, call_in_step};
+pub(crate) use current::current_call;
+pub(crate) use def::actors;
+pub use def::{
+    ActorDef, ActorState, MethodBody, MethodDef, RegisteredActor, StateBytes, StoredState,
+    decode_state, encode_state, migrate_state,
+};
+pub use handle::{
+    ActorEngine, ActorFilter, ActorHandle, ActorPage, ActorReminder, ActorSummary,
+    ConstructorInput, actor_engine, constructed,
+};
+pub(crate) use residents::Residents;
+
+/// The first part of the id of every actor.
+const NAMESPACE: &str = "actor";

@@ -1,0 +1,212 @@
+//! The actors in memory, and waking those that are not.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use keepstep_storage::RunId;
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::def::{ActorDef, ActorState, StoredState, actors};
+use super::task::{Job, Task};
+use crate::engine::Shared;
+use crate::error::{Error, Result};
+use crate::step::StepFault;
+
+/// An idle actor leaves memory at once when there are more than this.
+const MANY: usize = 10_000;
+/// How many inboxes are looked up at a time.
+const PAGE: usize = 1_000;
+
+/// The actors of an engine that are in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Residents(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    seats: FxHashMap<RunId, Arc<Seat>>,
+    /// Whether what was left over by an earlier opening was looked for.
+    is_awake: bool,
+    is_closed: bool,
+}
+
+/// An actor in memory.
+#[derive(Debug)]
+pub(super) struct Seat {
+    mailbox: mpsc::UnboundedSender<Mail>,
+    /// The state that was committed last; `None` until it is read.
+    pub(super) committed: watch::Sender<Option<Result<Arc<Committed>>>>,
+}
+
+/// What an actor's task is told.
+#[derive(Debug)]
+pub(super) enum Mail {
+    /// Make this call.
+    Call(Job),
+    /// There may be something in the inbox.
+    Inbox,
+    /// Delete the actor.
+    Delete(oneshot::Sender<Result<()>>),
+    /// Stop where you are.
+    ShutDown,
+}
+
+/// A committed state, decoded when it is first looked at.
+pub(super) struct Committed {
+    pub(super) stored: StoredState,
+    decoded: OnceLock<Result<ActorState, StepFault>>,
+}
+
+impl std::fmt::Debug for Committed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.stored.fmt(f)
+    }
+}
+
+impl Committed {
+    pub(super) fn new(stored: StoredState) -> Arc<Self> {
+        Arc::new(Self {
+            stored,
+            decoded: OnceLock::new(),
+        })
+    }
+
+    pub(super) fn decoded(&self, def: &ActorDef) -> Result<&ActorState, &StepFault> {
+        self.decoded.get_or_init(|| def.read(&self.stored)).as_ref()
+    }
+}
+
+impl Residents {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn are_many(&self) -> bool {
+        self.inner().seats.len() > MANY
+    }
+
+    pub(super) fn is_awake(&self) -> bool {
+        self.inner().is_awake
+    }
+
+    /// Takes an actor out of memory, unless a message came for it.
+    pub(super) fn leave(&self, id: &RunId, mailbox: &mut mpsc::UnboundedReceiver<Mail>) -> bool {
+        let mut inner = self.inner();
+        // Messages are sent under the same lock, so none can come after this look.
+        if !mailbox.is_empty() {
+            return false;
+        }
+        mailbox.close();
+        inner.seats.remove(id);
+        true
+    }
+
+    /// Takes an actor out of memory whose task is over; messages for it stay in its mailbox.
+    pub(super) fn remove(&self, id: &RunId, mailbox: &mut mpsc::UnboundedReceiver<Mail>) {
+        let mut inner = self.inner();
+        mailbox.close();
+        inner.seats.remove(id);
+    }
+
+    /// Tells every actor to stop; none comes into memory any more.
+    pub(crate) fn shut_down(&self) {
+        let mut inner = self.inner();
+        inner.is_closed = true;
+        for seat in inner.seats.values() {
+            drop(seat.mailbox.send(Mail::ShutDown));
+        }
+    }
+}
+
+impl Shared {
+    /// The seat of an actor, which is taken into memory if it is not there; it is told `mail`.
+    pub(super) fn actor(
+        self: &Arc<Self>,
+        def: &'static ActorDef,
+        id: &RunId,
+        mail: Option<Mail>,
+    ) -> Result<Arc<Seat>> {
+        let mut inner = self.actors.inner();
+        if inner.is_closed {
+            return Err(Error::ShutDown);
+        }
+        let mut is_new = false;
+        let seat = match inner.seats.get(id) {
+            Some(seat) => Arc::clone(seat),
+            None => {
+                let (mailbox, mails) = mpsc::unbounded_channel();
+                let seat = Arc::new(Seat {
+                    mailbox,
+                    committed: watch::Sender::new(None),
+                });
+                inner.seats.insert(id.clone(), Arc::clone(&seat));
+                let task = Task::new(Arc::clone(self), def, id.clone(), Arc::clone(&seat), mails);
+                let span = tracing::info_span!("actor", actor = %id);
+                self.tasks
+                    .spawn(tracing::Instrument::instrument(task.drive(), span));
+                is_new = true;
+                seat
+            }
+        };
+        // One that comes into memory looks into its inbox anyway.
+        if let Some(mail) = mail.filter(|mail| !(is_new && matches!(mail, Mail::Inbox))) {
+            // Under the lock, so that an actor that is leaving is not told anything.
+            drop(seat.mailbox.send(mail));
+        }
+        Ok(seat)
+    }
+
+    /// Wakes what is due.
+    pub(crate) fn wake(self: &Arc<Self>, id: RunId) {
+        let is_actor = id.parts().next() == Some(super::NAMESPACE);
+        match is_actor {
+            true if self.actors.is_awake() => self.wake_actor(&id),
+            true => {}
+            false => self.unpark(id),
+        }
+    }
+
+    /// Takes an actor into memory that has something to do.
+    pub(super) fn wake_actor(self: &Arc<Self>, id: &RunId) {
+        let parts: Vec<&str> = id.parts().collect();
+        let [_, name, _] = parts[..] else { return };
+        match actors().ok().and_then(|actors| actors.get(name)) {
+            Some(def) => drop(self.actor(def, id, None)),
+            None => {
+                tracing::warn!(actor = %id, "this program has no such actor; what it is to do waits for one that has");
+            }
+        }
+    }
+
+    /// Looks for what actors and schedules have to do, once: an earlier opening of the store may have left something over.
+    pub(crate) fn awaken(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.actors.inner().is_awake, true) {
+            return;
+        }
+        self.look_up_timers();
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut after = None;
+            loop {
+                let page = match shared.storage.unread(after.as_ref(), PAGE).await {
+                    Ok(page) => page,
+                    Err(error) => {
+                        tracing::warn!(%error, "could not look up inboxes; calls that were sent wait until their actor is used");
+                        return;
+                    }
+                };
+                // Ids of actors come before those of users.
+                let actors = page.iter().take_while(|id| id.parts().next() == Some(super::NAMESPACE));
+                actors.for_each(|id| shared.wake_actor(id));
+                after = match page.last() {
+                    Some(last) if page.len() == PAGE && last.parts().next().is_some() => Some(last.clone()),
+                    _ => return,
+                };
+                while shared.actors.are_many() && !shared.halted.is_cancelled() {
+                    let soon = shared.clock.timestamp().after(std::time::Duration::from_millis(10));
+                    shared.clock.sleep_towards(soon).await;
+                }
+            }
+        });
+    }
+}

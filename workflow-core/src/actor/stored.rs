@@ -1,0 +1,221 @@
+//! What is stored of an actor: its state, what it is to do later, results of calls with an id, and messages.
+//!
+//! Each is one byte of version, then bincode 1.3 with variable-length integers.
+
+use std::collections::BTreeMap;
+
+use bincode::Options;
+use bytes::Bytes;
+use keepstep_storage::{RunId, StorageError, Timestamp};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Damage, Error, Result};
+use crate::value::Value;
+
+const VERSION: u8 = 1;
+
+/// The state, under `ValueKey::State`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct State {
+    /// The version of the actor that wrote it.
+    pub(super) version: u32,
+    pub(super) value: Value,
+}
+
+/// A call that was sent or planned.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Call {
+    pub(super) method: String,
+    pub(super) args: Vec<Value>,
+    /// The id that the caller gave it.
+    pub(super) key: Option<String>,
+}
+
+/// What stands in an actor's inbox. New variants go at the end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// A call, at once or at a time.
+    Call {
+        call: Call,
+        due_at: Option<Timestamp>,
+    },
+    /// A call that is repeated.
+    Remind { name: String, reminder: Reminder },
+    /// No more of these.
+    Forget { name: String },
+}
+
+/// A call that is repeated.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Reminder {
+    pub(super) call: Call,
+    pub(super) every_micros: u64,
+    pub(super) next_at: Timestamp,
+}
+
+impl Reminder {
+    /// Moves on to the first time after `now`: times that were missed are one.
+    pub(super) fn move_on(&mut self, now: Timestamp) {
+        let every = self.every_micros.max(1);
+        let late = now.0.saturating_sub(self.next_at.0);
+        let steps = late / every + 1;
+        self.next_at.0 = self.next_at.0.saturating_add(steps.saturating_mul(every));
+    }
+}
+
+/// What an actor is to do later, under `ValueKey::Agenda`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Agenda {
+    /// Calls by time, then in the order in which they came.
+    pub(super) calls: BTreeMap<(Timestamp, u64), Call>,
+    /// The number of the next call.
+    pub(super) next: u64,
+    pub(super) reminders: BTreeMap<String, Reminder>,
+    /// The workflow that other calls wait for.
+    pub(super) exclusive: Option<RunId>,
+}
+
+impl Agenda {
+    /// When there is something to do next.
+    pub(super) fn due_at(&self) -> Option<Timestamp> {
+        let call = self.calls.first_key_value().map(|((at, _), _)| *at);
+        let reminder = self.reminders.values().map(|reminder| reminder.next_at);
+        reminder.chain(call).min()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.calls.is_empty() && self.reminders.is_empty() && self.exclusive.is_none()
+    }
+}
+
+/// What a call with an id came to, under `ValueKey::Result`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct CallResult {
+    pub(super) method: String,
+    pub(super) answer: Answer,
+}
+
+/// What a method gave back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Answer {
+    Value(Value),
+    /// The output of this run.
+    Run(RunId),
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes> {
+    let mut bytes = vec![VERSION];
+    bincode::DefaultOptions::new()
+        .serialize_into(&mut bytes, value)
+        .map_err(|_| Error::PlanTooLarge)?;
+    Ok(bytes.into())
+}
+
+pub(super) fn decode<T: DeserializeOwned>(
+    id: &RunId,
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<T> {
+    let damage = match bytes.split_first() {
+        Some((&VERSION, rest)) => match bincode::DefaultOptions::new().deserialize(rest) {
+            Ok(value) => return Ok(value),
+            Err(_) => Damage::Missing { what },
+        },
+        Some((&version, _)) => {
+            return Err(Error::Storage(StorageError::UnknownFormat {
+                location: format!("{what} of {id}"),
+                found: version.to_string(),
+                supported: VERSION.to_string(),
+            }));
+        }
+        None => Damage::Missing { what },
+    };
+    Err(Error::Damaged {
+        run: id.clone(),
+        damage,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_version_1_keep_their_bytes() {
+        let value = Value::from_bytes(&[1, 7][..]);
+        let call = Call {
+            method: "m".into(),
+            args: vec![value.clone()],
+            key: Some("k".into()),
+        };
+        let state = State {
+            version: 2,
+            value: value.clone(),
+        };
+        assert_eq!(encode(&state).unwrap()[..], [1, 2, 2, 1, 7]);
+        let called = [1, b'm', 1, 2, 1, 7, 1, 1, b'k'];
+        let message = Message::Call {
+            call: call.clone(),
+            due_at: Some(Timestamp(9)),
+        };
+        let expected = [&[1, 0][..], &called, &[1, 9]].concat();
+        assert_eq!(encode(&message).unwrap()[..], expected);
+        let reminder = Reminder {
+            call: call.clone(),
+            every_micros: 5,
+            next_at: Timestamp(6),
+        };
+        let message = Message::Remind {
+            name: "n".into(),
+            reminder: reminder.clone(),
+        };
+        let expected = [&[1, 1, 1, b'n'][..], &called, &[5, 6]].concat();
+        assert_eq!(encode(&message).unwrap()[..], expected);
+        let forget = Message::Forget { name: "n".into() };
+        assert_eq!(encode(&forget).unwrap()[..], [1, 2, 1, b'n']);
+        let agenda = Agenda {
+            calls: [((Timestamp(8), 3), call)].into(),
+            next: 4,
+            reminders: [("n".to_owned(), reminder)].into(),
+            exclusive: Some(RunId::new("r").unwrap()),
+        };
+        let expected = [
+            &[1, 1, 8, 3][..],
+            &called,
+            &[4, 1, 1, b'n'],
+            &called,
+            &[5, 6, 1, 1, b'r'],
+        ];
+        assert_eq!(encode(&agenda).unwrap()[..], expected.concat());
+        let result = CallResult {
+            method: "m".into(),
+            answer: Answer::Value(value),
+        };
+        assert_eq!(encode(&result).unwrap()[..], [1, 1, b'm', 0, 2, 1, 7]);
+        let result = CallResult {
+            method: "m".into(),
+            answer: Answer::Run(RunId::new("r").unwrap()),
+        };
+        assert_eq!(encode(&result).unwrap()[..], [1, 1, b'm', 1, 1, b'r']);
+    }
+
+    #[test]
+    fn missed_times_of_a_reminder_are_one() {
+        let call = Call {
+            method: "m".into(),
+            args: vec![],
+            key: None,
+        };
+        let mut reminder = Reminder {
+            call,
+            every_micros: 10,
+            next_at: Timestamp(100),
+        };
+        reminder.move_on(Timestamp(100));
+        assert_eq!(reminder.next_at, Timestamp(110));
+        reminder.move_on(Timestamp(139));
+        assert_eq!(reminder.next_at, Timestamp(140));
+        assert_eq!(reminder.next_at.0 % 10, 0);
+    }
+}

@@ -1,0 +1,167 @@
+//! Runs that are started for something else than a caller: they are written with what started them, and driven after.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keepstep_storage::{
+    Epoch, Expect, Parent, Position, RunId, RunKind, RunRecord, RunWrite, StoredStatus, ValueKey,
+};
+
+use super::handle::Attached;
+use super::shared::{Ended, Place, Seat, Shared};
+use super::{Engine, shortened, unexpected};
+use crate::error::{Error, Result};
+use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
+use crate::plan::Plan;
+use crate::run::{Event, Run};
+use crate::value::Value;
+
+/// A run that is to be made durable, and then driven.
+pub(crate) struct NewRun {
+    pub(crate) write: RunWrite,
+    pub(crate) run: Run,
+}
+
+/// How a run that somebody waited for came to rest.
+pub(crate) enum ChildEnd {
+    /// It has ended, however.
+    Final,
+    /// It goes on when it is resumed.
+    Stopped(Error),
+}
+
+impl Shared {
+    /// The write that creates a run, and the run as it begins.
+    pub(crate) async fn new_run(
+        &self,
+        id: &RunId,
+        plan: Plan,
+        hash: [u8; 32],
+        is_admitted: bool,
+        parent: Option<Parent>,
+    ) -> Result<NewRun> {
+        let root = plan.root();
+        let workflow = shortened(plan.label(root));
+        let metadata = plan
+            .node(root)
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.metadata.clone());
+        let plan = Arc::new(self.offload_plan(plan).await?);
+        let event = Event::Created { plan };
+        let mut run = Run::default();
+        let mut entry = EntryWriter::default();
+        let blobs = event.blobs();
+        entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
+        if entry.len() as u64 > MAX_PLAN_BYTES {
+            return Err(Error::PlanTooLarge);
+        }
+        // Folding a plan that was just made cannot fail.
+        run.apply(event).map_err(|error| unexpected(id, error.0))?;
+        let entry = entry.finish(Position(0));
+        let now = self.clock.timestamp();
+        let record = RunRecord {
+            kind: RunKind::Workflow,
+            status: if is_admitted {
+                StoredStatus::Running
+            } else {
+                StoredStatus::Pending
+            },
+            owner: Some(self.node),
+            // Not the first one there is: an engine that still drives a deleted run of this id must not meet its own epoch again.
+            epoch: Epoch(1 + (self.random_u64() >> 16)),
+            incarnation: self.random_u64(),
+            workflow,
+            plan_hash: hash,
+            created_at: now,
+            started_at: is_admitted.then_some(now),
+            ended_at: None,
+            wake_at: run.next_timer(),
+            first_entry: Position(0),
+            next_entry: Position(1),
+            journal_bytes: entry.len() as u64,
+            steps: run.counts(),
+            parent,
+        };
+        let metadata =
+            metadata.map(|json| (ValueKey::Metadata, Some(Bytes::from(String::from(json)))));
+        let write = RunWrite {
+            run: id.clone(),
+            expect: Expect::New,
+            record,
+            entry: Some(entry),
+            truncate: false,
+            values: metadata.into_iter().collect(),
+            blobs,
+            consumed: Vec::new(),
+            only_with: None,
+        };
+        Ok(NewRun { write, run })
+    }
+
+    /// Drives a run that is durable. It takes a place also if there is none: what started it may have one, and wait for it.
+    pub(crate) fn drive_new(self: &Arc<Self>, new: NewRun) {
+        let NewRun { write, run } = new;
+        let place: Place = self.take_place_back();
+        let seat = Seat::new(write.record.plan_hash);
+        self.drive(write.run, seat, run, write.record, None, place);
+    }
+
+    /// Takes one run or actor over.
+    pub(crate) async fn claim_one(self: &Arc<Self>, id: &RunId) -> Result<Option<RunRecord>> {
+        let ids = std::slice::from_ref(id);
+        let claimed = self
+            .storage
+            .claim(ids, self.node, super::resume::LEASE)
+            .await?;
+        Ok(claimed.into_iter().next().flatten())
+    }
+
+    /// Gives something up once the engine has shut down.
+    pub(crate) fn release_at_shutdown(&self, id: &RunId, epoch: Epoch) {
+        self.roster().to_release.push((id.clone(), epoch));
+    }
+}
+
+impl Engine {
+    /// An engine that does not keep itself going: for what runs inside of it.
+    pub(crate) fn detached(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            _halts_when_dropped: None,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The output of a run, which is resumed if it is interrupted or suspended, and waited for.
+    pub(crate) async fn output_of_child(&self, id: &RunId) -> Result<Value> {
+        match self.attach_child(id).await?.ended().await {
+            Ended::Successful(value) => Ok(self.shared.load_value(value).await?),
+            ended => Err(self.no_output(id, ended)),
+        }
+    }
+
+    /// Waits until a run has come to rest; it is resumed if it is interrupted or suspended.
+    pub(crate) async fn end_of_child(&self, id: &RunId) -> Result<ChildEnd> {
+        Ok(match self.attach_child(id).await?.ended().await {
+            Ended::Successful(_) | Ended::Failed(_) | Ended::Canceled => ChildEnd::Final,
+            ended => ChildEnd::Stopped(self.no_output(id, ended)),
+        })
+    }
+
+    async fn attach_child(&self, id: &RunId) -> Result<Attached> {
+        let (engine, id) = (self.clone(), id.clone());
+        let attaching = async move {
+            let _lock = engine.shared.locks.lock(&id).await;
+            if let Some(seat) = engine.seat(&id) {
+                return Ok(Attached::to(&seat));
+            }
+            let record = engine.record(&id).await?;
+            engine.attach_to_stored(&id, None, record).await
+        };
+        self.to_its_end(attaching).await
+    }
+}
