@@ -242,6 +242,9 @@ pub mod chapters {
     #[doc = include_str!("docs/dynamic.md")]
     pub mod dynamic {}
 
+    #[doc = include_str!("docs/waits.md")]
+    pub mod waits {}
+
     #[doc = include_str!("docs/errors.md")]
     pub mod errors {}
 
