@@ -35,8 +35,12 @@ struct Decision {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Outcome {
-    Shipped { approved_by: String },
-    Refused { by: String },
+    Shipped {
+        approved_by: String,
+    },
+    Refused {
+        by: String,
+    },
     /// Nobody decided in time.
     Expired,
 }
@@ -135,7 +139,10 @@ async fn main() -> anyhow::Result<()> {
         .route("/orders/{id}/decision", post(decide))
         .with_state(engine.clone());
     let listener = tokio::net::TcpListener::bind(&address).await?;
-    println!("listening on http://{}, orders are kept in {data}", listener.local_addr()?);
+    println!(
+        "listening on http://{}, orders are kept in {data}",
+        listener.local_addr()?
+    );
     axum::serve(listener, routes)
         .with_graceful_shutdown(async {
             // Without it, Ctrl-C stops the process as a crash does, which does no harm either.

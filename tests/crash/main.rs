@@ -6,4 +6,5 @@ mod every_write;
 mod judge;
 mod killed;
 mod ledger;
+mod waits;
 mod workflow;

@@ -1,7 +1,8 @@
-//! A workflow that does everything there is to do: a fan-out, expansions, retries, catches, names, a large value, and a
-//! step whose result is not stored.
+//! A workflow that does everything there is to do: a fan-out, expansions, retries, catches, names, a large value, a step
+//! whose result is not stored, and a race against the clock.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use keepstep::prelude::*;
 use keepstep::{Graph, NodeState};
@@ -22,7 +23,8 @@ pub(crate) fn workflow() -> Workflow<u64> {
     let grown: Vec<_> = (0..6).map(|n| grow(n).name(format!("grow {n}"))).collect();
     let fanned = sum(grown).name("fanned");
     let caught = recover(fails().retries(1).catch()).name("caught");
-    let large = length(large().name("large")).after(&fanned);
+    let nap = race(event::<u64>("never"), sleep(Duration::from_millis(1)));
+    let large = length(large().name("large")).after(&fanned).after(&nap);
     total(fanned, caught, large, volatile(7)).name("total")
 }
 
