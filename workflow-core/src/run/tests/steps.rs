@@ -238,7 +238,7 @@ fn the_last_result_of_a_watched_step_is_found_by_the_last_part_of_its_path() {
         let parts = [
             step("shop::pay", &[]),
             step("shop::pay", &[]),
-            step("b", &[]),
+            step("b", &[0, 1]),
         ];
         let plan = plan(&parts).into();
         run.apply(Event::Created { plan }).unwrap();
