@@ -236,13 +236,13 @@ fn the_last_result_of_a_watched_step_is_found_by_the_last_part_of_its_path() {
     for (watched, found) in [("shop::pay", Some("2")), ("pay", Some("2")), ("ay", None)] {
         let mut run = Run::with_history(Some(watched.to_owned()));
         let parts = [
-            step("shop::pay", &[]),
-            step("shop::pay", &[]),
-            step("b", &[0, 1]),
+            step("b", &[]),
+            step("shop::pay", &["b"]),
+            step("shop::pay", &["shop::pay"]),
         ];
         let plan = plan(&parts).into();
         run.apply(Event::Created { plan }).unwrap();
-        for (id, value) in [(0, "1"), (1, "2"), (2, "3")] {
+        for (id, value) in [(0, "3"), (1, "1"), (2, "2")] {
             let (step, value) = (StepId(id), text(value));
             run.apply(Event::StepSucceeded { step, value }).unwrap();
         }
