@@ -81,6 +81,26 @@ async fn every_commit(effect: Effect) -> keepstep::Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_step_begins_only_when_its_inputs_are_durable() -> keepstep::Result<()> {
+    let (store, lab) = faulty();
+    lab.world.tell("a", Do::Hold);
+    let engine = lab.engine().await;
+    let workflow = join("b", [leaf("a")]).build();
+    let handle = engine.start("run", workflow).await?;
+    lab.world.until("a").await;
+    store.inject(Fault::next(Call::Commit, Effect::Delay));
+    lab.world.tell("a", Do::Succeed);
+    store.until_held(1).await;
+    // As long as the commit takes, and that is an hour, which passes at once.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(lab.world.log(), ["a"]);
+    store.release_held();
+    assert_eq!(handle.await?, 2);
+    assert_eq!(lab.world.log(), ["b"]);
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_commit_that_fails_stops_the_run_where_it_is_stored() -> keepstep::Result<()> {
     every_commit(Effect::Fail).await
 }
