@@ -244,6 +244,9 @@ pub mod chapters {
 
     #[doc = include_str!("docs/storage.md")]
     pub mod storage {}
+
+    #[doc = include_str!("docs/limits.md")]
+    pub mod limits {}
 }
 
 // What programs are written with.
