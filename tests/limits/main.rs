@@ -2,6 +2,8 @@
 //!
 //! Limits that take too long to reach here are reached in `benches/speed`.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
