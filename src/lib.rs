@@ -250,6 +250,9 @@ pub mod chapters {
 
     #[doc = include_str!("docs/storage.md")]
     pub mod storage {}
+
+    #[doc = include_str!("docs/limits.md")]
+    pub mod limits {}
 }
 
 // What programs are written with.

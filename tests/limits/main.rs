@@ -2,6 +2,8 @@
 //!
 //! Limits that take too long to reach here are reached in `benches/speed`.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -211,10 +213,27 @@ async fn depth(value: Nested) -> usize {
     depth
 }
 
-#[tokio::test]
-async fn a_value_nests_up_to_a_thousand_levels() {
+/// With a stack that has room for the type's own recursion.
+#[test]
+fn a_value_nests_up_to_a_thousand_levels() {
+    let with_room = std::thread::Builder::new().stack_size(256 << 20);
+    let test = || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(nest_and_look());
+    };
+    with_room.spawn(test).unwrap().join().unwrap();
+}
+
+async fn nest_and_look() {
     let (_, engine) = in_memory().await;
-    assert_eq!(engine.run("nested", depth(nest(500))).await.unwrap(), 500);
+    assert_eq!(
+        engine.run("nested", depth(nest(1_000))).await.unwrap(),
+        1_000
+    );
     let suspended = engine
         .run("too nested", depth(nest(5_000)))
         .await

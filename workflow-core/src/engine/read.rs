@@ -247,7 +247,7 @@ impl Engine {
             StoredStatus::Successful => {
                 let output = self.shared.storage.value(id, &ValueKey::Output).await?;
                 Ended::Successful(Value::from_bytes(
-                    &*output.ok_or_else(|| missing(id, "output"))?,
+                    &output.ok_or_else(|| missing(id, "output"))?,
                 ))
             }
             StoredStatus::Failed => Ended::Failed(Arc::new(self.stored_error(id).await?)),

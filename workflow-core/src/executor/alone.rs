@@ -5,11 +5,6 @@
 //! whoever sends it a message while it is there takes it out and sets it going elsewhere. So a body that computes for
 //! long in a poll delays no cancellation.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a run that is taken out of its berth goes on in a task of its own"
-)]
-
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -152,6 +152,7 @@ impl Committer {
     }
 
     /// Hands a write to the task that commits whatever has gathered; gives it back if there is none any more.
+    #[expect(clippy::result_large_err, reason = "it is what came in, given back")]
     pub(crate) fn send(&self, request: CommitRequest) -> Result<(), CommitRequest> {
         self.turn.n_waiting.fetch_add(1, Ordering::SeqCst);
         self.requests.send(request).map_err(|error| error.0)
@@ -159,6 +160,7 @@ impl Committer {
 
     /// Commits a write on this thread, which blocks until it is durable, if nobody else has anything to commit and the
     /// store can do that; else gives it back. Only on a runtime whose other threads go on meanwhile.
+    #[expect(clippy::result_large_err, reason = "it is what came in, given back")]
     pub(crate) fn commit_here(&self, write: RunWrite) -> Result<Written, RunWrite> {
         let Ok(_turn) = self.turn.taken.try_lock() else {
             return Err(write);
