@@ -14,6 +14,8 @@ mod plan;
 mod registry;
 mod resource;
 mod run;
+#[cfg(feature = "schedules")]
+mod schedule;
 mod source;
 mod status;
 mod step;
@@ -36,6 +38,8 @@ pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};
 pub use keepstep_storage::InvalidRunId;
 pub use run::StepId;
+#[cfg(feature = "schedules")]
+pub use schedule::{Missed, NewSchedule, ScheduleSummary};
 pub use status::{Progress, Status};
 pub use step::StepValue;
 pub use value::Codec;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use keepstep_storage::BlobId;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "schedules")]
+pub(crate) use flatten::Flattened;
 pub(crate) use flatten::flatten;
 pub(crate) use hash::hash;
 
