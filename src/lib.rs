@@ -271,6 +271,10 @@ pub use keepstep_core::{
 };
 pub use keepstep_macros::event_listener;
 
+// Schedules.
+#[cfg(feature = "schedules")]
+pub use keepstep_core::{Missed, NewSchedule, ScheduleSummary};
+
 // The engine, and what it tells of runs.
 pub use keepstep_core::{
     Clock, Codec, Cursor, Engine, EngineBuilder, Filter, Graph, GraphNode, Handle, Metadata,

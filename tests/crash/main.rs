@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod actors;
 mod every_write;
 mod judge;
 mod killed;

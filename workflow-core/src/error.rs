@@ -191,6 +191,23 @@ pub enum Error {
         /// Where the other is.
         second: String,
     },
+    /// The schedule is not one. Nothing was stored.
+    #[error(
+        "{cron:?} is not a schedule: {message}; write minute, hour, day of month, month and day of week, as in \"0 3 * * *\", and a time \
+         zone behind them if it is not UTC"
+    )]
+    InvalidSchedule {
+        /// What was given.
+        cron: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// There is no schedule of this name.
+    #[error("there is no schedule {name:?}")]
+    ScheduleNotFound {
+        /// The name.
+        name: String,
+    },
     /// An argument could not be encoded. Nothing was stored.
     #[error("argument `{param}` of step {step:?} cannot be stored: {message}")]
     Unencodable {

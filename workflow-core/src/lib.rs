@@ -18,6 +18,8 @@ mod plan;
 mod registry;
 mod resource;
 mod run;
+#[cfg(feature = "schedules")]
+mod schedule;
 mod source;
 mod status;
 mod step;
@@ -43,6 +45,8 @@ pub use graph::{Graph, GraphNode, NodeState};
 pub use keepstep_storage::InvalidRunId;
 pub use listener::{BoxError, EventListener, wait_for};
 pub use run::StepId;
+#[cfg(feature = "schedules")]
+pub use schedule::{Missed, NewSchedule, ScheduleSummary};
 pub use status::{Progress, Status};
 pub use step::StepValue;
 pub use value::Codec;

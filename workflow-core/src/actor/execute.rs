@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
-use keepstep_storage::{RunId, ValueKey};
+use keepstep_storage::{Epoch, RunId, ValueKey};
 
 use super::current::Current;
 use super::def::{ActorDef, ActorState, MethodBody, MethodDef, StateBytes, StoredState};
@@ -74,6 +74,7 @@ impl Stage {
         &self,
         job: &Job,
         state: &StoredState,
+        epoch: Epoch,
         earlier: Option<CallResult>,
     ) -> Result<Called> {
         if let Some(key) = &job.key {
@@ -101,7 +102,7 @@ impl Stage {
         let options = &job.method.step.options;
         let mut attempt = 1;
         loop {
-            let error = match self.attempt(job, state).await {
+            let error = match self.attempt(job, state, epoch).await {
                 Ok(called) => return Ok(called),
                 Err(error @ Error::Storage(_)) => return Err(error),
                 Err(error) => error,
@@ -131,7 +132,7 @@ impl Stage {
         stored.map(decode).transpose()
     }
 
-    async fn attempt(&self, job: &Job, stored: &StoredState) -> Result<Called> {
+    async fn attempt(&self, job: &Job, stored: &StoredState, epoch: Epoch) -> Result<Called> {
         let method = job.method;
         let mut state = self
             .def
@@ -159,7 +160,7 @@ impl Stage {
             Output::Workflow(node) => match expansion(Arc::clone(&self.shared), node).await {
                 Ok(Outcome::Value(value)) => (Answer::Value(value), None),
                 Ok(Outcome::Plan(plan)) => {
-                    let child = self.child(method, plan).await?;
+                    let child = self.child(method, plan, epoch).await?;
                     (Answer::Run(child.write.run.clone()), Some(child))
                 }
                 Ok(other) | Err(other) => return Err(self.not_run(method, other)),
@@ -233,10 +234,16 @@ impl Stage {
     }
 
     /// The run of a workflow that a method returned.
-    async fn child(&self, method: &'static MethodDef, plan: Arc<Plan>) -> Result<NewRun> {
+    async fn child(
+        &self,
+        method: &'static MethodDef,
+        plan: Arc<Plan>,
+        epoch: Epoch,
+    ) -> Result<NewRun> {
         let plan = Arc::try_unwrap(plan).unwrap_or_else(|plan| (*plan).clone());
         let hash = plan::hash(&plan);
-        let number = self.shared.random_u64();
+        // Engines of one seed draw the same numbers, and have other epochs.
+        let number = self.shared.random_u64() ^ epoch.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let name = format!("{}/{}/{number:016x}", self.id, method.name);
         let id = RunId::new(&name).or_else(|_| {
             // Too long: what people can read of it is the method.

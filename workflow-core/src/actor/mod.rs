@@ -19,11 +19,15 @@ pub use def::{
     ActorDef, ActorState, MethodBody, MethodDef, RegisteredActor, StateBytes, StoredState,
     decode_state, encode_state, migrate_state,
 };
+#[cfg(feature = "schedules")]
+pub(crate) use handle::creation;
 pub use handle::{
     ActorEngine, ActorFilter, ActorHandle, ActorPage, ActorReminder, ActorSummary,
     ConstructorInput, actor_engine, constructed,
 };
 pub(crate) use residents::Residents;
+#[cfg(feature = "schedules")]
+pub(crate) use stored::{decode, encode};
 
 /// The first part of the id of every actor.
 const NAMESPACE: &str = "actor";

@@ -158,11 +158,15 @@ impl Shared {
 
     /// Wakes what is due.
     pub(crate) fn wake(self: &Arc<Self>, id: RunId) {
-        let is_actor = id.parts().next() == Some(super::NAMESPACE);
-        match is_actor {
-            true if self.actors.is_awake() => self.wake_actor(&id),
-            true => {}
-            false => self.unpark(id),
+        let kind = id.parts().next().map(str::to_owned);
+        match kind.as_deref() {
+            None => return self.unpark(id),
+            Some(_) if !self.actors.is_awake() => {}
+            Some(super::NAMESPACE) => self.wake_actor(&id),
+            #[cfg(feature = "schedules")]
+            Some(crate::schedule::NAMESPACE) => self.wake_schedule(id),
+            // A later version of keepstep knows what it is.
+            Some(_) => {}
         }
     }
 

@@ -104,7 +104,7 @@ pub(super) enum Answer {
     Run(RunId),
 }
 
-pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes> {
     let mut bytes = vec![VERSION];
     bincode::DefaultOptions::new()
         .serialize_into(&mut bytes, value)
@@ -112,7 +112,7 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes> {
     Ok(bytes.into())
 }
 
-pub(super) fn decode<T: DeserializeOwned>(
+pub(crate) fn decode<T: DeserializeOwned>(
     id: &RunId,
     what: &'static str,
     bytes: &[u8],

@@ -199,10 +199,14 @@ impl Task {
         });
         let mut replies = Vec::new();
         if let Some(actor) = self.actor.take() {
-            let done = actor
-                .committing
-                .into_iter()
-                .flat_map(|committing| committing.done);
+            let committing = actor.committing.into_iter();
+            let done: Vec<_> = committing.flat_map(|committing| committing.done).collect();
+            // They may be there all the same; then they are nobody's.
+            let children = done.iter().filter_map(|done| done.child.as_ref());
+            self.stage
+                .shared
+                .lose(children.map(|child| &child.write.run));
+            let done = done.into_iter();
             replies.extend(done.chain(actor.done).filter_map(|done| done.reply));
         }
         while let Ok(mail) = self.mailbox.try_recv() {
@@ -453,14 +457,14 @@ impl Actor {
         let stage = Arc::clone(stage);
         self.work = Some(match item {
             Item::Call(job) => {
-                let state = self.state.clone();
+                let (state, epoch) = (self.state.clone(), self.record.epoch);
                 let earlier = job
                     .key
                     .as_ref()
                     .and_then(|key| self.results.get(key))
                     .cloned();
                 Box::pin(async move {
-                    let called = stage.call(&job, &state, earlier).await;
+                    let called = stage.call(&job, &state, epoch, earlier).await;
                     Worked::Called(job, called)
                 })
             }

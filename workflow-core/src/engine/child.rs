@@ -8,6 +8,8 @@ use keepstep_storage::{
 };
 
 use super::handle::Attached;
+#[cfg(feature = "schedules")]
+use super::shared::Admission;
 use super::shared::{Ended, Place, Seat, Shared};
 use super::{Engine, shortened, unexpected};
 use crate::error::{Error, Result};
@@ -107,6 +109,20 @@ impl Shared {
         self.drive(write.run, seat, run, write.record, None, place);
     }
 
+    /// Drives a run that is durable, or queues it.
+    #[cfg(feature = "schedules")]
+    pub(crate) fn begin_new(self: &Arc<Self>, new: NewRun, admission: Admission) -> Result<()> {
+        let NewRun { write, run } = new;
+        let seat = Seat::new(write.record.plan_hash);
+        match admission {
+            Admission::Run(place) => {
+                self.drive(write.run, seat, run, write.record, None, place);
+                Ok(())
+            }
+            Admission::Queue(place) => self.enqueue(&write.run, seat, write.record.epoch, place),
+        }
+    }
+
     /// Takes one run or actor over.
     pub(crate) async fn claim_one(self: &Arc<Self>, id: &RunId) -> Result<Option<RunRecord>> {
         let ids = std::slice::from_ref(id);
@@ -115,6 +131,11 @@ impl Shared {
             .claim(ids, self.node, super::resume::LEASE)
             .await?;
         Ok(claimed.into_iter().next().flatten())
+    }
+
+    /// Notes that runs may be stored as this engine's, and that nothing drives them.
+    pub(crate) fn lose<'a>(&self, runs: impl IntoIterator<Item = &'a RunId>) {
+        self.roster().lost.extend(runs.into_iter().cloned());
     }
 
     /// Gives something up once the engine has shut down.
@@ -150,6 +171,12 @@ impl Engine {
             Ended::Successful(_) | Ended::Failed(_) | Ended::Canceled => ChildEnd::Final,
             ended => ChildEnd::Stopped(self.no_output(id, ended)),
         })
+    }
+
+    /// Goes on with a run that was interrupted.
+    #[cfg(feature = "schedules")]
+    pub(crate) async fn take_up(&self, id: &RunId) -> Result<()> {
+        self.attach_child(id).await.map(drop)
     }
 
     async fn attach_child(&self, id: &RunId) -> Result<Attached> {

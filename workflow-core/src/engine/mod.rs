@@ -29,6 +29,8 @@ pub use handle::{Handle, ProgressStream};
 pub use list::{Cursor, Filter, Page, RunSummary};
 pub use read::Metadata;
 pub use send::SendEvent;
+#[cfg(feature = "schedules")]
+pub(crate) use shared::Admission;
 pub(crate) use shared::{Ended, Seat, Shared, load_value};
 
 use crate::actor::current_call;
@@ -40,7 +42,9 @@ use crate::run::{Event, Run};
 use crate::value::Value;
 use crate::workflow::Workflow;
 use handle::Attached;
-use shared::{Admission, Place, QueuePlace, SeatState};
+#[cfg(not(feature = "schedules"))]
+use shared::Admission;
+use shared::{Place, QueuePlace, SeatState};
 
 /// Executes durable runs on a store.
 ///

@@ -134,7 +134,7 @@ impl std::fmt::Debug for Shared {
 
 /// A place of `max_running_runs`, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place(Option<Arc<Shared>>);
+pub(crate) struct Place(Option<Arc<Shared>>);
 
 impl Place {
     /// A place that was counted already.
@@ -150,7 +150,7 @@ impl Place {
 
 /// A place in the queue, until the run is in it or is not to be.
 #[derive(Debug)]
-pub(super) struct QueuePlace(Arc<Shared>);
+pub(crate) struct QueuePlace(Arc<Shared>);
 
 impl Drop for QueuePlace {
     fn drop(&mut self) {
@@ -160,7 +160,7 @@ impl Drop for QueuePlace {
 
 /// Whether a run may begin.
 #[derive(Debug)]
-pub(super) enum Admission {
+pub(crate) enum Admission {
     Run(Place),
     Queue(QueuePlace),
 }
@@ -334,7 +334,7 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::QueueFull`] if there is no room in the queue either, [`Error::ShutDown`].
-    pub(super) fn take_place(self: &Arc<Self>) -> Result<Admission> {
+    pub(crate) fn take_place(self: &Arc<Self>) -> Result<Admission> {
         let mut roster = self.roster();
         if roster.is_closed {
             return Err(Error::ShutDown);

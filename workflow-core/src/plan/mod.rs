@@ -11,6 +11,8 @@ use bincode::Options;
 use keepstep_storage::{BlobId, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "schedules")]
+pub(crate) use flatten::Flattened;
 pub(crate) use flatten::flatten;
 pub(crate) use hash::hash;
 

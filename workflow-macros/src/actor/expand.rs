@@ -129,6 +129,8 @@ fn creation(actor: &Actor) -> TokenStream {
     let private = root.private();
     let (ty, handle, constructor) = (&actor.ty, actor.named("Ref"), &actor.constructor);
     let at = here(constructor.at);
+    // Not to be seen by the arguments' names.
+    let input = syn::Ident::new("input", proc_macro2::Span::mixed_site());
     let (params, _) = constructor_args(actor);
     let takes = constructor
         .params
@@ -137,7 +139,7 @@ fn creation(actor: &Actor) -> TokenStream {
         .filter(|(_, param)| param.is_resource)
         .map(|(n, param)| {
             let (local, label, owned) = (local(n), param.label(), &param.owned);
-            quote_spanned!(here(param.ty.span())=> let #local = input.resource::<#owned>(#label)?;)
+            quote_spanned!(here(param.ty.span())=> let #local = #input.resource::<#owned>(#label)?;)
         });
     let args = constructor
         .params
@@ -164,9 +166,9 @@ fn creation(actor: &Actor) -> TokenStream {
         #(#docs)*
         pub async fn get_or_create(&self, id: impl ::core::convert::AsRef<str> #(, #params)*) -> #root::Result<#handle> {
             let engine = #private::actor_engine(self.0.as_ref()).await?;
-            let construct = |input: #private::ConstructorInput| async move {
+            let construct = |#input: #private::ConstructorInput| async move {
                 #(#takes)*
-                ::core::mem::drop(input);
+                ::core::mem::drop(#input);
                 ::core::result::Result::Ok(#private::ActorState::new::<#ty>(#made))
             };
             engine.get_or_create(&__KEEPSTEP_ACTOR, id.as_ref(), construct).await.map(#handle)
