@@ -131,6 +131,7 @@ pub(super) mod tests {
             },
             parent: Some(Parent {
                 run: RunId::new("r").unwrap(),
+                incarnation: 11,
                 step: 10,
             }),
         }
@@ -155,7 +156,7 @@ pub(super) mod tests {
             &[1, 251, 0xd0, 0x07],  // wake
             &[4, 5, 6],             // first entry, next entry, bytes
             &[7, 8, 9],             // steps
-            &[1, 1, b'r', 10],      // parent
+            &[1, 1, b'r', 11, 10],  // parent
             &[251, 0x2c, 0x01],     // next message
         ]
         .concat();
