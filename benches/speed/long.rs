@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use keepstep::prelude::*;
 
 use super::table::{Place, print_figure};
+use super::waiting;
 use super::work::{EXECUTED, FIRST, chain, count_down, fan_out, sum_of_squares};
 
 const RUN: &str = "long";
@@ -18,10 +19,10 @@ const RUN: &str = "long";
 const POINTS: u64 = 5;
 
 /// What a process says of itself.
-type Said = HashMap<String, f64>;
+pub(super) type Said = HashMap<String, f64>;
 
 /// Runs this program as `child` with the store at `path`, and collects what it says.
-fn child(place: &Place, path: &Path, child: &str, n: u64) -> anyhow::Result<Said> {
+pub(super) fn child(place: &Place, path: &Path, child: &str, n: u64) -> anyhow::Result<Said> {
     let output = Command::new(std::env::current_exe()?)
         .args(["--child", child, &place.url(path), &n.to_string()])
         .env("KEEPSTEP_BENCH_PATH", path)
@@ -40,7 +41,7 @@ fn child(place: &Place, path: &Path, child: &str, n: u64) -> anyhow::Result<Said
         .collect()
 }
 
-fn say(name: &str, figure: f64) {
+pub(super) fn say(name: &str, figure: f64) {
     println!("{name} {figure}");
 }
 
@@ -101,6 +102,8 @@ pub(super) async fn be_child(args: &[String]) -> anyhow::Result<()> {
             assert_eq!(page.runs.len(), 20);
             say("listed", seconds(start));
         }
+        "sleeping" => waiting::sleep_through(&engine, n).await?,
+        "events" => waiting::send_events(&engine, n).await?,
         other => anyhow::bail!("there is no child {other}"),
     }
     say("peak", memory("VmHWM"));
@@ -108,12 +111,12 @@ pub(super) async fn be_child(args: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn seconds(since: Instant) -> f64 {
+pub(super) fn seconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64()
 }
 
 /// A figure of this process in bytes; 0 where the system does not tell.
-fn memory(what: &str) -> f64 {
+pub(super) fn memory(what: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with(what));
     let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
@@ -146,11 +149,11 @@ pub(super) fn note_round(left: u64) {
     }
 }
 
-fn mib(bytes: f64) -> String {
+pub(super) fn mib(bytes: f64) -> String {
     format!("{:.0} MiB", bytes / f64::from(1 << 20))
 }
 
-fn time(seconds: f64) -> String {
+pub(super) fn time(seconds: f64) -> String {
     format!("{:.0?}", Duration::from_millis((seconds * 1e3) as u64))
 }
 

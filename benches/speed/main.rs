@@ -9,6 +9,7 @@ mod floors;
 mod long;
 mod short;
 mod table;
+mod waiting;
 mod work;
 
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ const RUNS: u64 = 10_000;
 const MILLION: u64 = 1_000_000;
 const LOOP: u64 = 100_000;
 const ENDED_RUNS: u64 = 100_000;
+const SLEEPERS: u64 = 1_000_000;
+const EVENTS: u64 = 10_000;
 /// Every ratio is the median of so many rounds, in which keepstep and its floor take turns.
 const ROUNDS: usize = 5;
 
@@ -77,6 +80,12 @@ async fn main() -> anyhow::Result<()> {
         }
         if wanted("loop") && !place.is_in_memory() {
             long::loop_rows(place, loops)?;
+        }
+        if wanted("sleeping") {
+            waiting::sleeping_rows(place, shrink(SLEEPERS))?;
+        }
+        if wanted("events") {
+            waiting::event_rows(place, shrink(EVENTS))?;
         }
         if wanted("open") && !place.is_in_memory() {
             long::open_rows(place, shrink(ENDED_RUNS))?;
