@@ -215,7 +215,7 @@ async fn depth(value: Nested) -> usize {
 
 /// With a stack that has room for the type's own recursion.
 #[test]
-fn a_value_nests_up_to_a_thousand_levels() {
+fn a_value_nests_up_to_250_levels() {
     let with_room = std::thread::Builder::new().stack_size(256 << 20);
     let test = || {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -230,10 +230,7 @@ fn a_value_nests_up_to_a_thousand_levels() {
 
 async fn nest_and_look() {
     let (_, engine) = in_memory().await;
-    assert_eq!(
-        engine.run("nested", depth(nest(1_000))).await.unwrap(),
-        1_000
-    );
+    assert_eq!(engine.run("nested", depth(nest(250))).await.unwrap(), 250);
     let suspended = engine
         .run("too nested", depth(nest(5_000)))
         .await
