@@ -194,9 +194,12 @@ impl Shared {
             loop {
                 let page = match shared.storage.unread(after.as_ref(), PAGE).await {
                     Ok(page) => page,
+                    Err(_) if shared.is_closing() => return,
                     Err(error) => {
-                        tracing::warn!(%error, "could not look up inboxes; calls that were sent wait until their actor is used");
-                        return;
+                        tracing::warn!(%error, "could not look up inboxes; trying again");
+                        let later = shared.clock.timestamp().after(std::time::Duration::from_secs(1));
+                        shared.clock.sleep_towards(later).await;
+                        continue;
                     }
                 };
                 // Ids of actors come before those of users.

@@ -372,6 +372,11 @@ impl Shared {
         Place::taken(self)
     }
 
+    /// Whether the engine shuts down, or has halted.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.roster().is_closed || self.halted.is_cancelled()
+    }
+
     /// Whether runs wait for a place.
     pub(crate) fn has_queue(&self) -> bool {
         !self.roster().queue.is_empty()
