@@ -63,23 +63,29 @@ async fn main() -> anyhow::Result<()> {
         table::print_ratio_head();
         if wanted("chain") {
             short::chain_rows(place, shrink(CHAIN)).await?;
+            place.clear();
         }
         if wanted("fan-out") {
             short::fan_out_row(place, shrink(FAN_OUT)).await?;
+            place.clear();
         }
         if wanted("fib") {
             short::fib_row(place, if is_test { 5 } else { FIB }).await?;
+            place.clear();
         }
         if wanted("many-runs") {
             short::many_runs_row(place, shrink(RUNS)).await?;
+            place.clear();
         }
         println!();
         table::print_figure_head();
         if wanted("million") {
             long::million_rows(place, shrink(MILLION))?;
+            place.clear();
         }
         if wanted("loop") && !place.is_in_memory() {
             long::loop_rows(place, loops)?;
+            place.clear();
         }
         if wanted("sleeping") {
             waiting::sleeping_rows(place, shrink(SLEEPERS))?;
@@ -89,6 +95,7 @@ async fn main() -> anyhow::Result<()> {
         }
         if wanted("open") && !place.is_in_memory() {
             long::open_rows(place, shrink(ENDED_RUNS))?;
+            place.clear();
         }
     }
     drop(std::fs::remove_dir_all(root));

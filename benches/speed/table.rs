@@ -21,15 +21,18 @@ impl Place {
         }
     }
 
-    /// A path at which there is nothing, and nothing of the rounds before takes up the disk.
+    /// A path at which there is nothing. What the rounds before left is left alone: giving space back to the file system
+    /// would slow down whatever is synced next.
     pub(super) fn fresh(&mut self) -> PathBuf {
-        drop(std::fs::remove_dir_all(self.path()));
         self.n += 1;
-        self.path()
+        let path = self.root.join(self.n.to_string());
+        drop(std::fs::remove_dir_all(&path));
+        path
     }
 
-    fn path(&self) -> PathBuf {
-        self.root.join(self.n.to_string())
+    /// Removes what a workload left.
+    pub(super) fn clear(&self) {
+        drop(std::fs::remove_dir_all(&self.root));
     }
 
     pub(super) fn url(&self, path: &Path) -> String {
