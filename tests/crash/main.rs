@@ -6,5 +6,6 @@ mod actors;
 mod every_write;
 mod judge;
 mod killed;
+mod killed_actors;
 mod ledger;
 mod workflow;
