@@ -2,8 +2,9 @@
 //! the same directory. Only the ratios mean something.
 //!
 //! `cargo bench --bench speed`, or with a filter: `cargo bench --bench speed -- chain`. `KEEPSTEP_BENCH_DIR` names the
-//! directory, `KEEPSTEP_BENCH_STORE` the backend (`sled` if it is not set).
+//! directory, `KEEPSTEP_BENCH_STORE` the backend (`sled` if it is not set). `idle-actors` runs only if it is asked for.
 
+mod actors;
 mod floors;
 
 use std::path::PathBuf;
@@ -16,6 +17,9 @@ use keepstep::storage::fault::Recorded;
 const CHAIN: u64 = 1_000;
 const FAN_OUT: u64 = 100_000;
 const RUNS: u64 = 10_000;
+const CALLS: u64 = 1_000;
+const CALLS_AT_ONCE: u64 = 100_000;
+const IDLE_ACTORS: u64 = 1_000_000;
 /// Every figure is the median of so many rounds, in which keepstep and its floor take turns.
 const ROUNDS: usize = 5;
 
@@ -131,6 +135,15 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted("many-runs") {
         many_runs_row(&mut place, rounds, shrink(RUNS)).await?;
+    }
+    if wanted("one-actor") {
+        actors::one_row(&mut place, rounds, shrink(CALLS)).await?;
+    }
+    if wanted("thousand-actors") {
+        actors::thousand_row(&mut place, rounds, shrink(CALLS_AT_ONCE)).await?;
+    }
+    if filter.iter().any(|name| name == "idle-actors") {
+        actors::idle(&mut place, shrink(IDLE_ACTORS)).await?;
     }
     drop(std::fs::remove_dir_all(root));
     Ok(())

@@ -160,7 +160,7 @@ impl Shared {
     pub(crate) fn wake(self: &Arc<Self>, id: RunId) {
         let kind = id.parts().next().map(str::to_owned);
         match kind.as_deref() {
-            None => return self.unpark(id),
+            None => self.unpark(id),
             Some(_) if !self.actors.is_awake() => {}
             Some(super::NAMESPACE) => self.wake_actor(&id),
             #[cfg(feature = "schedules")]
