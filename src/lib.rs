@@ -139,6 +139,12 @@
 //! # }
 //! ```
 //!
+//! # Actors and schedules
+//!
+//! [`#[virtual_actor]`](macro@virtual_actor) makes a type a named state whose every change is durable, and which is in memory only
+//! while it is called. [`Engine::schedule`] starts a run of a workflow at set times.
+#![cfg_attr(any(doc, doctest), doc = "[`chapters::actors`] has both.")]
+//!
 //! # Engines and runs
 //!
 //! An [`Engine`] is opened on a store and executes runs. [`run`](Engine::run) waits for the result; [`start`](Engine::start)
@@ -244,6 +250,9 @@ pub mod chapters {
 
     #[doc = include_str!("docs/waits.md")]
     pub mod waits {}
+
+    #[doc = include_str!("docs/actors.md")]
+    pub mod actors {}
 
     #[doc = include_str!("docs/errors.md")]
     pub mod errors {}

@@ -66,13 +66,20 @@ pub(super) async fn commits_batched(url: &str, log: &[Mutation]) -> anyhow::Resu
 
 /// A raw file: each entry of the log appended and synced.
 pub(super) fn appends_one_by_one(path: &Path, log: &[Mutation]) -> anyhow::Result<Duration> {
+    let writes = batches(log).into_iter().flat_map(|batch| batch.writes);
+    appends(path, writes.filter_map(|write| write.entry).collect())
+}
+
+/// A raw file: each value of the log appended and synced.
+pub(super) fn values_one_by_one(path: &Path, log: &[Mutation]) -> anyhow::Result<Duration> {
+    let writes = batches(log).into_iter().flat_map(|batch| batch.writes);
+    let values = writes.flat_map(|write| write.values);
+    appends(path, values.filter_map(|(_, value)| value).collect())
+}
+
+fn appends(path: &Path, entries: Vec<bytes::Bytes>) -> anyhow::Result<Duration> {
     std::fs::create_dir_all(path)?;
     let mut file = File::create(path.join("log"))?;
-    let entries: Vec<_> = batches(log)
-        .into_iter()
-        .flat_map(|batch| batch.writes)
-        .filter_map(|write| write.entry)
-        .collect();
     let start = Instant::now();
     for entry in entries {
         file.write_all(&entry)?;

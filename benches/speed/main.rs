@@ -3,8 +3,9 @@
 //!
 //! `cargo bench --bench speed --features redb,fjall` measures all of it on every store that is built in; with words behind
 //! `--`, only what has one of them in its name. `KEEPSTEP_BENCH_STORE` names the stores (`sled,memory`),
-//! `KEEPSTEP_BENCH_DIR` the directory, `KEEPSTEP_BENCH_ROUNDS` the rounds of the loop.
+//! `KEEPSTEP_BENCH_DIR` the directory, `KEEPSTEP_BENCH_ROUNDS` the rounds of the loop. `idle-actors` runs only if it is asked for.
 
+mod actors;
 mod floors;
 mod long;
 mod short;
@@ -25,6 +26,9 @@ const LOOP: u64 = 100_000;
 const ENDED_RUNS: u64 = 100_000;
 const SLEEPERS: u64 = 1_000_000;
 const EVENTS: u64 = 10_000;
+const CALLS: u64 = 1_000;
+const CALLS_AT_ONCE: u64 = 100_000;
+const IDLE_ACTORS: u64 = 1_000_000;
 /// Every ratio is the median of so many rounds, in which keepstep and its floor take turns.
 const ROUNDS: usize = 5;
 
@@ -77,6 +81,14 @@ async fn main() -> anyhow::Result<()> {
             short::many_runs_row(place, shrink(RUNS)).await?;
             place.clear();
         }
+        if wanted("one-actor") {
+            actors::one_row(place, shrink(CALLS)).await?;
+            place.clear();
+        }
+        if wanted("thousand-actors") {
+            actors::thousand_row(place, shrink(CALLS_AT_ONCE)).await?;
+            place.clear();
+        }
         println!();
         table::print_figure_head();
         if wanted("million") {
@@ -89,12 +101,18 @@ async fn main() -> anyhow::Result<()> {
         }
         if wanted("sleeping") {
             waiting::sleeping_rows(place, shrink(SLEEPERS))?;
+            place.clear();
         }
         if wanted("events") {
             waiting::event_rows(place, shrink(EVENTS))?;
+            place.clear();
         }
         if wanted("open") && !place.is_in_memory() {
             long::open_rows(place, shrink(ENDED_RUNS))?;
+            place.clear();
+        }
+        if filter.iter().any(|name| *name == "idle-actors") {
+            actors::idle(place, shrink(IDLE_ACTORS)).await?;
             place.clear();
         }
     }

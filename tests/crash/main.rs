@@ -6,6 +6,7 @@ mod actors;
 mod every_write;
 mod judge;
 mod killed;
+mod killed_actors;
 mod ledger;
 mod waits;
 mod workflow;

@@ -1,6 +1,6 @@
 //! What cannot be a method of an actor.
 
-use keepstep::{Workflow, step, virtual_actor};
+use keepstep::{Workflow, virtual_actor};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]

@@ -35,7 +35,7 @@ pub(super) struct Called {
     /// What the method made of the state.
     pub(super) state: Option<Value>,
     /// The run of the workflow that it returned.
-    pub(super) child: Option<NewRun>,
+    pub(super) child: Option<Box<NewRun>>,
     /// Whether the method ran; if not, a call of the same id had.
     pub(super) is_new: bool,
 }
@@ -161,7 +161,7 @@ impl Stage {
                 Ok(Outcome::Value(value)) => (Answer::Value(value), None),
                 Ok(Outcome::Plan(plan)) => {
                     let child = self.child(method, plan, epoch).await?;
-                    (Answer::Run(child.write.run.clone()), Some(child))
+                    (Answer::Run(child.write.run.clone()), Some(Box::new(child)))
                 }
                 Ok(other) | Err(other) => return Err(self.not_run(method, other)),
             },

@@ -160,7 +160,7 @@ impl Shared {
     pub(crate) fn wake(self: &Arc<Self>, id: RunId) {
         let kind = id.parts().next().map(str::to_owned);
         match kind.as_deref() {
-            None => return self.unpark(id),
+            None => self.unpark(id),
             Some(_) if !self.actors.is_awake() => {}
             Some(super::NAMESPACE) => self.wake_actor(&id),
             #[cfg(feature = "schedules")]
@@ -197,20 +197,30 @@ impl Shared {
                     Err(_) if shared.is_closing() => return,
                     Err(error) => {
                         tracing::warn!(%error, "could not look up inboxes; trying again");
-                        let later = shared.clock.timestamp().after(std::time::Duration::from_secs(1));
+                        let later = shared
+                            .clock
+                            .timestamp()
+                            .after(std::time::Duration::from_secs(1));
                         shared.clock.sleep_towards(later).await;
                         continue;
                     }
                 };
                 // Ids of actors come before those of users.
-                let actors = page.iter().take_while(|id| id.parts().next() == Some(super::NAMESPACE));
+                let actors = page
+                    .iter()
+                    .take_while(|id| id.parts().next() == Some(super::NAMESPACE));
                 actors.for_each(|id| shared.wake_actor(id));
                 after = match page.last() {
-                    Some(last) if page.len() == PAGE && last.parts().next().is_some() => Some(last.clone()),
+                    Some(last) if page.len() == PAGE && last.parts().next().is_some() => {
+                        Some(last.clone())
+                    }
                     _ => return,
                 };
                 while shared.actors.are_many() && !shared.halted.is_cancelled() {
-                    let soon = shared.clock.timestamp().after(std::time::Duration::from_millis(10));
+                    let soon = shared
+                        .clock
+                        .timestamp()
+                        .after(std::time::Duration::from_millis(10));
                     shared.clock.sleep_towards(soon).await;
                 }
             }

@@ -78,7 +78,7 @@ struct Done {
     answer: Result<Answer>,
     result: Option<(String, CallResult)>,
     consumed: Option<MessageId>,
-    child: Option<NewRun>,
+    child: Option<Box<NewRun>>,
 }
 
 /// A commit under way.
@@ -728,7 +728,7 @@ impl Actor {
             if let Some(child) = done.child.take() {
                 let run = child.write.run.clone();
                 match outcomes.next() {
-                    Some(WriteOutcome::Written) => stage.shared.drive_new(child),
+                    Some(WriteOutcome::Written) => stage.shared.drive_new(*child),
                     _ => done.answer = Err(Error::IdConflict { run: run.clone() }),
                 }
                 if self.agenda.exclusive.as_ref() == Some(&run) {

@@ -30,10 +30,12 @@ pub(super) fn handles(actor: &Actor) -> TokenStream {
     let on_actors = format!("The actors of type [`{ident}`] on an engine.");
     quote! {
         #[doc = #on_handle]
+        #[allow(dead_code, unreachable_pub)]
         #[derive(Clone, Debug, PartialEq, Eq)]
         #vis struct #handle(#root::ActorHandle);
 
         #[doc = #on_actors]
+        #[allow(dead_code, unreachable_pub)]
         #[derive(Clone, Debug)]
         #vis struct #actors(::core::option::Option<#root::Engine>);
 
@@ -49,17 +51,20 @@ pub(super) fn handles(actor: &Actor) -> TokenStream {
                 }
             }
 
-            #[allow(dead_code, private_interfaces, clippy::impl_trait_in_params, clippy::too_many_arguments)]
+            #[allow(dead_code, missing_docs, private_interfaces, unreachable_pub)]
+            #[allow(clippy::impl_trait_in_params, clippy::must_use_candidate, clippy::too_many_arguments)]
             impl #handle {
                 #(#of_handle)*
             }
 
-            #[allow(dead_code, private_interfaces, clippy::too_many_arguments)]
+            #[allow(dead_code, private_interfaces, unreachable_pub)]
+            #[allow(clippy::impl_trait_in_params, clippy::too_many_arguments)]
             impl #actors {
                 #of_actors
             }
 
-            #[allow(dead_code, private_interfaces, clippy::too_many_arguments)]
+            #[allow(dead_code, private_interfaces, unreachable_pub)]
+            #[allow(clippy::impl_trait_in_params, clippy::too_many_arguments)]
             impl #ty {
                 #entrances
             }

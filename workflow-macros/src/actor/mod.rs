@@ -27,7 +27,8 @@ pub(crate) fn actor(options: TokenStream, item: TokenStream) -> TokenStream {
     let (block, actor) = Actor::of(block, options, &mut diag);
     let handles = actor.as_ref().map(expand::handles);
     let errors = diag.into_compile_errors();
-    let code = quote!(#block #handles #errors);
+    // `pub` says that a method can be called, also in a type that is not public.
+    let code = quote!(#[allow(unreachable_pub)] #block #handles #errors);
     let is_asked = |actor: &Actor| {
         std::env::var("KEEPSTEP_DEBUG_MACRO").is_ok_and(|asked| actor.ident == asked)
     };
