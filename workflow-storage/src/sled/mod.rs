@@ -124,6 +124,8 @@ impl OrderedMap for Sled {
 impl Sled {
     fn with<T>(&self, call: impl FnOnce(&Generation) -> Result<T>) -> Result<T> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        // sled shows what a failed write left in its memory, and that may not be on the disk.
+        self.poison.check(self.directory.root())?;
         call(current.as_ref().ok_or_else(|| self.closed())?)
     }
 
