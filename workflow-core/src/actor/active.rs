@@ -8,7 +8,6 @@ use std::future::pending;
 use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
-use futures_util::FutureExt;
 use keepstep_storage::{
     Committed as Outcomes, Expect, MessageId, RunId, RunKind, RunRecord, RunWrite, StorageError,
     Timestamp, ValueKey, WriteOutcome,
