@@ -258,3 +258,14 @@ async fn an_idle_actor_leaves_memory() {
     assert_eq!(Arc::strong_count(&lab.store), references);
     assert_eq!(counter.incr().await.unwrap(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_id_is_free_as_soon_as_the_deletion_returns() {
+    let engine = Lab::new().engine().await;
+    let counters = Counter::on(&engine);
+    for _ in 0..200 {
+        let counter = counters.get_or_create("c").await.unwrap();
+        assert_eq!(counter.incr().await.unwrap(), 1);
+        counter.delete().await.unwrap();
+    }
+}

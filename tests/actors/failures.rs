@@ -152,3 +152,86 @@ async fn calls_that_were_sent_survive_a_store_that_fails_for_a_while() {
     // It is in the inbox still, and made again, before the next one.
     assert_eq!(counter.incr().await.unwrap(), 2);
 }
+
+mod brittle {
+    use keepstep::prelude::*;
+    use serde::{Deserialize, Deserializer, Serialize};
+
+    /// Does not like to be read once it is broken.
+    #[derive(Serialize)]
+    pub(super) struct Brittle {
+        is_broken: bool,
+    }
+
+    impl<'de> Deserialize<'de> for Brittle {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            #[derive(Deserialize)]
+            struct Shape {
+                is_broken: bool,
+            }
+            let Shape { is_broken } = Shape::deserialize(deserializer)?;
+            assert!(!is_broken, "it is broken");
+            Ok(Self { is_broken })
+        }
+    }
+
+    #[virtual_actor(name = "brittle")]
+    impl Brittle {
+        pub(super) fn new(fails: bool) -> Result<Self, String> {
+            match fails {
+                true => Err("not today".to_owned()),
+                false => Ok(Self { is_broken: false }),
+            }
+        }
+
+        pub(super) async fn touch(&mut self) {}
+
+        pub(super) async fn smash(&mut self) {
+            self.is_broken = true;
+        }
+
+        pub(super) async fn look(&self) -> bool {
+            self.is_broken
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_state_whose_decoding_panics_is_an_error_of_each_call() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let brittle = brittle::Brittle::on(&engine)
+        .get_or_create("b", false)
+        .await
+        .unwrap();
+    brittle.touch().await.unwrap();
+    brittle.smash().await.unwrap();
+    for _ in 0..2 {
+        let panicked = failure(brittle.touch().await.unwrap_err());
+        assert_eq!(
+            (panicked.kind, &*panicked.message),
+            (StepErrorKind::Panic, "it is broken")
+        );
+        let panicked = failure(brittle.look().await.unwrap_err());
+        assert_eq!(panicked.kind, StepErrorKind::Panic);
+    }
+}
+
+#[tokio::test]
+async fn a_constructor_that_fails_makes_nothing() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let brittles = brittle::Brittle::on(&engine);
+    let failed = failure(brittles.get_or_create("b", true).await.unwrap_err());
+    assert_eq!(
+        (&*failed.step, &*failed.message),
+        ("brittle::new", "not today")
+    );
+    assert!(matches!(
+        brittles.get_actor("b").await,
+        Err(Error::ActorNotFound { .. })
+    ));
+    brittles.get_or_create("b", false).await.unwrap();
+    // It exists: the constructor is not asked again.
+    brittles.get_or_create("b", true).await.unwrap();
+}

@@ -156,7 +156,7 @@ async fn the_first_use_of_an_actor_wakes_the_others() {
             .await
             .unwrap();
         counter
-            .act(&format!("{n:02}"))
+            .act(format!("{n:02}"))
             .delay(MINUTE * n)
             .send()
             .await

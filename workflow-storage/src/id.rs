@@ -164,16 +164,16 @@ impl From<RunId> for String {
 #[non_exhaustive]
 pub enum InvalidRunId {
     /// The id has no characters.
-    #[error("a workflow id must not be empty")]
+    #[error("an id must not be empty")]
     Empty,
     /// The id is longer than [`MAX_RUN_ID_BYTES`].
-    #[error("a workflow id may have at most {MAX_RUN_ID_BYTES} bytes, this one has {bytes}")]
+    #[error("an id may have at most {MAX_RUN_ID_BYTES} bytes, this one has {bytes}")]
     TooLong {
         /// Its length.
         bytes: usize,
     },
     /// The id has a control character.
-    #[error("a workflow id must not hold control characters, this one has {found:?} at byte {at}")]
+    #[error("an id must not hold control characters, this one has {found:?} at byte {at}")]
     ControlCharacter {
         /// Where it stands, in bytes from the start.
         at: usize,

@@ -2,21 +2,23 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_core::future::BoxFuture;
+use futures_util::FutureExt;
 use keepstep_storage::{RunId, SendOutcome, Timestamp};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use super::active::{From, Job};
 use super::current::current_call;
 use super::def::{ActorDef, MethodBody, MethodDef};
-use super::execute::Stage;
+use super::execute::{Stage, panicked};
 use super::handle::ActorHandle;
 use super::residents::Mail;
 use super::stored::{self, Answer, Call, Message, Reminder};
-use super::task::{From, Job};
 use crate::arg::{ArgShape, BuildArg};
 use crate::context::try_context;
 use crate::engine::Engine;
@@ -25,6 +27,9 @@ use crate::source::{DecodeError, Source};
 use crate::step::{Fault, Output, StepFault, StepFuture, StepInput, StepOutput};
 use crate::value::Value;
 use crate::workflow::{Workflow, build_step};
+
+/// Reminders do not come more often.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// A call of a method that takes `&mut self`.
 ///
@@ -120,14 +125,14 @@ impl<T> ActorCall<T> {
 
     /// Repeats the call: first so long from now, then again and again. When this returns, the reminder is durable. One of the
     /// same name is replaced; [`ActorHandle::forget`] removes it. Times that pass while nothing runs are made up for by one
-    /// call.
+    /// call. At most once a millisecond.
     ///
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn every(self, name: impl Into<String>, period: Duration) -> Result<()> {
         let shared = Arc::clone(&self.0.actor.shared);
         let call = self.0.stored()?;
-        let every = Timestamp(0).after(period.max(Duration::from_micros(1)));
+        let every = Timestamp(0).after(period.max(SHORTEST));
         let reminder = Reminder {
             call,
             every_micros: every.0,
@@ -338,11 +343,16 @@ impl ActorHandle {
             def: self.def,
             id: self.id.clone(),
         };
-        let state = committed
-            .decoded(self.def)
-            .map_err(|fault| stage.fault(method, fault.clone()))?;
         let busy = current_call().map_or_else(|| Arc::from([]), |call| call.busy);
-        stage.look(method, &args, busy, state).await
+        // Decoding the state runs code of the user, too.
+        let looking = AssertUnwindSafe(async {
+            let state = committed
+                .decoded(self.def)
+                .map_err(|fault| stage.fault(method, fault.clone()))?;
+            stage.look(method, &args, busy, state).await
+        });
+        let looked = looking.catch_unwind().await;
+        looked.unwrap_or_else(|panic| Err(stage.fault(method, panicked(&*panic))))
     }
 
     /// Puts a message into the inbox.

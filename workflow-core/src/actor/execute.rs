@@ -8,10 +8,10 @@ use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
 use keepstep_storage::{Epoch, RunId, ValueKey};
 
+use super::active::Job;
 use super::current::Current;
 use super::def::{ActorDef, ActorState, MethodBody, MethodDef, StateBytes, StoredState};
 use super::stored::{self, Answer, CallResult};
-use super::task::Job;
 use crate::engine::{NewRun, Shared};
 use crate::error::{Error, Result, StepError, StepErrorKind};
 use crate::executor::Outcome;
@@ -102,7 +102,12 @@ impl Stage {
         let options = &job.method.step.options;
         let mut attempt = 1;
         loop {
-            let error = match self.attempt(job, state, epoch).await {
+            // Also what surrounds the method runs code of the user: decoding, migrating, dropping.
+            let called = AssertUnwindSafe(self.attempt(job, state, epoch)).catch_unwind();
+            let called = called
+                .await
+                .unwrap_or_else(|panic| Err(self.fault(job.method, panicked(&*panic))));
+            let error = match called {
                 Ok(called) => return Ok(called),
                 Err(error @ Error::Storage(_)) => return Err(error),
                 Err(error) => error,
@@ -148,9 +153,7 @@ impl Stage {
         let state = match method.body {
             MethodBody::Read(_) => None,
             MethodBody::Write(_) => {
-                let encoded =
-                    std::panic::catch_unwind(AssertUnwindSafe(|| (self.def.encode)(&state)))
-                        .unwrap_or_else(|panic| Err(panicked(&*panic)));
+                let encoded = (self.def.encode)(&state);
                 let StateBytes(value) = encoded.map_err(|fault| self.fault(method, fault))?;
                 Some(value)
             }

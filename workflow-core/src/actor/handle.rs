@@ -195,11 +195,12 @@ impl ActorEngine {
             id: handle.id.clone(),
         };
         let input = ConstructorInput(Arc::clone(&shared.resources));
-        let made = AssertUnwindSafe(async { construct(input).await })
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|panic| Err(panicked(&*panic)));
-        let encoded = made.and_then(|state| (def.encode)(&state));
+        let making = AssertUnwindSafe(async {
+            let state = construct(input).await?;
+            (def.encode)(&state)
+        });
+        let made = making.catch_unwind().await;
+        let encoded = made.unwrap_or_else(|panic| Err(panicked(&*panic)));
         let StateBytes(value) = encoded.map_err(|fault| stage.constructor_fault(fault))?;
         let state = State {
             version: def.version,

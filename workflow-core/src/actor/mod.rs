@@ -3,6 +3,7 @@
 //! An actor is a record of its own kind with a state beside it, one value that is replaced. Its inbox holds the calls that were
 //! sent to it. While it has something to do, one task makes its calls in order and commits what they came to.
 
+mod active;
 mod call;
 mod current;
 mod def;

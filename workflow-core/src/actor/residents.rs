@@ -6,8 +6,9 @@ use keepstep_storage::RunId;
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::active::Job;
 use super::def::{ActorDef, ActorState, StoredState, actors};
-use super::task::{Job, Task};
+use super::task::Task;
 use crate::engine::Shared;
 use crate::error::{Error, Result};
 use crate::step::StepFault;
