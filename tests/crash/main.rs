@@ -7,6 +7,7 @@ mod every_write;
 mod judge;
 mod killed;
 mod killed_actors;
+mod killed_waits;
 mod ledger;
 mod waits;
 mod workflow;
