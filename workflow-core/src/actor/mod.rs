@@ -32,3 +32,5 @@ pub(crate) use stored::{decode, encode};
 
 /// The first part of the id of every actor.
 const NAMESPACE: &str = "actor";
+/// The first part of the id of every schedule.
+pub(crate) const SCHEDULES: &str = "schedule";

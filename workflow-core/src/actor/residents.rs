@@ -1,8 +1,9 @@
 //! The actors in memory, and waking those that are not.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use keepstep_storage::RunId;
+use keepstep_storage::{RunId, RunKind};
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -84,6 +85,11 @@ impl Residents {
 
     pub(super) fn are_many(&self) -> bool {
         self.inner().seats.len() > MANY
+    }
+
+    /// Notes that the engine's actors live; `false` if they did.
+    fn be_awake(&self) -> bool {
+        !std::mem::replace(&mut self.inner().is_awake, true)
     }
 
     pub(super) fn is_awake(&self) -> bool {
@@ -185,46 +191,65 @@ impl Shared {
 
     /// Looks for what actors and schedules have to do, once: an earlier opening of the store may have left something over.
     pub(crate) fn awaken(self: &Arc<Self>) {
-        if std::mem::replace(&mut self.actors.inner().is_awake, true) {
+        if !self.actors.be_awake() {
             return;
         }
         self.look_up_timers();
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
-            let mut after = None;
-            loop {
-                let page = match shared.storage.unread(after.as_ref(), PAGE).await {
-                    Ok(page) => page,
-                    Err(_) if shared.is_closing() => return,
-                    Err(error) => {
-                        tracing::warn!(%error, "could not look up inboxes; trying again");
-                        let later = shared
-                            .clock
-                            .timestamp()
-                            .after(std::time::Duration::from_secs(1));
-                        shared.clock.sleep_towards(later).await;
-                        continue;
-                    }
-                };
-                // Ids of actors come before those of users.
-                let actors = page
-                    .iter()
-                    .take_while(|id| id.parts().next() == Some(super::NAMESPACE));
-                actors.for_each(|id| shared.wake_actor(id));
-                after = match page.last() {
-                    Some(last) if page.len() == PAGE && last.parts().next().is_some() => {
-                        Some(last.clone())
-                    }
-                    _ => return,
-                };
-                while shared.actors.are_many() && !shared.halted.is_cancelled() {
-                    let soon = shared
-                        .clock
-                        .timestamp()
-                        .after(std::time::Duration::from_millis(10));
-                    shared.clock.sleep_towards(soon).await;
+            while let Err(error) = shared.wake_unread().await {
+                if shared.is_closing() {
+                    return;
                 }
+                tracing::warn!(%error, "could not look up inboxes; trying again");
+                let later = shared.clock.timestamp().after(Duration::from_secs(1));
+                shared.clock.sleep_towards(later).await;
             }
         });
+    }
+
+    /// As [`awaken`](Self::awaken), if there are actors or schedules at all, and says so if the store fails.
+    pub(crate) async fn awaken_if_needed(self: &Arc<Self>) -> Result<()> {
+        if self.actors.is_awake() {
+            return Ok(());
+        }
+        for (kind, namespace) in [
+            (RunKind::Actor, super::NAMESPACE),
+            (RunKind::Schedule, super::SCHEDULES),
+        ] {
+            let prefix = RunId::prefix_of_parts(&[namespace]);
+            let first = self.storage.list_by_id(kind, &prefix, None, 1).await?;
+            if !first.is_empty() {
+                if self.actors.be_awake() {
+                    self.look_up_timers();
+                    self.wake_unread().await?;
+                }
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Wakes every actor with something in its inbox.
+    async fn wake_unread(self: &Arc<Self>) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.storage.unread(after.as_ref(), PAGE).await?;
+            // Ids of actors come before those of users.
+            let actors = page
+                .iter()
+                .take_while(|id| id.parts().next() == Some(super::NAMESPACE));
+            actors.for_each(|id| self.wake_actor(id));
+            after = match page.last() {
+                Some(last) if page.len() == PAGE && last.parts().next().is_some() => {
+                    Some(last.clone())
+                }
+                _ => return Ok(()),
+            };
+            while self.actors.are_many() && !self.halted.is_cancelled() {
+                let soon = self.clock.timestamp().after(Duration::from_millis(10));
+                self.clock.sleep_towards(soon).await;
+            }
+        }
     }
 }

@@ -50,7 +50,7 @@ impl Engine {
     /// [`Error::Storage`] if the runs cannot be listed, [`Error::InsideStep`], [`Error::ShutDown`].
     pub async fn resume_all(&self) -> Result<Vec<(String, Result<Handle<serde_json::Value>>)>> {
         forbid_in_step("resume_all")?;
-        self.shared.awaken();
+        self.shared.awaken_if_needed().await?;
         let mut resumed = Vec::new();
         for status in [StoredStatus::Running, StoredStatus::Pending] {
             let mut ids = Vec::new();

@@ -22,8 +22,8 @@ use crate::plan::{self, Plan, flatten};
 use crate::workflow::Workflow;
 use cron::Cron;
 
-/// The first part of the id of every schedule.
-pub(crate) const NAMESPACE: &str = "schedule";
+pub(crate) use crate::actor::SCHEDULES as NAMESPACE;
+
 /// How many schedules are read at a time.
 const PAGE: usize = 256;
 
