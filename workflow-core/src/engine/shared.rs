@@ -180,11 +180,11 @@ pub(crate) async fn load_value(value: Value, storage: &dyn Storage) -> Result<Va
     if ids.is_empty() {
         return Ok(value);
     }
+    ids.sort_unstable();
+    ids.dedup();
     let mut blobs = FxHashMap::default();
     for id in ids {
-        if !blobs.contains_key(&id) {
-            blobs.insert(id, storage.blob(&id).await?);
-        }
+        blobs.insert(id, storage.blob(&id).await?);
     }
     Ok(value.with_blobs(&|id| blobs.get(&id).cloned()))
 }
