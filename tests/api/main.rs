@@ -15,5 +15,4 @@ mod lone_body;
 mod looking;
 mod resources;
 mod returns;
-mod spans;
 mod values;

@@ -1,4 +1,7 @@
-//! What a subscriber of `tracing` sees of a run and its steps.
+//! What a subscriber of `tracing` sees of a run and its steps. In a process of its own: which spans anybody wants to see is
+//! remembered for all threads, and tests beside this one want none.
+
+#![expect(clippy::unwrap_used, reason = "these are tests")]
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
