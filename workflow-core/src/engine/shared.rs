@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) blocking_permits: Arc<Semaphore>,
     pub(super) max_running_runs: usize,
     pub(super) max_pending_runs: usize,
+    /// A journal with fewer bytes than this is not compacted.
+    pub(crate) compact_above: u64,
     pub(crate) committer: Committer,
     pub(super) timers: mpsc::UnboundedSender<Wake>,
     pub(super) random: Mutex<fastrand::Rng>,

@@ -45,8 +45,8 @@ use crew::Member;
 use mail::Mailbox;
 use steps::Steps;
 
-/// A journal with fewer bytes than this is not compacted.
-const MIN_COMPACTION_BYTES: u64 = 1 << 20;
+/// A journal with fewer bytes than this is not compacted, where nothing says otherwise.
+pub(crate) const COMPACT_ABOVE: u64 = 1 << 20;
 /// A journal is compacted when it has so many times the bytes that a snapshot would: each byte is then rewritten a bounded
 /// number of times, however long the run is.
 const COMPACTION_FACTOR: u64 = 4;
@@ -450,7 +450,8 @@ impl RunTask {
         let snapshot_bytes = self.run.live_bytes().max(self.snapshot_bytes);
         // What is counted is about what is written: a snapshot that may not fit into an entry is none.
         snapshot_bytes < MAX_PLAN_BYTES
-            && self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * snapshot_bytes
+            && self.record.journal_bytes
+                > self.shared.compact_above + COMPACTION_FACTOR * snapshot_bytes
             && self.opening.is_none()
             && self.run.is_active()
     }
