@@ -419,7 +419,11 @@ impl RunTask {
             self.happened.shrink_to(64);
         }
         self.stop_steps();
-        let is_idle = self.steps.is_idle() && self.happened.is_empty() && !self.is_shutting_down;
+        // A child that is being begun or looked at says what became of it before the run ends: nothing is heard afterwards.
+        let is_idle = self.steps.is_idle()
+            && self.happened.is_empty()
+            && self.n_looking == 0
+            && !self.is_shutting_down;
         let mut settled = self.run.settle(is_idle);
         if let Settled::By(event) = settled {
             write(&mut entry, &event)?;
