@@ -437,6 +437,9 @@ impl RunTask {
             Settled::Stopped => StoredStatus::Suspended,
             _ => StoredStatus::Running,
         };
+        if status == StoredStatus::Canceled {
+            consumed.extend(self.mailbox.take_abandoned());
+        }
         if entry.is_empty() && consumed.is_empty() && status == self.record.status {
             return Ok(());
         }
