@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Committed, Epoch, NodeId, RunId, RunRecord, RunWrite, SendOutcome, Storage, StorageError,
-    Timestamp,
+    Committed, Epoch, NodeId, Parent, RunId, RunRecord, RunWrite, SendOutcome, Storage,
+    StorageError, Timestamp,
 };
 use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -21,6 +21,7 @@ use crate::executor::{CommitRequest, Committer, Reply, RunMessage, RunSender, Wa
 use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::resource::Resources;
+use crate::run::StepId;
 use crate::status::{Progress, Status};
 use crate::step::StepDef;
 use crate::value::Value;
@@ -401,8 +402,23 @@ impl Shared {
         self.unpark(id);
     }
 
+    /// A child run is not driven any more, and has not ended: its parent, if it is this engine's, looks after it.
+    fn child_was_lost(self: &Arc<Self>, parent: &Parent) {
+        if let Some((SeatState::Active(messages, _), _)) = self.roster().seats.get(&parent.run) {
+            let step = StepId(parent.step);
+            return drop(messages.send(RunMessage::ChildWasLost(step)));
+        }
+        self.unpark(parent.run.clone());
+    }
+
     /// A run's task is over.
-    pub(crate) fn leave(self: &Arc<Self>, id: &RunId, seat: &Arc<Seat>, ended: Ended) {
+    pub(crate) fn leave(
+        self: &Arc<Self>,
+        id: &RunId,
+        parent: Option<&Parent>,
+        seat: &Arc<Seat>,
+        ended: Ended,
+    ) {
         {
             let mut roster = self.roster();
             if roster
@@ -424,6 +440,9 @@ impl Shared {
             if is_lost {
                 roster.lost.insert(id.clone());
             }
+        }
+        if let (Ended::Interrupted(_), Some(parent)) = (&ended, parent) {
+            self.child_was_lost(parent);
         }
         seat.ended.send_replace(Some(ended));
         self.give_place_back();

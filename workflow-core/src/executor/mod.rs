@@ -69,6 +69,8 @@ pub(crate) enum RunMessage {
     },
     /// How a child run was found.
     Child { step: StepId, found: Box<Found> },
+    /// The task of a child run is gone, and the child has not ended: its store failed.
+    ChildWasLost(StepId),
     /// There is mail.
     Mail,
     /// What became of the commit that was under way.
@@ -216,7 +218,8 @@ impl RunTask {
         match exit {
             Exit::Ended(ended) => {
                 debug!(run = %self.id, ?ended, "run left the engine");
-                self.shared.leave(&self.id, &self.seat, ended);
+                let parent = self.record.parent.as_ref();
+                self.shared.leave(&self.id, parent, &self.seat, ended);
             }
             Exit::Parked(wake_at) => {
                 debug!(run = %self.id, "run waits outside memory");
@@ -324,6 +327,7 @@ impl RunTask {
                     return Some(self.lost(ended));
                 }
             }
+            RunMessage::ChildWasLost(step) => self.look_after_child(step),
             RunMessage::Mail => self.mailbox.arrived(),
             RunMessage::Committed(written) => match *written {
                 Ok(WriteOutcome::Written) => {
