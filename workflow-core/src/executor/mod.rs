@@ -67,8 +67,12 @@ pub(crate) enum RunMessage {
         execution: u64,
         outcome: Outcome,
     },
-    /// How a child run was found.
-    Child { step: StepId, found: Box<Found> },
+    /// How a child run was found, which was known to be there or was to be begun.
+    Child {
+        step: StepId,
+        had_begun: bool,
+        found: Box<Found>,
+    },
     /// The task of a child run is gone, and the child has not ended: its store failed.
     ChildWasLost(StepId),
     /// There is mail.
@@ -104,6 +108,8 @@ pub(crate) struct RunTask {
     mailbox: Mailbox,
     /// How many child runs are being begun or looked at.
     n_looking: usize,
+    /// How many of them are not known to be there.
+    n_beginning: usize,
     /// Runs that are to be canceled once the commit under way is durable.
     to_cancel: Vec<RunId>,
     /// When the run leaves memory if it hears nothing until then.
@@ -181,6 +187,7 @@ impl RunTask {
             steps: Steps::default(),
             mailbox: Mailbox::default(),
             n_looking: 0,
+            n_beginning: 0,
             to_cancel: Vec::new(),
             lingers_until: None,
             lone: None,
@@ -232,12 +239,14 @@ impl RunTask {
 
     async fn drive_on(&mut self) -> Next {
         loop {
-            if self.committing.is_none() {
+            if self.may_fold() {
                 if let Err(ended) = self.read_mail().await {
                     return Next::Exit(self.lost(ended));
                 }
                 // A body that was dropped without anybody asking for it is tried again.
                 self.allow_ready();
+            }
+            if self.may_fold() {
                 match self.fold_and_commit() {
                     Ok(()) => {}
                     Err(Impossible(what)) => {
@@ -258,7 +267,7 @@ impl RunTask {
             let timer = self
                 .run
                 .next_timer()
-                .filter(|_| self.run.is_active() && self.committing.is_none());
+                .filter(|_| self.run.is_active() && self.may_fold());
             if let Some(body) = self.lone.take() {
                 if self.steps.is_one() && self.committing.is_none() && timer.is_none() {
                     return Next::Lone(body);
@@ -302,6 +311,12 @@ impl RunTask {
         }
     }
 
+    /// Whether what happened may be folded: not while a commit is under way, nor while a child is being begun. What happens may
+    /// make the child unneeded, and one that is not there yet cannot be told so; a crash after it came to be would leave it alone.
+    fn may_fold(&self) -> bool {
+        self.committing.is_none() && self.n_beginning == 0
+    }
+
     fn take(&mut self, message: RunMessage) -> Option<Exit> {
         match message {
             RunMessage::Ended {
@@ -322,8 +337,12 @@ impl RunTask {
                     }
                 }
             }
-            RunMessage::Child { step, found } => {
-                if let Err(ended) = self.child_found(step, *found) {
+            RunMessage::Child {
+                step,
+                had_begun,
+                found,
+            } => {
+                if let Err(ended) = self.child_found(step, had_begun, *found) {
                     return Some(self.lost(ended));
                 }
             }
