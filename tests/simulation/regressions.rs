@@ -276,3 +276,33 @@ fn a_child_that_lost_a_race_before_it_was_there_is_canceled_after_a_crash() {
         assert_eq!(world.ledger.violations(), Vec::<String>::new());
     });
 }
+
+/// It was lost, without a word to its parent, when it could not be read as its turn in the queue came.
+#[test]
+fn a_child_that_could_not_be_read_is_read_again() {
+    for nth in 1..=8 {
+        block_on(async {
+            let mut world = World::new(1);
+            let limits = Limits {
+                runs: Some(1),
+                ..Limits::default()
+            };
+            let engine = world.open(limits).await.engine;
+            let workflow = parent_of(Prog::Leaf(spec(1))).build("");
+            world
+                .faulty
+                .inject(Fault::at(Call::Read, nth, Effect::Fail));
+            let handle = engine.start("r", &workflow).await.unwrap();
+            let ended = tokio::time::timeout(Duration::from_secs(3600), handle).await;
+            match ended {
+                Ok(Ok(out)) => assert_eq!(out.value, 101_000),
+                // The parent itself could not be read.
+                Ok(Err(_)) => {
+                    assert_eq!(engine.run("r", &workflow).await.unwrap().value, 101_000);
+                }
+                Err(_) => panic!("read {nth}: it hangs"),
+            }
+            assert_eq!(world.ledger.violations(), Vec::<String>::new());
+        });
+    }
+}

@@ -105,7 +105,7 @@ impl Seat {
             .send_if_modified(|shown| std::mem::replace(shown, progress) != progress);
     }
 
-    fn is_watched(&self) -> bool {
+    pub(super) fn is_watched(&self) -> bool {
         self.ended.receiver_count() + self.progress.receiver_count() > 0
     }
 }
