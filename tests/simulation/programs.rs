@@ -397,7 +397,13 @@ impl Prog {
 
     /// Whether any part of it fails until all that is broken is mended.
     pub(crate) fn is_broken(&self) -> bool {
-        self.spec().is_broken || self.parts().iter().any(Self::is_broken)
+        let readers: &[Spec] = match self {
+            Self::First(_, readers, ..) | Self::Race(_, readers, ..) => readers,
+            _ => &[],
+        };
+        self.spec().is_broken
+            || readers.iter().any(|spec| spec.is_broken)
+            || self.parts().iter().any(Self::is_broken)
     }
 
     /// Whether it may come to need no more what it began.

@@ -329,8 +329,9 @@ impl Sim {
         let effect = match rng.u8(..16) {
             0..=3 => Effect::Fail,
             4..=7 => Effect::FailAfter,
+            // A batch is atomic: what is torn apart are runs that have nothing to say to each other.
             8..=9 => Effect::tear(move |run| {
-                let n = run.as_str().as_bytes().last().map_or(0, |byte| byte % 8);
+                let n = run.as_str().as_bytes().get(1).map_or(0, |byte| byte % 8);
                 picked & (1 << n) != 0
             }),
             10..=11 => Effect::Delay,
