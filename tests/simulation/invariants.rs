@@ -171,6 +171,7 @@ pub(crate) async fn unknown_is_not_found(world: &World, opened: &Opened) {
         engine.resume::<Out>(id).await.map(drop),
         engine.metadata(id).await.map(drop),
         engine.step_output::<Out>(id, "n1").await.map(drop),
+        engine.send_event(id, "e0", &0).await,
     ];
     for (at, said) in said.into_iter().enumerate() {
         match said {

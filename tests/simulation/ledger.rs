@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::post::Post;
 use keepstep::storage::{
     Batch, BlobId, Committed, Epoch, Expect, NodeId, RunId, RunRecord, StoredStatus, ValueKey,
     WriteOutcome,
@@ -26,6 +27,15 @@ pub(crate) enum Came {
     Failed,
 }
 
+/// What a step was given that might have been something else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Saw {
+    /// Which of several came first; `None` for a failure.
+    pub(crate) place: Option<usize>,
+    /// The token of its result.
+    pub(crate) what: String,
+}
+
 #[derive(Debug)]
 struct Token {
     step: String,
@@ -42,8 +52,8 @@ struct StepLog {
     done: Option<u32>,
     /// Durable failures since the step last began afresh.
     failures: u32,
-    /// Executions that ended without a token: dropped, or out of time.
-    cut_short: u32,
+    /// Executions that ended without a token, dropped or out of time; and failures that may or may not count any more.
+    uncertain: u32,
 }
 
 /// What the store holds of one run.
@@ -68,6 +78,9 @@ struct State {
     steps: BTreeMap<String, StepLog>,
     runs: BTreeMap<RunId, Stored>,
     nodes: BTreeMap<NodeId, usize>,
+    /// What readers saw, by run, incarnation and label of what they read.
+    saw: BTreeMap<String, Saw>,
+    post: Post,
     violations: Vec<String>,
     n_bodies: u64,
     n_fenced: u64,
@@ -158,6 +171,46 @@ impl Ledger {
             .all(|id| state.durable.contains(id))
     }
 
+    /// A body is given something that what is labelled so decides: all who read that must see the same.
+    pub(crate) fn saw(&self, label: u32, saw: Saw) {
+        let context = keepstep::context();
+        let key = key_of_run(&context.idempotency_key(), label);
+        let mut state = self.state();
+        let first = state.saw.entry(key.clone()).or_insert_with(|| saw.clone());
+        if *first != saw {
+            let what = format!("a reader of {key} sees {saw:?}, another one saw {first:?}");
+            state.violated(what);
+        }
+    }
+
+    /// What the readers saw of what is labelled so in a run that is stored.
+    pub(crate) fn what_was_seen(&self, run: &str, label: u32) -> Option<Saw> {
+        let incarnation = self.stored(run, |stored| stored.record.incarnation)?;
+        let key = key_of_run(&format!("{run}/{incarnation:016x}/"), label);
+        self.state().saw.get(&key).cloned()
+    }
+
+    /// A body is given the message with this text.
+    pub(crate) fn uses(&self, text: &str) {
+        let context = keepstep::context();
+        let step = context.idempotency_key();
+        let incarnation = self.stored(context.run_id(), |stored| stored.record.incarnation);
+        let of_run = |incarnation| format!("{}/{incarnation:016x}/", context.run_id());
+        if !incarnation.is_some_and(|incarnation| step.starts_with(&of_run(incarnation))) {
+            // The run was deleted, which its engine does not know yet.
+            return;
+        }
+        let mut state = self.state();
+        if let Err(what) = state.post.uses(text, &step) {
+            state.violated(what);
+        }
+    }
+
+    /// Looks at the messages.
+    pub(crate) fn post<R>(&self, look: impl FnOnce(&mut Post) -> R) -> R {
+        look(&mut self.state().post)
+    }
+
     /// A body begins. `inputs` are texts with the tokens of all that it depends on.
     pub(crate) fn begin(
         self: &Arc<Self>,
@@ -182,7 +235,7 @@ impl Ledger {
         let log = state.steps.entry(step.clone()).or_default();
         let is_first = log.label == 0;
         (log.label, log.retries) = (label, retries);
-        let (done, failures, cut_short) = (log.done, log.failures, log.cut_short);
+        let (done, failures, uncertain) = (log.done, log.failures, log.uncertain);
         let owner = state.runs.get(&run).map(|stored| {
             let engine = stored.record.owner.and_then(|node| state.nodes.get(&node));
             (engine.copied(), stored.record.status)
@@ -198,9 +251,9 @@ impl Ledger {
                 state.violated(format!("6: {step} begins in a run that is {status:?}"));
             }
             let failed = context.attempt() - 1;
-            if failed < failures || failed > failures + cut_short {
+            if failed < failures || failed > failures + uncertain {
                 state.violated(format!(
-                    "5: {step} counts {failed} failed attempts; {failures} are durable, {cut_short} were cut short (first: {is_first})"
+                    "5: {step} counts {failed} failed attempts; {failures} are durable, {uncertain} may count (first: {is_first})"
                 ));
             }
         }
@@ -279,6 +332,14 @@ impl Ledger {
                 }
             }
             found.into_iter().for_each(|id| state.is_durable(id));
+            for what in state.post.consumed(&write.run, &write.consumed) {
+                state.violated(what);
+            }
+        }
+        for (message, outcome) in batch.messages.iter().zip(&committed.messages) {
+            if let Err(what) = state.post.arrived(message, *outcome) {
+                state.violated(what);
+            }
         }
     }
 
@@ -316,6 +377,7 @@ impl Ledger {
     pub(crate) fn deleted(&self, run: &RunId) {
         let mut state = self.state();
         state.runs.remove(run);
+        state.post.deleted(run);
         state.has_deleted = true;
     }
 
@@ -357,8 +419,8 @@ impl State {
             // It was resumed: what failed for good begins afresh, also what did so while the run was being suspended.
             let incarnation = format!("{run}/{:016x}/", to.incarnation);
             for (step, log) in &mut self.steps {
-                if step.starts_with(&incarnation) && log.failures > log.retries {
-                    log.failures = 0;
+                if step.starts_with(&incarnation) && log.failures + log.uncertain > log.retries {
+                    log.uncertain += std::mem::take(&mut log.failures);
                 }
             }
         }
@@ -418,9 +480,15 @@ impl Drop for Execution {
         if !self.has_ended
             && let Some(log) = self.ledger.state().steps.get_mut(&self.step)
         {
-            log.cut_short += 1;
+            log.uncertain += 1;
         }
     }
+}
+
+/// What is labelled so, in the incarnation of the run that this step key is of.
+fn key_of_run(step: &str, label: u32) -> String {
+    let run = step.rsplit_once('/').map_or(step, |(run, _)| run);
+    format!("{run}/{label}")
 }
 
 fn fnv(hash: u64, text: &str) -> u64 {

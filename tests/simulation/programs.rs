@@ -1,12 +1,14 @@
-//! Programs: trees that say what each step does, the workflows made of them, and what they come to by direct interpretation.
+//! Programs: trees that say what each step does, and the workflows made of them. `oracle.rs` says what they come to, `maker.rs`
+//! makes random ones.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::{Came, Ledger};
+use crate::ledger::{Came, Ledger, Saw};
 
 /// Longer than what is kept in a journal.
 const BIG: usize = 70 << 10;
@@ -25,7 +27,27 @@ pub(crate) enum Prog {
     Loop(Spec, u32),
     /// Goes on whatever the inner one comes to.
     Catch(Spec, Box<Prog>),
+    /// A step after a sleep of so many milliseconds.
+    Nap(Spec, u64),
+    /// A step after another one, whose result it does not use.
+    After(Spec, Box<Prog>),
+    /// The first of several, read by two steps.
+    First(Spec, [Spec; 2], Vec<Prog>, Limit),
+    /// One against a sleep of so many milliseconds, read by two steps.
+    Race(Spec, [Spec; 2], Box<Prog>, u64),
+    /// A list of all, and a step that takes it.
+    All(Spec, Vec<Prog>, Limit),
+    /// A step that takes a message of this name.
+    Event(Spec, String, Limit),
+    /// A run of this id, and a step that takes its output.
+    Child(Spec, String, Box<Prog>, Limit),
 }
+
+/// How many milliseconds a wait may take.
+pub(crate) type Limit = Option<u64>;
+
+/// What a race yields when the clock wins.
+pub(crate) const CLOCK: i64 = 7;
 
 /// What one step does.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -38,6 +60,8 @@ pub(crate) struct Spec {
     /// It fails by a panic.
     pub(crate) panics: bool,
     pub(crate) sleeps_ms: u64,
+    /// How many milliseconds an attempt may take; 0 for as many as it wants.
+    pub(crate) limit_ms: u64,
     /// It takes its token, and ends early when it is told to stop.
     pub(crate) is_polite: bool,
     pub(crate) is_volatile: bool,
@@ -60,6 +84,13 @@ pub(crate) struct Out {
     padding: String,
 }
 
+/// What a user sends.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Message {
+    /// Tells which one it is.
+    pub(crate) text: String,
+}
+
 /// What an engine gives to the steps: which engine it is, and the ledger.
 #[derive(Debug, Clone)]
 pub(crate) struct Probe {
@@ -70,6 +101,19 @@ pub(crate) struct Probe {
 impl Probe {
     /// The body of every step: the token of its result, or what it fails with.
     async fn act(&self, spec: &Spec, inputs: &[&str]) -> Result<String, String> {
+        self.act_on(spec, inputs, None).await
+    }
+
+    /// The body of a step that may be given one thing or another: `saw` is which, and the label of what decides that.
+    async fn act_on(
+        &self,
+        spec: &Spec,
+        inputs: &[&str],
+        saw: Option<(u32, Saw)>,
+    ) -> Result<String, String> {
+        if let Some((label, saw)) = saw {
+            self.ledger.saw(label, saw);
+        }
         let mut inputs = inputs.to_vec();
         inputs.push(&spec.origin);
         let (label, retries) = (spec.label, spec.retries);
@@ -182,11 +226,72 @@ async fn recover(
         Ok(out) => (&out.token, out.value),
         Err(error) => (&error.message, -1),
     };
-    let token = probe.act(&spec, &[input]).await?;
+    let saw = Saw {
+        place: of.as_ref().ok().map(|_| 0),
+        what: String::new(),
+    };
+    let saw = Some((spec.label, saw));
+    let token = probe.act_on(&spec, &[input], saw).await?;
     Ok(out(&spec, value + value_of(&spec), token))
 }
 
-fn value_of(spec: &Spec) -> i64 {
+#[step(backoff = "20ms..1s")]
+async fn woken(spec: Spec, _slept: (), #[resource] probe: &Probe) -> Result<Out, String> {
+    let token = probe.act(&spec, &[]).await?;
+    Ok(out(&spec, value_of(&spec), token))
+}
+
+#[step(backoff = "20ms..1s")]
+async fn one(spec: Spec, of: Out, #[resource] probe: &Probe) -> Result<Out, String> {
+    let token = probe.act(&spec, &[&of.token]).await?;
+    Ok(out(&spec, of.value + value_of(&spec), token))
+}
+
+/// Reads what the race of this label came to.
+#[step(backoff = "8s..20s")]
+async fn reader(
+    spec: Spec,
+    race: u32,
+    first: (usize, Out),
+    #[resource] probe: &Probe,
+) -> Result<Out, String> {
+    let (place, of) = first;
+    let saw = Saw {
+        place: Some(place),
+        what: of.token.clone(),
+    };
+    let token = probe.act_on(&spec, &[&of.token], Some((race, saw))).await?;
+    Ok(out(&spec, of.value, token))
+}
+
+/// Reads what the race of this label against the clock came to.
+#[step(backoff = "8s..20s")]
+async fn clock_reader(
+    spec: Spec,
+    race: u32,
+    first: Either<Out, ()>,
+    #[resource] probe: &Probe,
+) -> Result<Out, String> {
+    let (place, value, of) = match first {
+        Either::Left(of) => (0, of.value, of.token),
+        Either::Right(()) => (1, CLOCK, String::new()),
+    };
+    let saw = Saw {
+        place: Some(place),
+        what: of.clone(),
+    };
+    let token = probe.act_on(&spec, &[&of], Some((race, saw))).await?;
+    Ok(out(&spec, value, token))
+}
+
+#[step(backoff = "20ms..1s")]
+async fn told(spec: Spec, message: Message, #[resource] probe: &Probe) -> Result<Out, String> {
+    probe.ledger.uses(&message.text);
+    let token = probe.act(&spec, &[]).await?;
+    Ok(out(&spec, value_of(&spec), token))
+}
+
+pub(crate) fn value_of(spec: &Spec) -> i64 {
     i64::from(spec.label) * 1000
 }
 
@@ -213,9 +318,36 @@ impl Prog {
             Self::Expand(_, into) => expand(spec, (**into).clone()),
             Self::Loop(_, rounds) => round(spec, *rounds, 0),
             Self::Catch(_, of) => recover(spec, of.build(origin).catch()),
+            Self::Nap(_, ms) => woken(spec, sleep(millis(*ms))),
+            Self::After(_, of) => leaf(spec).after(&of.build(origin)),
+            Self::First(_, readers, of, limit) => {
+                let label = spec.label;
+                let of = of.iter().map(|prog| prog.build(origin));
+                let first = within(select(of), *limit);
+                let [a, b] = readers.each_ref().map(|of| {
+                    let workflow = reader(with_origin(of), label, &first);
+                    of.options(workflow)
+                });
+                pair(spec, a, b)
+            }
+            Self::Race(_, readers, of, ms) => {
+                let label = spec.label;
+                let first = race(of.build(origin), sleep(millis(*ms)));
+                let [a, b] = readers.each_ref().map(|of| {
+                    let workflow = clock_reader(with_origin(of), label, &first);
+                    of.options(workflow)
+                });
+                pair(spec, a, b)
+            }
+            Self::All(_, of, limit) => {
+                let of = of.iter().map(|prog| prog.build(origin));
+                gather(spec, within(all(of), *limit))
+            }
+            Self::Event(_, name, limit) => told(spec, within(event(name), *limit)),
+            Self::Child(_, id, of, limit) => one(spec, within(child(id, of.build(origin)), *limit)),
         };
         let spec = self.spec();
-        let workflow = workflow.retries(spec.retries);
+        let workflow = spec.options(workflow);
         if spec.is_named {
             workflow.name(spec.name())
         } else {
@@ -230,45 +362,82 @@ impl Prog {
             | Self::Twice(spec, _)
             | Self::Expand(spec, _)
             | Self::Loop(spec, _)
-            | Self::Catch(spec, _) => spec,
+            | Self::Catch(spec, _)
+            | Self::Nap(spec, _)
+            | Self::After(spec, _)
+            | Self::First(spec, ..)
+            | Self::Race(spec, ..)
+            | Self::All(spec, ..)
+            | Self::Event(spec, ..)
+            | Self::Child(spec, ..) => spec,
         }
     }
 
-    /// What the program comes to, when all that was broken is mended; `None` if it fails.
-    pub(crate) fn value(&self) -> Option<i64> {
-        let spec = self.spec();
-        if spec.fails > spec.retries {
-            return None;
-        }
-        let own = value_of(spec);
+    /// What it directly consists of.
+    pub(crate) fn parts(&self) -> &[Self] {
         match self {
-            Self::Leaf(_) => Some(own),
-            Self::Gather(_, of) => {
-                let of: Option<Vec<i64>> = of.iter().map(Self::value).collect();
-                Some(of?.iter().sum::<i64>() + own)
-            }
-            Self::Twice(_, of) => Some(2 * of.value()? + own),
-            Self::Expand(_, into) => into.value(),
-            Self::Loop(_, rounds) => Some((1..=i64::from(*rounds)).sum()),
-            Self::Catch(_, of) => Some(of.value().unwrap_or(-1) + own),
+            Self::Leaf(_) | Self::Loop(..) | Self::Nap(..) | Self::Event(..) => &[],
+            Self::Gather(_, of) | Self::First(_, _, of, _) | Self::All(_, of, _) => of,
+            Self::Twice(_, of)
+            | Self::Expand(_, of)
+            | Self::Catch(_, of)
+            | Self::After(_, of)
+            | Self::Race(_, _, of, _)
+            | Self::Child(_, _, of, _) => std::slice::from_ref(of),
         }
     }
 
-    /// Whether every part of it succeeds, so that all of them run.
-    pub(crate) fn is_sure(&self) -> bool {
-        let mut is_sure = true;
-        self.each(&mut |part| is_sure &= part.value().is_some());
-        is_sure
-    }
-
-    /// Every part of the program.
+    /// Every part of the program that belongs to the same run.
     pub(crate) fn each(&self, visit: &mut dyn FnMut(&Self)) {
         visit(self);
-        match self {
-            Self::Leaf(_) | Self::Loop(..) => {}
-            Self::Gather(_, of) => of.iter().for_each(|prog| prog.each(visit)),
-            Self::Twice(_, of) | Self::Expand(_, of) | Self::Catch(_, of) => of.each(visit),
+        if !matches!(self, Self::Child(..)) {
+            self.parts().iter().for_each(|part| part.each(visit));
         }
+    }
+
+    /// Whether any part of it fails until all that is broken is mended.
+    pub(crate) fn is_broken(&self) -> bool {
+        let readers: &[Spec] = match self {
+            Self::First(_, readers, ..) | Self::Race(_, readers, ..) => readers,
+            _ => &[],
+        };
+        self.spec().is_broken
+            || readers.iter().any(|spec| spec.is_broken)
+            || self.parts().iter().any(Self::is_broken)
+    }
+
+    /// Whether it may come to need no more what it began.
+    pub(crate) fn may_abandon(&self) -> bool {
+        let limit = match self {
+            Self::First(..) | Self::Race(..) | Self::Catch(..) => return true,
+            Self::All(_, _, limit) | Self::Child(_, _, _, limit) => *limit,
+            _ => None,
+        };
+        limit.is_some() || self.parts().iter().any(Self::may_abandon)
+    }
+
+    /// How many messages of which name it may wait for.
+    pub(crate) fn waits_for(&self) -> BTreeMap<String, usize> {
+        let mut waits = BTreeMap::new();
+        self.each(&mut |part| {
+            if let Self::Event(_, name, _) = part {
+                *waits.entry(name.clone()).or_default() += 1;
+            }
+        });
+        waits
+    }
+
+    /// The program of each run that it starts in turn, outermost first.
+    pub(crate) fn children(&self) -> Vec<(String, Self)> {
+        let mut found = Vec::new();
+        self.each(&mut |part| {
+            if let Self::Child(_, id, of, _) = part {
+                found.push((id.clone(), (**of).clone()));
+            }
+        });
+        let deeper: Vec<_> = found.iter().flat_map(|(_, of)| of.children()).collect();
+        found.extend(deeper);
+        found
     }
 }
 
@@ -276,100 +445,23 @@ impl Spec {
     pub(crate) fn name(&self) -> String {
         format!("n{}", self.label)
     }
+
+    fn options(&self, workflow: Workflow<Out>) -> Workflow<Out> {
+        let workflow = workflow.retries(self.retries);
+        match self.limit_ms {
+            0 => workflow,
+            ms => workflow.timeout(millis(ms)),
+        }
+    }
 }
 
-/// Where a part of a program stands.
-#[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    /// Another step takes what it yields.
-    is_input: bool,
-    is_caught: bool,
+fn within<T>(workflow: Workflow<T>, limit: Limit) -> Workflow<T> {
+    match limit {
+        None => workflow,
+        Some(ms) => workflow.timeout(millis(ms)),
+    }
 }
 
-/// Makes random programs.
-#[derive(Debug)]
-pub(crate) struct Maker<'a> {
-    pub(crate) rng: &'a mut fastrand::Rng,
-    labels: u32,
-    /// How many more steps the program may have.
-    room: u32,
-}
-
-impl<'a> Maker<'a> {
-    pub(crate) fn new(rng: &'a mut fastrand::Rng) -> Self {
-        let room = rng.u32(1..20);
-        Self {
-            rng,
-            labels: 0,
-            room,
-        }
-    }
-
-    /// A program.
-    pub(crate) fn program(&mut self) -> Prog {
-        self.prog(4, Place::default())
-    }
-
-    fn prog(&mut self, depth: u32, place: Place) -> Prog {
-        let leaf = self.spec(place);
-        let spec = Spec {
-            is_volatile: false,
-            ..leaf.clone()
-        };
-        self.room = self.room.saturating_sub(1);
-        if depth == 0 || self.room == 0 {
-            return Prog::Leaf(leaf);
-        }
-        let inner = |maker: &mut Self, place| Box::new(maker.prog(depth - 1, place));
-        let input = Place {
-            is_input: true,
-            ..place
-        };
-        let caught = Place {
-            is_input: true,
-            is_caught: true,
-        };
-        match self.rng.u8(..10) {
-            0 | 1 => Prog::Leaf(leaf),
-            2..=4 => {
-                let width = self.rng.usize(1..=6);
-                Prog::Gather(
-                    spec,
-                    (0..width).map(|_| self.prog(depth - 1, input)).collect(),
-                )
-            }
-            5 => Prog::Twice(spec, inner(self, input)),
-            6 | 7 => Prog::Expand(spec, inner(self, place)),
-            8 => Prog::Loop(spec, self.rng.u32(0..6)),
-            _ => Prog::Catch(spec, inner(self, caught)),
-        }
-    }
-
-    fn spec(&mut self, place: Place) -> Spec {
-        self.labels += 1;
-        let rng = &mut *self.rng;
-        let retries = rng.u32(0..4);
-        let is_volatile = rng.u8(..6) == 0;
-        let fails = match rng.u8(..20) {
-            0..=13 => 0,
-            14..=18 => rng.u32(0..=retries),
-            _ => retries + 1,
-        };
-        Spec {
-            label: self.labels,
-            fails,
-            retries,
-            panics: rng.u8(..4) == 0,
-            sleeps_ms: if rng.bool() { 0 } else { rng.u64(0..400) },
-            is_polite: rng.bool(),
-            is_volatile,
-            is_patient: rng.u8(..6) == 0,
-            // Who waits for a run would read its long output, and several do that in no certain order.
-            is_big: place.is_input && !is_volatile && rng.u8(..40) == 0,
-            is_named: rng.u8(..4) == 0,
-            // What is caught must come to the same before and after it is mended.
-            is_broken: !place.is_caught && rng.u8(..60) == 0,
-            origin: String::new(),
-        }
-    }
+fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
 }

@@ -169,3 +169,140 @@ fn who_asks_for_a_run_during_a_shutdown_is_told_of_it() {
         assert!(matches!(told, Err(Error::ShutDown)), "{told:?}");
     });
 }
+
+/// A child whose root is this, of a parent that takes its output.
+fn parent_of(inner: Prog) -> Prog {
+    Prog::Child(spec(100), "c".to_owned(), Box::new(inner), None)
+}
+
+/// It looked at its child twice, and what the second look found came when its end was written and nothing was to happen any
+/// more: its task waited forever.
+#[test]
+fn a_parent_ends_although_it_still_looks_at_its_child() {
+    for nth in 1..=12 {
+        block_on(async {
+            let mut world = World::new(1);
+            let engine = world.open(Limits::default()).await.engine;
+            let patient = Spec {
+                fails: 1,
+                retries: 1,
+                is_patient: true,
+                ..spec(1)
+            };
+            let workflow = parent_of(Prog::Leaf(patient)).build("");
+            let handle = engine.start("r", &workflow).await.unwrap();
+            // Both have left memory.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            world
+                .faulty
+                .inject(Fault::at(Call::Read, nth, Effect::Delay));
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            world.faulty.heal();
+            world.faulty.release_held();
+            let ended = tokio::time::timeout(Duration::from_secs(3600), handle).await;
+            assert_eq!(ended.expect("it hangs").unwrap().value, 101_000);
+            assert_eq!(world.ledger.violations(), Vec::<String>::new());
+        });
+    }
+}
+
+/// The child that could not be written was nobody's any more, or its end was stored and its parent was not told: who waited for
+/// the parent waited forever.
+#[test]
+fn who_waits_for_a_parent_is_told_when_its_child_could_not_be_written() {
+    let effects: [fn() -> Effect; 2] = [|| Effect::Fail, || Effect::FailAfter];
+    for (effect, nth) in effects
+        .into_iter()
+        .flat_map(|effect| (1..=8).map(move |nth| (effect, nth)))
+    {
+        block_on(async {
+            let mut world = World::new(1);
+            let engine = world.open(Limits::default()).await.engine;
+            let slow = |label| Spec {
+                sleeps_ms: 20_000,
+                ..spec(label)
+            };
+            let inner = Prog::Gather(slow(1), vec![Prog::Leaf(slow(2))]);
+            let workflow = parent_of(inner).build("");
+            let handle = engine.start("r", &workflow).await.unwrap();
+            world.faulty.inject(Fault::at(Call::Commit, nth, effect()));
+            let ended = tokio::time::timeout(Duration::from_secs(3600), handle).await;
+            match ended {
+                Ok(Ok(out)) => assert_eq!(out.value, 103_000),
+                Ok(Err(Error::Interrupted { .. })) => {
+                    assert_eq!(engine.run("r", &workflow).await.unwrap().value, 103_000);
+                }
+                other => panic!("commit {nth}: {other:?}"),
+            }
+            assert_eq!(world.ledger.violations(), Vec::<String>::new());
+        });
+    }
+}
+
+/// It came to be after the message that it was not needed, and the process died before it was canceled.
+#[test]
+fn a_child_that_lost_a_race_before_it_was_there_is_canceled_after_a_crash() {
+    block_on(async {
+        let mut world = World::new(1);
+        let opened = world.open(Limits::default()).await;
+        let readers = [spec(101), spec(102)];
+        let slow = Spec {
+            sleeps_ms: 60_000,
+            ..spec(1)
+        };
+        let lost = Box::new(parent_of(Prog::Leaf(slow)));
+        let workflow = Prog::Race(spec(103), readers, lost, 20).build("");
+        // The look whether the child is there waits, and then the commit that makes it.
+        world.faulty.inject(Fault::at(Call::Read, 2, Effect::Delay));
+        drop(opened.engine.start("r", &workflow).await.unwrap());
+        a_while().await;
+        let before = world.faulty.calls(Call::Commit);
+        world
+            .faulty
+            .inject(Fault::next(Call::Commit, Effect::DelayAfter));
+        world.faulty.release_held();
+        while world.faulty.calls(Call::Commit) == before {
+            tokio::task::yield_now().await;
+        }
+        opened.crash();
+        world.faulty.release_held();
+        let engine = world.open(Limits::default()).await.engine;
+        assert_eq!(engine.run("r", &workflow).await.unwrap().value, 103_014);
+        let child = match engine.resume::<Out>("c").await {
+            Ok(child) => child.await,
+            Err(error) => Err(error),
+        };
+        assert!(matches!(child, Err(Error::Canceled { .. })), "{child:?}");
+        assert_eq!(world.ledger.violations(), Vec::<String>::new());
+    });
+}
+
+/// It was lost, without a word to its parent, when it could not be read as its turn in the queue came.
+#[test]
+fn a_child_that_could_not_be_read_is_read_again() {
+    for nth in 1..=8 {
+        block_on(async {
+            let mut world = World::new(1);
+            let limits = Limits {
+                runs: Some(1),
+                ..Limits::default()
+            };
+            let engine = world.open(limits).await.engine;
+            let workflow = parent_of(Prog::Leaf(spec(1))).build("");
+            world
+                .faulty
+                .inject(Fault::at(Call::Read, nth, Effect::Fail));
+            let handle = engine.start("r", &workflow).await.unwrap();
+            let ended = tokio::time::timeout(Duration::from_secs(3600), handle).await;
+            match ended {
+                Ok(Ok(out)) => assert_eq!(out.value, 101_000),
+                // The parent itself could not be read.
+                Ok(Err(_)) => {
+                    assert_eq!(engine.run("r", &workflow).await.unwrap().value, 101_000);
+                }
+                Err(_) => panic!("read {nth}: it hangs"),
+            }
+            assert_eq!(world.ledger.violations(), Vec::<String>::new());
+        });
+    }
+}

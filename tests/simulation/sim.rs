@@ -1,22 +1,17 @@
-//! One simulation: engines that come and go, users that start, cancel, suspend, resume and delete runs of random programs, and
-//! a store that goes wrong. All of it follows from one seed.
+//! One simulation: engines that come and go, users that start, cancel, suspend, resume and delete runs of random programs and
+//! send them messages, and a store that goes wrong. All of it follows from one seed.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keepstep::storage::fault::{Call, Effect, Fault, On};
-use keepstep::{Error, Result, Status};
 use tokio::task::JoinHandle;
 
-use crate::invariants::{error_is_fair, outcome_is_true, unknown_is_not_found, views_agree};
-use crate::programs::{Maker, Out, Prog};
+use crate::invariants::{error_is_fair, unknown_is_not_found, views_agree};
+use crate::maker::Maker;
+use crate::programs::Prog;
 use crate::world::{Limits, Opened, World, block_on};
-
-/// Longer than anything takes in virtual time.
-const HANG: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How often a run may be interrupted once the store is well: by what came late.
-const MAX_TURNS: usize = 30;
 
 /// What came of a simulation.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,6 +45,12 @@ pub(crate) fn simulate(seed: u64, say: bool) -> Outcome {
 pub(crate) struct Name {
     pub(crate) id: String,
     pub(crate) prog: Prog,
+    /// The programs of the runs that it starts in turn, and their ids.
+    pub(crate) children: Vec<(String, Prog)>,
+    /// How many programs the id had before.
+    generation: u32,
+    /// How often somebody asked to start the run.
+    pub(crate) n_starts: Arc<AtomicUsize>,
     /// Somebody has asked to cancel the run.
     pub(crate) may_be_canceled: bool,
     /// Somebody deletes it now: nobody else does anything to it.
@@ -73,6 +74,10 @@ pub(crate) struct Sim {
     pub(crate) names: Vec<Name>,
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) n_calls: usize,
+    /// Runs whose parent was deleted.
+    pub(crate) orphans: Vec<(String, Prog)>,
+    /// Two engines were open at a time: what one commits, the other is not told of.
+    pub(crate) had_two: bool,
 }
 
 impl Sim {
@@ -84,7 +89,7 @@ impl Sim {
             .slowest
             .store([0, 5, 60, 2000][rng.usize(..4)], Ordering::Relaxed);
         let names = (0..rng.usize(1..=5))
-            .map(|n| Name::new(format!("r{n}"), &mut rng))
+            .map(|n| Name::new(format!("r{n}"), 0, &mut rng))
             .collect();
         Self {
             rng,
@@ -93,18 +98,24 @@ impl Sim {
             names,
             waiting: Vec::new(),
             n_calls: 0,
+            orphans: Vec::new(),
+            had_two: false,
         }
     }
 
     /// Faults, crashes and users' calls.
     async fn live(&mut self) {
+        for name in &self.names {
+            let what = format!("{} is {:?}", name.id, name.prog);
+            self.world.ledger.trace(&what);
+        }
         self.open().await;
         let has_faults = self.rng.u8(..4) > 0;
         for at in 0..self.rng.usize(5..60) {
             self.happen(has_faults).await;
             self.pass_time().await;
             self.tidy();
-            let ids: Vec<String> = self.names.iter().map(|name| name.id.clone()).collect();
+            let ids = self.ids();
             views_agree(&self.world, &self.engines, &ids, at).await;
             if !self.world.ledger.violations().is_empty() {
                 return;
@@ -115,7 +126,9 @@ impl Sim {
     async fn happen(&mut self, has_faults: bool) {
         let engine = self.rng.usize(..self.engines.len());
         match self.rng.u8(..100) {
-            0..=39 => self.call_run(engine),
+            0..=27 => self.call_run(engine),
+            28..=38 => self.call_send(engine),
+            39 => self.call_maintain(engine),
             40..=47 => self.call_stop(engine, true),
             48..=59 => self.call_stop(engine, false),
             60..=69 => self.call_resume(engine),
@@ -160,7 +173,7 @@ impl Sim {
     }
 
     /// Forgets calls that are over, and gives a new program to ids that are free.
-    fn tidy(&mut self) {
+    pub(crate) fn tidy(&mut self) {
         self.waiting.retain(|waiting| !waiting.task.is_finished());
         for at in 0..self.names.len() {
             let is_used = self.waiting.iter().any(|waiting| waiting.name == at);
@@ -169,26 +182,65 @@ impl Sim {
                 let is_gone = self.world.ledger.stored(&name.id, |_| ()).is_none();
                 name.is_being_deleted = false;
                 if is_gone {
-                    *name = Name::new(name.id.clone(), &mut self.rng);
+                    let next = Name::new(name.id.clone(), name.generation + 1, &mut self.rng);
+                    let gone = std::mem::replace(name, next);
+                    self.orphans.extend(gone.children);
                 }
             }
         }
     }
 
+    /// The ids of all runs that there may be.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.runs().map(|(id, _)| id.to_owned()).collect()
+    }
+
+    /// All runs that there may be: parents before their children.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (&str, &Prog)> {
+        let names = self.names.iter();
+        let named = names.flat_map(|name| {
+            let children = name.children.iter().map(|(id, prog)| (&**id, prog));
+            std::iter::once((&*name.id, &name.prog)).chain(children)
+        });
+        named.chain(self.orphans.iter().map(|(id, prog)| (&**id, prog)))
+    }
+
     async fn open(&mut self) {
         let rng = &mut self.rng;
-        let limits = Limits {
+        let runs = (rng.u8(..3) == 0).then(|| rng.usize(1..4));
+        let mut limits = Limits {
             steps: (rng.u8(..3) == 0).then(|| rng.usize(1..4)),
-            runs: (rng.u8(..3) == 0).then(|| rng.usize(1..4)),
+            runs,
+            pending: (runs.is_some() && rng.bool()).then(|| rng.usize(..3)),
+            resumes: rng.u8(..3) == 0,
         };
-        let opened = self.world.open(limits).await;
-        let what = format!("engine {} opens", opened.number);
-        self.world.ledger.trace(&what);
-        self.engines.push(opened);
+        let faulty = Arc::clone(&self.world.faulty);
+        loop {
+            let mut opening = Box::pin(self.world.try_open(limits));
+            let patience = Duration::from_secs(60);
+            let opened = loop {
+                match tokio::time::timeout(patience, &mut opening).await {
+                    Ok(opened) => break opened,
+                    Err(_) => faulty.release_held(),
+                }
+            };
+            drop(opening);
+            match opened {
+                Ok(opened) => {
+                    let what = format!("engine {} opens", opened.number);
+                    self.world.ledger.trace(&what);
+                    self.engines.push(opened);
+                    self.had_two |= self.engines.len() > 1;
+                    return;
+                }
+                Err(error) => error_is_fair(&self.world.ledger, "opening", &error),
+            }
+            limits.resumes = false;
+        }
     }
 
     /// An engine's process dies, and another one comes.
-    async fn crash(&mut self, at: usize) {
+    pub(crate) async fn crash(&mut self, at: usize) {
         let dead = self.engines.remove(at);
         let number = dead.number;
         self.world.ledger.trace(&format!("engine {number} dies"));
@@ -277,8 +329,9 @@ impl Sim {
         let effect = match rng.u8(..16) {
             0..=3 => Effect::Fail,
             4..=7 => Effect::FailAfter,
+            // A batch is atomic: what is torn apart are runs that have nothing to say to each other.
             8..=9 => Effect::tear(move |run| {
-                let n = run.as_str().as_bytes().last().map_or(0, |byte| byte % 8);
+                let n = run.as_str().as_bytes().get(1).map_or(0, |byte| byte % 8);
                 picked & (1 << n) != 0
             }),
             10..=11 => Effect::Delay,
@@ -291,125 +344,17 @@ impl Sim {
         self.world.ledger.trace(&what);
         self.world.faulty.inject(Fault::at(on, nth, effect));
     }
-
-    /// The store is well from now on: every call returns, and every run ends as its program says.
-    async fn come_to_rest(&mut self) {
-        let ledger = Arc::clone(&self.world.ledger);
-        if !ledger.violations().is_empty() {
-            return;
-        }
-        ledger.trace("all is well");
-        ledger.mend();
-        self.world.faulty.heal();
-        self.world.faulty.release_held();
-        for waiting in std::mem::take(&mut self.waiting) {
-            if tokio::time::timeout(HANG, waiting.task).await.is_err() {
-                let id = &self.names[waiting.name].id;
-                let what = format!("a call about {id} on {} hangs", waiting.engine);
-                return ledger.violated(what);
-            }
-        }
-        self.tidy();
-        while self.engines.len() > 1 {
-            let at = self.rng.usize(..self.engines.len());
-            self.crash(at).await;
-        }
-        if self.rng.bool() {
-            self.crash(0).await;
-        }
-        for at in 0..self.names.len() {
-            match tokio::time::timeout(HANG, self.end(at)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(what)) => return ledger.violated(what),
-                Err(_) => {
-                    let what = format!("{} does not end", self.names[at].id);
-                    return ledger.violated(what);
-                }
-            }
-        }
-        let ids: Vec<String> = self.names.iter().map(|name| name.id.clone()).collect();
-        views_agree(&self.world, &self.engines, &ids, 0).await;
-    }
-
-    /// Goes on with a run until it has ended.
-    async fn end(&self, at: usize) -> Result<(), String> {
-        let Name {
-            id,
-            prog,
-            may_be_canceled,
-            ..
-        } = &self.names[at];
-        let engine = &self.engines[0].engine;
-        let ledger = &self.world.ledger;
-        let expected = prog.value();
-        let mut was_resumed = false;
-        for turn in 0..MAX_TURNS {
-            let what = format!("the last run of {id}, turn {turn}");
-            ledger.trace(&what);
-            let outcome: Result<Out> = if was_resumed {
-                match engine.resume(id).await {
-                    Ok(handle) => handle.await,
-                    Err(error) => Err(error),
-                }
-            } else {
-                engine.run(id, prog.build("")).await
-            };
-            outcome_is_true(ledger, id, &what, &outcome);
-            match outcome {
-                Ok(out) if Some(out.value) == expected => return self.kept(at, &out).await,
-                Ok(out) => return Err(format!("{id} is {out:?}, not {expected:?}")),
-                Err(Error::Canceled { .. }) if *may_be_canceled => return Ok(()),
-                // It failed before what was broken was mended.
-                Err(Error::Failed { .. }) if !was_resumed => was_resumed = true,
-                Err(Error::Failed { .. }) if expected.is_none() => return Ok(()),
-                Err(Error::Failed { error, .. }) => {
-                    return Err(format!("{id} failed: {error}; it should be {expected:?}"));
-                }
-                Err(Error::Suspended { .. } | Error::Fenced { .. } | Error::Interrupted { .. }) => {
-                }
-                // What the engine drives was deleted by another, which it learns at its next write.
-                Err(Error::IdConflict { .. }) if ledger.has_deleted() => {
-                    tokio::time::sleep(Duration::from_secs(3600)).await;
-                }
-                Err(error) => return Err(format!("{what}: {error}")),
-            }
-        }
-        Err(format!("{id} comes to no end"))
-    }
-
-    /// What is kept of a run that was successful.
-    async fn kept(&self, at: usize, out: &Out) -> Result<(), String> {
-        let Name { id, prog, .. } = &self.names[at];
-        let engine = &self.engines[0].engine;
-        let says = |error: Error| format!("3: what is kept of {id}: {error}");
-        let status = engine.status(id).await.map_err(says)?;
-        let stored: Out = engine.output(id).await.map_err(says)?;
-        if status != Status::Successful || stored != *out {
-            return Err(format!("3: {id} is {status:?} and {stored:?}, not {out:?}"));
-        }
-        let mut named = Vec::new();
-        prog.each(&mut |part| {
-            if part.spec().is_named && part.value().is_some() && !part.spec().is_volatile {
-                named.push((part.spec().name(), part.value()));
-            }
-        });
-        for (name, value) in named {
-            match engine.step_output::<Out>(id, &name).await {
-                Ok(kept) if Some(kept.value) == value => {}
-                // It is in a part that was caught before it came to that.
-                Err(Error::StepNotFound { .. }) if !prog.is_sure() => {}
-                other => return Err(format!("{id}: {name} is {other:?}, not {value:?}")),
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Name {
-    fn new(id: String, rng: &mut fastrand::Rng) -> Self {
+    fn new(id: String, generation: u32, rng: &mut fastrand::Rng) -> Self {
+        let prog = Maker::new(rng, format!("{id}-{generation}")).program();
         Self {
+            children: prog.children(),
             id,
-            prog: Maker::new(rng).program(),
+            prog,
+            generation,
+            n_starts: Arc::default(),
             may_be_canceled: false,
             is_being_deleted: false,
         }

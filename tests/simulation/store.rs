@@ -150,6 +150,8 @@ pub(crate) struct Pace {
     pub(crate) slowest: AtomicUsize,
     /// While the invariants are checked, calls go straight through.
     pub(crate) is_checking: AtomicBool,
+    /// Something failed that an engine looked up for itself.
+    pub(crate) has_missed: AtomicBool,
 }
 
 impl Pace {
@@ -158,6 +160,7 @@ impl Pace {
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
             slowest: AtomicUsize::new(0),
             is_checking: AtomicBool::new(false),
+            has_missed: AtomicBool::new(false),
         }
     }
 
@@ -227,6 +230,11 @@ impl Wire {
         }
     }
 
+    /// Of what an engine looks up for itself, so that no caller is told if it fails.
+    fn look_up<T>(&self, asked: Result<T>) -> Result<T> {
+        asked.inspect_err(|_| self.pace.has_missed.store(true, Ordering::Relaxed))
+    }
+
     fn is_checking(&self) -> bool {
         self.pace.is_checking.load(Ordering::Relaxed)
     }
@@ -289,7 +297,8 @@ impl Storage for Wire {
 
     async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
         let asking = self.faulty.unread(after, limit);
-        self.call("asks who has messages", asking).await
+        let asked = self.call("asks who has messages", asking).await;
+        self.look_up(asked)
     }
 
     async fn journal(&self, run: &RunId, from: Position, max: usize) -> Result<Vec<JournalEntry>> {
@@ -310,8 +319,9 @@ impl Storage for Wire {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
-        self.call("asks what is due", self.faulty.due(kind, until, limit))
-            .await
+        let asking = self.faulty.due(kind, until, limit);
+        let asked = self.call("asks what is due", asking).await;
+        self.look_up(asked)
     }
 
     async fn inbox(

@@ -4,12 +4,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once};
 
 use keepstep::storage::{Storage, fault::Faulty, memory};
-use keepstep::{Clock, Engine};
+use keepstep::{Clock, Engine, Result};
 use tokio::sync::Semaphore;
 
 use crate::ledger::{Ledger, MAGIC};
 use crate::programs::Probe;
 use crate::store::{Bottom, Pace, Wire};
+
+/// Journals are compacted when they have more than so many bytes, and far more than what is needed of them.
+const COMPACT_ABOVE: u64 = 4 << 10;
 
 /// What outlives engines.
 #[derive(Debug)]
@@ -51,7 +54,16 @@ impl World {
     }
 
     /// Opens another engine. All of them have one clock.
+    ///
+    /// # Panics
+    /// If the engine is to resume what it finds, and cannot.
     pub(crate) async fn open(&mut self, limits: Limits) -> Opened {
+        let opened = self.try_open(limits).await;
+        opened.expect("opening reads nothing")
+    }
+
+    /// Opens another engine, which may read, and fail.
+    pub(crate) async fn try_open(&mut self, limits: Limits) -> Result<Opened> {
         self.n_engines += 1;
         let number = self.n_engines;
         let wire = Arc::new(Wire {
@@ -76,12 +88,19 @@ impl World {
         if let Some(runs) = limits.runs {
             builder = builder.max_running_runs(runs);
         }
-        let engine = builder.build().await.expect("opening reads nothing");
-        Opened {
+        if let Some(runs) = limits.pending {
+            builder = builder.max_pending_runs(runs);
+        }
+        let engine = builder
+            .compact_above(COMPACT_ABOVE)
+            .resume_on_open(limits.resumes)
+            .build()
+            .await?;
+        Ok(Opened {
             engine,
             number,
             wire,
-        }
+        })
     }
 }
 
@@ -90,6 +109,9 @@ impl World {
 pub(crate) struct Limits {
     pub(crate) steps: Option<usize>,
     pub(crate) runs: Option<usize>,
+    pub(crate) pending: Option<usize>,
+    /// Opening goes on with what was interrupted.
+    pub(crate) resumes: bool,
 }
 
 impl Opened {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keepstep::StepErrorKind;
 use keepstep::prelude::*;
 
 use crate::common::{Do, Lab, World};
@@ -194,6 +195,39 @@ async fn a_child_that_lost_a_race_is_canceled() -> keepstep::Result<()> {
         sleep(Duration::from_secs(60)),
     );
     assert_eq!(engine.run("parent", lost).await?, Either::Right(()));
+    until(&engine, "a", Status::Canceled).await;
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_is_being_canceled_is_so_after_a_crash_too() -> keepstep::Result<()> {
+    let lab = Lab::new();
+    #[step]
+    async fn stubborn() -> u32 {
+        // Who has asked for it gets five seconds.
+        let _token = context().cancellation_token();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        1
+    }
+    let engine = lab.engine().await;
+    let lost = race(child("a", stubborn()), sleep(Duration::from_secs(10)));
+    assert_eq!(engine.run("parent", lost).await?, Either::Right(()));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(engine.status("a").await?, Status::Running);
+    lab.crash(engine).await;
+    let engine = lab.engine().await;
+    let child = engine.resume::<u32>("a").await?.await;
+    assert!(matches!(child, Err(Error::Canceled { .. })), "{child:?}");
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_took_too_long_and_is_not_needed_is_canceled() -> keepstep::Result<()> {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let limited = child("a", event::<u32>("never")).timeout(Duration::from_secs(60));
+    let outcome = engine.run("parent", limited.catch()).await?;
+    assert_eq!(outcome.unwrap_err().kind, StepErrorKind::Timeout);
     until(&engine, "a", Status::Canceled).await;
     engine.shutdown().await
 }

@@ -18,7 +18,7 @@ use super::{Engine, lock};
 use crate::actor::{Residents, actors};
 use crate::clock::Clock;
 use crate::error::Result;
-use crate::executor::{Committer, run_committer, run_timers};
+use crate::executor::{COMPACT_ABOVE, Committer, run_committer, run_timers};
 use crate::registry::Registry;
 use crate::resource::Resources;
 
@@ -73,6 +73,7 @@ pub struct EngineBuilder {
     resume_on_open: bool,
     clock: Option<Clock>,
     seed: Option<u64>,
+    compact_above: Option<u64>,
 }
 
 impl EngineBuilder {
@@ -142,6 +143,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Journals with fewer bytes than this are not compacted: for tests, in which runs are short.
+    #[doc(hidden)]
+    pub fn compact_above(mut self, bytes: u64) -> Self {
+        self.compact_above = Some(bytes);
+        self
+    }
+
     /// Opens the engine on a directory or a storage URL: see [`Engine::open`].
     ///
     /// # Errors
@@ -192,6 +200,7 @@ impl EngineBuilder {
             blocking_permits: Arc::new(Semaphore::new(BLOCKING_STEPS)),
             max_running_runs: self.max_running_runs.unwrap_or(usize::MAX),
             max_pending_runs: self.max_pending_runs.unwrap_or(usize::MAX),
+            compact_above: self.compact_above.unwrap_or(COMPACT_ABOVE),
             committer,
             timers,
             random: Mutex::new(

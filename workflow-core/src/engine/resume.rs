@@ -15,6 +15,8 @@ use crate::status::Status;
 
 /// How long a claim lasts on stores that several processes share.
 pub(super) const LEASE: Duration = Duration::from_secs(30);
+/// When a run that nobody waits for is read again that could not be.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How many runs are claimed at a time when all are resumed.
 const RESUME_CHUNK: usize = 512;
 
@@ -394,6 +396,11 @@ impl Shared {
                 return self.drive(id.clone(), seat, run, record, None, place);
             }
             Ok(None) => Ended::Fenced,
+            Err(Error::Storage(error)) if self.forget_unless_watched(id, &seat) => {
+                tracing::warn!(run = %id, %error, "run could not be read; trying again");
+                let soon = self.clock.timestamp().after(READ_AGAIN_AFTER);
+                return self.set_timer(soon, id.clone());
+            }
             Err(error) => {
                 tracing::warn!(run = %id, %error, "run could not be read; it is resumable");
                 self.roster().lost.insert(id.clone());
@@ -410,5 +417,18 @@ impl Shared {
         }
         drop(roster);
         seat.ended.send_replace(Some(ended));
+    }
+
+    /// Takes away the seat of a run that could not be read, if nobody would be told of that; `false` if somebody is.
+    fn forget_unless_watched(&self, id: &RunId, seat: &Arc<Seat>) -> bool {
+        let mut roster = self.roster();
+        if seat.is_watched() || roster.is_closed {
+            return false;
+        }
+        let is_seat = |(_, current): &(SeatState, Arc<Seat>)| Arc::ptr_eq(current, seat);
+        if roster.seats.get(id).is_some_and(is_seat) {
+            roster.seats.remove(id);
+        }
+        true
     }
 }

@@ -92,14 +92,21 @@ impl SendEvent {
 
     async fn send(self) -> Result<()> {
         let message = self.message?;
-        let to = message.to.clone();
-        match self.engine.shared.send(message).await? {
-            SendOutcome::Accepted(_) | SendOutcome::Duplicate => Ok(()),
-            SendOutcome::NotFound | SendOutcome::Skipped => Err(Error::NotFound { run: to }),
-            SendOutcome::Ended => {
-                let record = self.engine.record(&to).await?;
-                let status = self.engine.shared.status_of(&to, &record);
-                Err(Error::AlreadyEnded { run: to, status })
+        loop {
+            let to = message.to.clone();
+            match self.engine.shared.send(message.clone()).await? {
+                SendOutcome::Accepted(_) | SendOutcome::Duplicate => return Ok(()),
+                SendOutcome::NotFound | SendOutcome::Skipped => {
+                    return Err(Error::NotFound { run: to });
+                }
+                SendOutcome::Ended => {
+                    let record = self.engine.record(&to).await?;
+                    let status = self.engine.shared.status_of(&to, &record);
+                    if status.is_final() {
+                        return Err(Error::AlreadyEnded { run: to, status });
+                    }
+                    // It had failed, and somebody has resumed it since.
+                }
             }
         }
     }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Committed, Epoch, NodeId, RunId, RunRecord, RunWrite, SendOutcome, Storage, StorageError,
-    Timestamp,
+    Committed, Epoch, NodeId, Parent, RunId, RunRecord, RunWrite, SendOutcome, Storage,
+    StorageError, Timestamp,
 };
 use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -21,6 +21,7 @@ use crate::executor::{CommitRequest, Committer, Reply, RunMessage, RunSender, Wa
 use crate::plan::Plan;
 use crate::registry::Registry;
 use crate::resource::Resources;
+use crate::run::StepId;
 use crate::status::{Progress, Status};
 use crate::step::StepDef;
 use crate::value::Value;
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) blocking_permits: Arc<Semaphore>,
     pub(super) max_running_runs: usize,
     pub(super) max_pending_runs: usize,
+    /// A journal with fewer bytes than this is not compacted.
+    pub(crate) compact_above: u64,
     pub(crate) committer: Committer,
     pub(super) timers: mpsc::UnboundedSender<Wake>,
     pub(super) random: Mutex<fastrand::Rng>,
@@ -102,7 +105,7 @@ impl Seat {
             .send_if_modified(|shown| std::mem::replace(shown, progress) != progress);
     }
 
-    fn is_watched(&self) -> bool {
+    pub(super) fn is_watched(&self) -> bool {
         self.ended.receiver_count() + self.progress.receiver_count() > 0
     }
 }
@@ -404,8 +407,23 @@ impl Shared {
         self.unpark(id);
     }
 
+    /// A child run is not driven any more, and has not ended: its parent, if it is this engine's, looks after it.
+    fn child_was_lost(self: &Arc<Self>, parent: &Parent) {
+        if let Some((SeatState::Active(messages, _), _)) = self.roster().seats.get(&parent.run) {
+            let step = StepId(parent.step);
+            return drop(messages.send(RunMessage::ChildWasLost(step)));
+        }
+        self.unpark(parent.run.clone());
+    }
+
     /// A run's task is over.
-    pub(crate) fn leave(self: &Arc<Self>, id: &RunId, seat: &Arc<Seat>, ended: Ended) {
+    pub(crate) fn leave(
+        self: &Arc<Self>,
+        id: &RunId,
+        parent: Option<&Parent>,
+        seat: &Arc<Seat>,
+        ended: Ended,
+    ) {
         {
             let mut roster = self.roster();
             if roster
@@ -427,6 +445,9 @@ impl Shared {
             if is_lost {
                 roster.lost.insert(id.clone());
             }
+        }
+        if let (Ended::Interrupted(_), Some(parent)) = (&ended, parent) {
+            self.child_was_lost(parent);
         }
         seat.ended.send_replace(Some(ended));
         self.give_place_back();

@@ -41,12 +41,18 @@ impl RunTask {
             step: to_begin.step.0,
         };
         let (shared, to) = (Arc::clone(&self.shared), self.sender.clone());
+        let had_begun = to_begin.has_begun;
         self.n_looking += 1;
+        self.n_beginning += usize::from(!had_begun);
         self.shared.tasks.spawn(async move {
             let step = to_begin.step;
             let found = Box::new(begin(&shared, parent, to_begin).await);
             // The run may be gone: then nobody needs to know.
-            drop(to.send(RunMessage::Child { step, found }));
+            drop(to.send(RunMessage::Child {
+                step,
+                had_begun,
+                found,
+            }));
         });
     }
 
@@ -57,8 +63,14 @@ impl RunTask {
         }
     }
 
-    pub(super) fn child_found(&mut self, step: StepId, found: Found) -> Result<(), Ended> {
+    pub(super) fn child_found(
+        &mut self,
+        step: StepId,
+        had_begun: bool,
+        found: Found,
+    ) -> Result<(), Ended> {
         self.n_looking -= 1;
+        self.n_beginning -= usize::from(!had_begun);
         match found {
             Found::There => self.happened.push_back(Happened::ChildBegan { step }),
             Found::Ended(value) => self.happened.push_back(Happened::Ended { step, value }),

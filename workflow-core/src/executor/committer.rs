@@ -231,14 +231,19 @@ pub(crate) async fn run_committer(
         let recipients: Vec<RunId> = batch.messages.iter().map(|send| send.to.clone()).collect();
         // A store that panics must not leave those who wait for it waiting.
         let committed = AssertUnwindSafe(storage.commit(batch)).catch_unwind().await;
-        match committed.unwrap_or_else(|_| Err(panicked(&*storage))) {
+        let committed = committed.unwrap_or_else(|_| Err(panicked(&*storage)));
+        for (at, to) in recipients.into_iter().enumerate() {
+            // A commit that failed may have been done all the same, and nobody else would say so.
+            let may_have_arrived = committed.as_ref().map_or(true, |committed| {
+                matches!(committed.messages.get(at), Some(SendOutcome::Accepted(_)))
+            });
+            if may_have_arrived {
+                // Nobody is to be woken in an engine that has halted.
+                drop(wakes.send(Wake::Mail(to)));
+            }
+        }
+        match committed {
             Ok(Committed { writes, messages }) => {
-                for (to, outcome) in recipients.into_iter().zip(&messages) {
-                    if matches!(outcome, SendOutcome::Accepted(_)) {
-                        // Nobody is to be woken in an engine that has halted.
-                        drop(wakes.send(Wake::Mail(to)));
-                    }
-                }
                 let (mut writes, mut messages) = (writes.into_iter(), messages.into_iter());
                 for asked in asked {
                     let committed = Committed {

@@ -69,6 +69,8 @@ pub(super) struct Mailbox {
     events: HashMap<Arc<str>, VecDeque<(MessageId, Value)>>,
     /// Messages that need no event of their own, to be consumed with the next commit.
     taken: Vec<MessageId>,
+    /// Messages that the run is not needed any more, to be consumed with the commit that ends it.
+    abandoned: Vec<MessageId>,
 }
 
 impl Default for Mailbox {
@@ -79,6 +81,7 @@ impl Default for Mailbox {
             may_have_more: true,
             events: HashMap::new(),
             taken: Vec::new(),
+            abandoned: Vec::new(),
         }
     }
 }
@@ -92,6 +95,11 @@ impl Mailbox {
     /// Messages that are done with.
     pub(super) fn take_taken(&mut self) -> Vec<MessageId> {
         std::mem::take(&mut self.taken)
+    }
+
+    /// Messages that are done with once the run is canceled. Until then a crash must leave them, or nobody would know.
+    pub(super) fn take_abandoned(&mut self) -> Vec<MessageId> {
+        std::mem::take(&mut self.abandoned)
     }
 }
 
@@ -141,7 +149,7 @@ impl RunTask {
                 self.look_after_child(step);
             }
             Mail::Abandoned => {
-                self.mailbox.taken.push(id);
+                self.mailbox.abandoned.push(id);
                 self.run.cancel();
                 self.stop_steps();
             }

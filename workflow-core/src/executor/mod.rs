@@ -45,8 +45,8 @@ use crew::Member;
 use mail::Mailbox;
 use steps::Steps;
 
-/// A journal with fewer bytes than this is not compacted.
-const MIN_COMPACTION_BYTES: u64 = 1 << 20;
+/// A journal with fewer bytes than this is not compacted, where nothing says otherwise.
+pub(crate) const COMPACT_ABOVE: u64 = 1 << 20;
 /// A journal is compacted when it has so many times the bytes that a snapshot would: each byte is then rewritten a bounded
 /// number of times, however long the run is.
 const COMPACTION_FACTOR: u64 = 4;
@@ -67,8 +67,14 @@ pub(crate) enum RunMessage {
         execution: u64,
         outcome: Outcome,
     },
-    /// How a child run was found.
-    Child { step: StepId, found: Box<Found> },
+    /// How a child run was found, which was known to be there or was to be begun.
+    Child {
+        step: StepId,
+        had_begun: bool,
+        found: Box<Found>,
+    },
+    /// The task of a child run is gone, and the child has not ended: its store failed.
+    ChildWasLost(StepId),
     /// There is mail.
     Mail,
     /// What became of the commit that was under way.
@@ -102,6 +108,8 @@ pub(crate) struct RunTask {
     mailbox: Mailbox,
     /// How many child runs are being begun or looked at.
     n_looking: usize,
+    /// How many of them are not known to be there.
+    n_beginning: usize,
     /// Runs that are to be canceled once the commit under way is durable.
     to_cancel: Vec<RunId>,
     /// When the run leaves memory if it hears nothing until then.
@@ -179,6 +187,7 @@ impl RunTask {
             steps: Steps::default(),
             mailbox: Mailbox::default(),
             n_looking: 0,
+            n_beginning: 0,
             to_cancel: Vec::new(),
             lingers_until: None,
             lone: None,
@@ -216,7 +225,8 @@ impl RunTask {
         match exit {
             Exit::Ended(ended) => {
                 debug!(run = %self.id, ?ended, "run left the engine");
-                self.shared.leave(&self.id, &self.seat, ended);
+                let parent = self.record.parent.as_ref();
+                self.shared.leave(&self.id, parent, &self.seat, ended);
             }
             Exit::Parked(wake_at) => {
                 debug!(run = %self.id, "run waits outside memory");
@@ -229,12 +239,14 @@ impl RunTask {
 
     async fn drive_on(&mut self) -> Next {
         loop {
-            if self.committing.is_none() {
+            if self.may_fold() {
                 if let Err(ended) = self.read_mail().await {
                     return Next::Exit(self.lost(ended));
                 }
                 // A body that was dropped without anybody asking for it is tried again.
                 self.allow_ready();
+            }
+            if self.may_fold() {
                 match self.fold_and_commit() {
                     Ok(()) => {}
                     Err(Impossible(what)) => {
@@ -255,7 +267,7 @@ impl RunTask {
             let timer = self
                 .run
                 .next_timer()
-                .filter(|_| self.run.is_active() && self.committing.is_none());
+                .filter(|_| self.run.is_active() && self.may_fold());
             if let Some(body) = self.lone.take() {
                 if self.steps.is_one() && self.committing.is_none() && timer.is_none() {
                     return Next::Lone(body);
@@ -299,6 +311,12 @@ impl RunTask {
         }
     }
 
+    /// Whether what happened may be folded: not while a commit is under way, nor while a child is being begun. What happens may
+    /// make the child unneeded, and one that is not there yet cannot be told so; a crash after it came to be would leave it alone.
+    fn may_fold(&self) -> bool {
+        self.committing.is_none() && self.n_beginning == 0
+    }
+
     fn take(&mut self, message: RunMessage) -> Option<Exit> {
         match message {
             RunMessage::Ended {
@@ -319,11 +337,16 @@ impl RunTask {
                     }
                 }
             }
-            RunMessage::Child { step, found } => {
-                if let Err(ended) = self.child_found(step, *found) {
+            RunMessage::Child {
+                step,
+                had_begun,
+                found,
+            } => {
+                if let Err(ended) = self.child_found(step, had_begun, *found) {
                     return Some(self.lost(ended));
                 }
             }
+            RunMessage::ChildWasLost(step) => self.look_after_child(step),
             RunMessage::Mail => self.mailbox.arrived(),
             RunMessage::Committed(written) => match *written {
                 Ok(WriteOutcome::Written) => {
@@ -419,7 +442,11 @@ impl RunTask {
             self.happened.shrink_to(64);
         }
         self.stop_steps();
-        let is_idle = self.steps.is_idle() && self.happened.is_empty() && !self.is_shutting_down;
+        // A child that is being begun or looked at says what became of it before the run ends: nothing is heard afterwards.
+        let is_idle = self.steps.is_idle()
+            && self.happened.is_empty()
+            && self.n_looking == 0
+            && !self.is_shutting_down;
         let mut settled = self.run.settle(is_idle);
         if let Settled::By(event) = settled {
             write(&mut entry, &event)?;
@@ -433,6 +460,9 @@ impl RunTask {
             Settled::Stopped => StoredStatus::Suspended,
             _ => StoredStatus::Running,
         };
+        if status == StoredStatus::Canceled {
+            consumed.extend(self.mailbox.take_abandoned());
+        }
         if entry.is_empty() && consumed.is_empty() && status == self.record.status {
             return Ok(());
         }
@@ -450,7 +480,8 @@ impl RunTask {
         let snapshot_bytes = self.run.live_bytes().max(self.snapshot_bytes);
         // What is counted is about what is written: a snapshot that may not fit into an entry is none.
         snapshot_bytes < MAX_PLAN_BYTES
-            && self.record.journal_bytes > MIN_COMPACTION_BYTES + COMPACTION_FACTOR * snapshot_bytes
+            && self.record.journal_bytes
+                > self.shared.compact_above + COMPACTION_FACTOR * snapshot_bytes
             && self.opening.is_none()
             && self.run.is_active()
     }

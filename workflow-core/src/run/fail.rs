@@ -6,7 +6,7 @@ use keepstep_storage::Timestamp;
 
 use super::segment::{Ending, State};
 use super::{Failure, Phase, Run, StepId};
-use crate::error::StepError;
+use crate::error::{StepError, StepErrorKind};
 use crate::plan::NodeKind;
 use crate::value::{Codec, Value};
 
@@ -26,6 +26,11 @@ impl Run {
         let (is_step, node) = (segment.is_step(index), segment.plan.node(index));
         let can_fail = node.kind.is_counted() || node.time_limit().is_some();
         let retry_at = retry_at.filter(|_| is_step);
+        // A child that took too long goes on meanwhile.
+        let child = match (&segment.nodes[index as usize].state, &node.kind) {
+            (State::Away { .. }, NodeKind::Child(child)) => Some(child.id.clone()),
+            _ => None,
+        };
         if !can_fail || !self.leave_body(step) {
             return;
         }
@@ -48,7 +53,8 @@ impl Run {
                     message,
                     causes,
                 } = failure;
-                self.fail(
+                let is_late = kind == StepErrorKind::Timeout;
+                let is_caught = self.fail(
                     step,
                     StepError {
                         step: step_name,
@@ -59,12 +65,15 @@ impl Run {
                         path,
                     },
                 );
+                if let Some(child) = child.filter(|_| is_late && is_caught) {
+                    self.waits.orphans.push(child);
+                }
             }
         }
     }
 
-    /// Follows a final failure to where it is caught, or to the end of the run.
-    fn fail(&mut self, step: StepId, error: StepError) {
+    /// Follows a final failure to where it is caught, or to the end of the run; whether it is caught.
+    fn fail(&mut self, step: StepId, error: StepError) -> bool {
         let Some(reach) = self.reach_of_failure(step) else {
             let is_counted = self
                 .locate(step)
@@ -78,7 +87,7 @@ impl Run {
                 self.phase = Phase::Failing(Box::new(error));
                 self.stop_all();
             }
-            return;
+            return false;
         };
 
         let mut released = Vec::new();
@@ -129,6 +138,7 @@ impl Run {
                 node.state = State::Caught(value.clone());
             }
         }
+        true
     }
 
     /// Which nodes fail with a step, and which catches stop the failure; `None` if it reaches the run's root.

@@ -32,7 +32,7 @@ pub(super) struct Waits {
     /// Those of them that nobody has looked after.
     to_begin: Vec<StepId>,
     /// Runs that were begun for a node that is no longer needed.
-    orphans: Vec<RunId>,
+    pub(super) orphans: Vec<RunId>,
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
