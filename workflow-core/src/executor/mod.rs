@@ -9,6 +9,7 @@ mod body;
 mod children;
 mod committer;
 mod crew;
+mod fold;
 mod load;
 mod mail;
 mod steps;
@@ -19,10 +20,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use keepstep_storage::{
-    BlobId, Expect, MessageId, RunId, RunRecord, RunWrite, StoredStatus, Timestamp, ValueKey,
-    WriteOutcome,
-};
+use keepstep_storage::{RunId, RunRecord, StoredStatus, Timestamp, WriteOutcome};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
@@ -30,28 +28,21 @@ pub(crate) use alone::{RunSender, run_channel};
 pub(crate) use body::{Outcome, expansion, panic_message};
 pub(crate) use children::letters;
 pub(crate) use committer::{CommitRequest, Committer, Reply, Written, run_committer};
+pub(crate) use fold::COMPACT_ABOVE;
 pub(crate) use load::{fold_journal, load_run};
 pub(crate) use mail::Mail;
 pub(crate) use timers::{Wake, run_timers};
 
 use crate::engine::{Ended, Seat, Shared};
 use crate::error::SuspendReason;
-use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
 use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
 use crate::step::StepDef;
-use crate::value::{Codec, Value};
+use crate::value::Value;
 use children::Found;
 use crew::Member;
 use mail::Mailbox;
 use steps::Steps;
 
-/// A journal with fewer bytes than this is not compacted, where nothing says otherwise.
-pub(crate) const COMPACT_ABOVE: u64 = 1 << 20;
-/// A journal is compacted when it has so many times the bytes that a snapshot would: each byte is then rewritten a bounded
-/// number of times, however long the run is.
-const COMPACTION_FACTOR: u64 = 4;
-/// What happened beyond this waits for the next commit, so that those of other runs do not wait for it.
-const MAX_ENTRY_BYTES: usize = 4 << 20;
 /// A run that waits for an event or another run leaves memory when it has heard nothing for so long: reading it back takes the
 /// longer, the more has happened to it.
 const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
@@ -141,12 +132,6 @@ enum Happened {
     Ended { step: StepId, value: Value },
     /// A child run gives no result.
     Failed { step: StepId, failure: Failure },
-}
-
-/// What a commit takes in beside its entry.
-struct Taken {
-    blobs: Vec<BlobId>,
-    consumed: Vec<MessageId>,
 }
 
 /// What a run's task comes to.
@@ -389,193 +374,6 @@ impl RunTask {
         Exit::Ended(ended)
     }
 
-    /// Folds what happened since the last commit, and commits it in one entry.
-    fn fold_and_commit(&mut self) -> Result<(), Impossible> {
-        if self.is_successful() {
-            return Ok(());
-        }
-        let mut entry = EntryWriter::default();
-        let mut blobs = Vec::new();
-        let mut consumed = self.mailbox.take_taken();
-        let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
-        if let Some(event) = self.opening.take() {
-            self.record_event(&mut entry, event)?;
-        }
-        if is_compacted {
-            write(&mut entry, &Event::Snapshot(Box::new(self.run.snapshot())))?;
-            self.snapshot_bytes = entry.len() as u64;
-        }
-        let full = entry.len() + MAX_ENTRY_BYTES;
-        while entry.len() < full
-            && let Some(happened) = self.happened.pop_front()
-        {
-            let Some(event) = self.event_of(happened) else {
-                continue;
-            };
-            match event {
-                Ok(event) => {
-                    blobs.extend(event.blobs());
-                    self.record_event(&mut entry, event)?;
-                }
-                Err((step, reason)) => {
-                    // The body did not run, or gave nothing: the step is as before, and the run waits for better code.
-                    self.run.stopped(step);
-                    self.run.suspend(reason);
-                }
-            }
-        }
-        while entry.len() < full
-            && self.run.is_active()
-            && let Some((step, message, value)) = self.next_event()
-        {
-            let event = Event::StepSucceeded { step, value };
-            blobs.extend(event.blobs());
-            self.record_event(&mut entry, event)?;
-            consumed.push(message);
-        }
-        let steps = self.run.take_clocks();
-        if !steps.is_empty() {
-            let at = self.shared.clock.timestamp();
-            self.record_event(&mut entry, Event::ClockStarted { at, steps })?;
-        }
-        if self.happened.is_empty() && !self.steps.has_work() {
-            self.happened.shrink_to(64);
-        }
-        self.stop_steps();
-        // A child that is being begun or looked at says what became of it before the run ends: nothing is heard afterwards.
-        let is_idle = self.steps.is_idle()
-            && self.happened.is_empty()
-            && self.n_looking == 0
-            && !self.is_shutting_down;
-        let mut settled = self.run.settle(is_idle);
-        if let Settled::By(event) = settled {
-            write(&mut entry, &event)?;
-            self.run.apply(event)?;
-            settled = self.run.settle(is_idle);
-        }
-        let status = match settled {
-            Settled::Successful => StoredStatus::Successful,
-            Settled::Stopped if self.run.is_canceled() => StoredStatus::Canceled,
-            Settled::Stopped if self.run.failure().is_some() => StoredStatus::Failed,
-            Settled::Stopped => StoredStatus::Suspended,
-            _ => StoredStatus::Running,
-        };
-        if status == StoredStatus::Canceled {
-            consumed.extend(self.mailbox.take_abandoned());
-        }
-        if entry.is_empty() && consumed.is_empty() && status == self.record.status {
-            return Ok(());
-        }
-        let taken = Taken { blobs, consumed };
-        self.commit(entry, is_compacted, status, taken);
-        Ok(())
-    }
-
-    fn record_event(&mut self, entry: &mut EntryWriter, event: Event) -> Result<(), Impossible> {
-        write(entry, &event)?;
-        self.run.apply(event)
-    }
-
-    fn is_worth_compacting(&self) -> bool {
-        let snapshot_bytes = self.run.live_bytes().max(self.snapshot_bytes);
-        // What is counted is about what is written: a snapshot that may not fit into an entry is none.
-        snapshot_bytes < MAX_PLAN_BYTES
-            && self.record.journal_bytes
-                > self.shared.compact_above + COMPACTION_FACTOR * snapshot_bytes
-            && self.opening.is_none()
-            && self.run.is_active()
-    }
-
-    fn commit(
-        &mut self,
-        entry: EntryWriter,
-        is_compacted: bool,
-        status: StoredStatus,
-        Taken { blobs, consumed }: Taken,
-    ) {
-        let now = self.shared.clock.timestamp();
-        let mut record = self.record.clone();
-        record.status = status;
-        record.started_at.get_or_insert(now);
-        record.ended_at = status.is_final().then_some(now);
-        record.wake_at = self.run.next_timer().filter(|_| status.is_active());
-        record.steps = self.run.counts();
-        let entry = (!entry.is_empty()).then(|| entry.finish(record.next_entry));
-        if let Some(entry) = &entry {
-            if is_compacted {
-                record.first_entry = record.next_entry;
-                record.journal_bytes = 0;
-            }
-            record.next_entry = record.next_entry.next();
-            record.journal_bytes += entry.len() as u64;
-        }
-        let write = RunWrite {
-            run: self.id.clone(),
-            expect: Expect::Epoch(self.record.epoch),
-            record: record.clone(),
-            entry,
-            truncate: is_compacted,
-            values: self.values(status),
-            blobs,
-            consumed,
-            only_with: None,
-        };
-        self.committing = Some(record);
-        let messages = self.letters(status);
-        let write = if messages.is_empty() && self.may_commit_here() {
-            match self.shared.committer.commit_here(write) {
-                Ok(written) => {
-                    // It takes its turn with what else the task is told.
-                    let committed = RunMessage::Committed(Box::new(written));
-                    drop(self.sender.messages.send(committed));
-                    return;
-                }
-                Err(write) => write,
-            }
-        } else {
-            write
-        };
-        let reply = Reply::Run(self.sender.messages.clone());
-        self.shared
-            .commit(CommitRequest::write(write, messages, reply));
-    }
-
-    /// Whether the run can do nothing before its commit is durable, so that its thread may as well wait for it.
-    fn may_commit_here(&self) -> bool {
-        self.may_block && self.steps.is_idle() && !self.steps.has_work() && self.happened.is_empty()
-    }
-
-    /// What is kept beside the journal, so that it is found without reading that.
-    fn values(&mut self, status: StoredStatus) -> Vec<(ValueKey, Option<bytes::Bytes>)> {
-        let bytes = |value: &Value| Some(bytes::Bytes::copy_from_slice(value.as_bytes()));
-        let mut values: Vec<_> = self
-            .run
-            .take_named()
-            .iter()
-            .map(|(name, value)| (ValueKey::Step(name.to_string()), bytes(value)))
-            .collect();
-        let encoded = |error: &dyn erased::Encode| error.encode().as_ref().and_then(bytes);
-        match status {
-            StoredStatus::Successful => {
-                values.push((ValueKey::Output, self.run.output().and_then(bytes)))
-            }
-            StoredStatus::Failed => {
-                values.push((
-                    ValueKey::Error,
-                    self.run.failure().and_then(|error| encoded(error)),
-                ));
-            }
-            StoredStatus::Suspended => {
-                values.push((
-                    ValueKey::Error,
-                    self.run.suspended().and_then(|reason| encoded(reason)),
-                ));
-            }
-            _ => {}
-        }
-        values
-    }
-
     /// Does what durable events allow.
     fn go_on(&mut self) {
         self.cancel_children();
@@ -663,28 +461,5 @@ impl RunTask {
     fn is_ending(&self) -> bool {
         let record = self.committing.as_ref().unwrap_or(&self.record);
         record.status.is_final()
-    }
-}
-
-fn write(entry: &mut EntryWriter, event: &Event) -> Result<(), Impossible> {
-    entry
-        .push(event)
-        .map_err(|_| Impossible("an event could not be encoded"))
-}
-
-/// Encoding errors and reasons alike.
-mod erased {
-    use serde::Serialize;
-
-    use super::{Codec, Value};
-
-    pub(super) trait Encode {
-        fn encode(&self) -> Option<Value>;
-    }
-
-    impl<T: Serialize> Encode for T {
-        fn encode(&self) -> Option<Value> {
-            Value::encode(self, Codec::MessagePack).ok()
-        }
     }
 }
