@@ -506,11 +506,11 @@ mod tests {
         let mut bytes = vec![tag::MESSAGE_PACK];
         bytes.extend([0x91; 300]);
         bytes.push(0xc0);
-        let error = Value::from_bytes(bytes).decode::<serde_json::Value>();
+        let error = Value::from_bytes(&bytes).decode::<serde_json::Value>();
         assert!(error.unwrap_err().message.contains("depth limit"));
         let bytes = [&[tag::OK; 5000][..], &[tag::MESSAGE_PACK, 0xc0]].concat();
         assert!(
-            Value::from_bytes(bytes)
+            Value::from_bytes(&bytes)
                 .decode::<serde_json::Value>()
                 .is_err()
         );
