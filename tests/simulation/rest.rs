@@ -95,7 +95,13 @@ impl Sim {
             }
             doomed.extend(prog.abandoned(Witness { ledger, run: id }));
         }
-        doomed.retain(|id| status(id).is_some_and(|status| !status.is_final()));
+        // One that had failed, and that a user goes on with, is the user's.
+        doomed.retain(|id| {
+            let is_doomed = ledger.stored(id, |stored| {
+                !stored.had.contains(&StoredStatus::Failed) && !stored.record.status.is_final()
+            });
+            is_doomed == Some(true)
+        });
         doomed
     }
 

@@ -17,6 +17,14 @@ async fn join(parts: Vec<String>) -> String {
     parts.join(" ")
 }
 
+/// Has asked for its token, and so has five seconds to end when it is told to stop, which it ignores.
+#[step]
+async fn stubborn() -> String {
+    let _token = context().cancellation_token();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    "late".to_owned()
+}
+
 /// Waits until a run has a status.
 async fn until(engine: &Engine, id: &str, status: Status) {
     loop {
@@ -202,13 +210,6 @@ async fn a_child_that_lost_a_race_is_canceled() -> keepstep::Result<()> {
 #[tokio::test(start_paused = true)]
 async fn a_child_that_is_being_canceled_is_so_after_a_crash_too() -> keepstep::Result<()> {
     let lab = Lab::new();
-    #[step]
-    async fn stubborn() -> u32 {
-        // Who has asked for it gets five seconds.
-        let _token = context().cancellation_token();
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        1
-    }
     let engine = lab.engine().await;
     let lost = race(child("a", stubborn()), sleep(Duration::from_secs(10)));
     assert_eq!(engine.run("parent", lost).await?, Either::Right(()));
@@ -216,7 +217,26 @@ async fn a_child_that_is_being_canceled_is_so_after_a_crash_too() -> keepstep::R
     assert_eq!(engine.status("a").await?, Status::Running);
     lab.crash(engine).await;
     let engine = lab.engine().await;
-    let child = engine.resume::<u32>("a").await?.await;
+    let child = engine.resume::<String>("a").await?.await;
+    assert!(matches!(child, Err(Error::Canceled { .. })), "{child:?}");
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_was_about_to_fail_is_canceled_after_a_crash_too() -> keepstep::Result<()> {
+    let lab = Lab::new();
+    lab.world.tell("bad", Do::Fail);
+    let engine = lab.engine().await;
+    let parts = [work("bad"), stubborn()];
+    drop(engine.start("parent", child("a", join(parts))).await?);
+    lab.world.until("bad").await;
+    // The failure is stored, and waits for the other body.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    engine.cancel("parent").await?;
+    assert_eq!(engine.status("a").await?, Status::Running);
+    lab.crash(engine).await;
+    let engine = lab.engine().await;
+    let child = engine.resume::<String>("a").await?.await;
     assert!(matches!(child, Err(Error::Canceled { .. })), "{child:?}");
     engine.shutdown().await
 }

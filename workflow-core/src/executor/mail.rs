@@ -107,7 +107,9 @@ impl RunTask {
     /// Reads the mail, if the run may have some and can do something with it.
     pub(super) async fn read_mail(&mut self) -> Result<(), Ended> {
         let may_matter = self.run.waits_for_others() || self.record.parent.is_some();
-        if !may_matter || !self.run.is_active() || self.is_shutting_down {
+        // A cancel goes before a failure that is not the end yet.
+        let may_change = self.run.is_active() || self.run.is_failing();
+        if !may_matter || !may_change || self.is_shutting_down {
             return Ok(());
         }
         while std::mem::take(&mut self.mailbox.may_have_more) {

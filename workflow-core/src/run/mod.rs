@@ -262,6 +262,11 @@ impl Run {
         self.phase == Phase::Active && self.output.is_none()
     }
 
+    /// Whether a failure has reached the root, and is not the run's end yet.
+    pub(crate) fn is_failing(&self) -> bool {
+        matches!(self.phase, Phase::Failing(_))
+    }
+
     fn is_stopped(&self) -> bool {
         matches!(
             self.phase,
