@@ -137,6 +137,11 @@ impl Ledger {
         state.hash ^ state.unordered.rotate_left(32)
     }
 
+    /// How many results there are: a token is of one of those so far if its number is less.
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.state().tokens.len()
+    }
+
     /// How many bodies began, and how many writes were refused.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let state = self.state();
@@ -498,7 +503,7 @@ fn fnv(hash: u64, text: &str) -> u64 {
 }
 
 /// Every token in some bytes.
-fn tokens_in(bytes: &[u8]) -> Vec<u32> {
+pub(crate) fn tokens_in(bytes: &[u8]) -> Vec<u32> {
     let magic = MAGIC.as_bytes();
     let len = magic.len() + DIGITS;
     let begins = |at: &usize| bytes[*at..].starts_with(magic);

@@ -199,7 +199,7 @@ impl Engine {
         }
         let mut abandoned = Vec::new();
         if status == StoredStatus::Canceled {
-            abandoned = self.children_of(id, record).await;
+            abandoned = self.children_of(id, record).await?;
         }
         let mut entry = EntryWriter::default();
         entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
@@ -235,12 +235,14 @@ impl Engine {
     }
 
     /// The runs that a run waits for. A run that is damaged can be canceled too, without them.
-    async fn children_of(&self, id: &RunId, record: &RunRecord) -> Vec<RunId> {
+    async fn children_of(&self, id: &RunId, record: &RunRecord) -> Result<Vec<RunId>> {
         match load_run(&*self.shared.storage, id, record).await {
-            Ok(run) => run.children(),
+            Ok(run) => Ok(run.children()),
+            // Another time they can be read: nobody else would tell them.
+            Err(error @ Error::Storage(_)) => Err(error),
             Err(error) => {
                 tracing::warn!(run = %id, %error, "the children of a canceled run are not known");
-                Vec::new()
+                Ok(Vec::new())
             }
         }
     }
