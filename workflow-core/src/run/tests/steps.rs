@@ -245,7 +245,7 @@ fn the_last_result_of_a_watched_step_is_found_by_the_last_part_of_its_path() {
         }
         let plan = plan.into();
         run.apply(Event::Created { plan }).unwrap();
-        for (id, value) in [(0, "3"), (1, "1"), (2, "2")] {
+        for (id, value) in [(0, "1"), (1, "2"), (2, "3")] {
             let (step, value) = (StepId(id), text(value));
             run.apply(Event::StepSucceeded { step, value }).unwrap();
         }
