@@ -85,7 +85,7 @@ pub trait ListenerSteps {
 ///
 ///     async fn poll(&mut self) -> Result<u64, BoxError> {
 ///         loop {
-///             match tokio::fs::metadata(&self.0).await {
+///             match std::fs::metadata(&self.0) {
 ///                 Ok(file) => return Ok(file.len()),
 ///                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
 ///                 Err(error) => return Err(error.into()),
