@@ -280,6 +280,9 @@ pub use keepstep_core::{
 };
 pub use keepstep_macros::event_listener;
 
+// Large values by reference.
+pub use keepstep_core::{BlobId, Bytes, ObjectRef, put, put_reader};
+
 // Schedules.
 #[cfg(feature = "schedules")]
 pub use keepstep_core::{Missed, NewSchedule, ScheduleSummary};
@@ -310,8 +313,8 @@ pub use keepstep_core::__private;
 /// What most programs need: `use keepstep::prelude::*`.
 pub mod prelude {
     pub use crate::{
-        Either, Engine, Error, EventListener, Handle, IntoArg, Status, StepError, Workflow, all,
-        child, context, event, event_listener, race, select, sleep, sleep_until, step,
-        virtual_actor, wait_for,
+        Either, Engine, Error, EventListener, Handle, IntoArg, ObjectRef, Status, StepError,
+        Workflow, all, child, context, event, event_listener, put, race, select, sleep,
+        sleep_until, step, virtual_actor, wait_for,
     };
 }

@@ -159,6 +159,7 @@ async fn a_call_of_a_method_that_is_gone_waits_and_holds_up_nobody() {
         to: id.clone(),
         key: None,
         body: body.into(),
+        blobs: vec![],
         only_with: None,
     };
     let batch = keepstep::storage::Batch {

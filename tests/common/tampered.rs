@@ -178,6 +178,14 @@ impl Storage for Tampered {
         self.inner.blob(id).await
     }
 
+    fn pin_blob(&self, id: &BlobId) {
+        self.inner.pin_blob(id);
+    }
+
+    fn unpin_blob(&self, id: &BlobId) {
+        self.inner.unpin_blob(id);
+    }
+
     async fn maintain(&self) -> Result<Maintained> {
         self.inner.maintain().await
     }

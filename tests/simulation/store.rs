@@ -8,11 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
-    Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
+    Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
     MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
     StorageError, Timestamp, ValueKey,
 };
 
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::Semaphore;
 
 use crate::ledger::Ledger;
@@ -128,8 +129,43 @@ impl Storage for Bottom {
         Ok(id)
     }
 
+    async fn put_blob_from(
+        &self,
+        reader: &mut (dyn AsyncRead + std::marker::Send + Unpin),
+    ) -> Result<(BlobId, u64)> {
+        // The ledger has whole blobs.
+        let mut bytes = Vec::new();
+        let read = reader.read_to_end(&mut bytes).await;
+        let len = read.map_err(|error| StorageError::Io {
+            operation: "read",
+            path: "a reader".into(),
+            source: Arc::new(error),
+        })?;
+        Ok((self.put_blob(bytes.into()).await?, len as u64))
+    }
+
     async fn blob(&self, id: &BlobId) -> Result<Bytes> {
         self.memory.blob(id).await
+    }
+
+    async fn blob_reader(&self, id: &BlobId) -> Result<BlobReader> {
+        self.memory.blob_reader(id).await
+    }
+
+    async fn blob_len(&self, id: &BlobId) -> Result<Option<u64>> {
+        self.memory.blob_len(id).await
+    }
+
+    fn maps_blobs(&self) -> bool {
+        self.memory.maps_blobs()
+    }
+
+    fn pin_blob(&self, id: &BlobId) {
+        self.memory.pin_blob(id);
+    }
+
+    fn unpin_blob(&self, id: &BlobId) {
+        self.memory.unpin_blob(id);
     }
 
     async fn maintain(&self) -> Result<Maintained> {
@@ -368,8 +404,36 @@ impl Storage for Wire {
             .await
     }
 
+    async fn put_blob_from(
+        &self,
+        reader: &mut (dyn AsyncRead + std::marker::Send + Unpin),
+    ) -> Result<(BlobId, u64)> {
+        self.call("stores a blob", self.faulty.put_blob_from(reader))
+            .await
+    }
+
     async fn blob(&self, id: &BlobId) -> Result<Bytes> {
         read!(self, "reads a blob", blob(id))
+    }
+
+    async fn blob_reader(&self, id: &BlobId) -> Result<BlobReader> {
+        read!(self, "reads a blob", blob_reader(id))
+    }
+
+    async fn blob_len(&self, id: &BlobId) -> Result<Option<u64>> {
+        read!(self, "looks for a blob", blob_len(id))
+    }
+
+    fn maps_blobs(&self) -> bool {
+        self.faulty.maps_blobs()
+    }
+
+    fn pin_blob(&self, id: &BlobId) {
+        self.faulty.pin_blob(id);
+    }
+
+    fn unpin_blob(&self, id: &BlobId) {
+        self.faulty.unpin_blob(id);
     }
 
     async fn maintain(&self) -> Result<Maintained> {

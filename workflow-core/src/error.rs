@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use keepstep_storage::{InvalidRunId, Position, RunId, StorageError};
+use keepstep_storage::{BlobId, InvalidRunId, Position, RunId, StorageError};
 use serde::{Deserialize, Serialize};
 
 use crate::status::Status;
@@ -230,6 +230,22 @@ pub enum Error {
         /// What the codec said.
         message: String,
     },
+    /// A reference is to an object that the engine's store does not have: it was removed, or is another engine's.
+    #[error(
+        "object {object} is not in the engine's store; put it there, and keep the reference that this gives, or a run that names it"
+    )]
+    ObjectNotFound {
+        /// The object's address.
+        object: BlobId,
+    },
+    /// The work failed that was to make an object.
+    #[error("the work that was to make an object failed: {message}{}", because(.causes))]
+    SpawnFailed {
+        /// The error's own message, or the panic's.
+        message: String,
+        /// The messages of the errors behind it, nearest first.
+        causes: Vec<String>,
+    },
     /// The workflow has more than 4 billion nodes, or more than 1 GiB of arguments that are not kept apart as large values.
     #[error(
         "the workflow is too large to store as one plan; split it by returning a part of it from a step"
@@ -255,6 +271,10 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+fn because(causes: &[String]) -> String {
+    causes.iter().map(|cause| format!(": {cause}")).collect()
 }
 
 fn at_field(field: &str) -> String {

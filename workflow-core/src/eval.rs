@@ -12,6 +12,8 @@ impl<T: DeserializeOwned + 'static> Workflow<T> {
     /// Runs the workflow in memory, without durability, and returns what it yields: retries, time-outs, expansions and
     /// catches work as in an engine. Time is tokio's, so in a test with paused time, retries take none.
     ///
+    /// References to [objects](crate::ObjectRef) in what it returns can be used afterwards.
+    ///
     /// Steps with `#[resource]` parameters need an engine: `Engine::builder().resource(…).open("memory:")`.
     ///
     /// # Errors
@@ -31,9 +33,11 @@ impl<T: DeserializeOwned + 'static> Workflow<T> {
                 step: context.step_name().to_owned(),
             });
         }
-        let engine = Engine::builder().clock(Clock::tokio()).build().await?;
+        let builder = Engine::builder().clock(Clock::tokio());
+        let engine = builder.keep_store_for_references().build().await?;
         let output = engine.run("eval", self).await;
-        engine.shutdown().await?;
+        // Objects that the output refers to are there as long as the references.
+        engine.halt().await?;
         output
     }
 }

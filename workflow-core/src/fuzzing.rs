@@ -208,11 +208,11 @@ fn value(data: &[u8]) {
     inputs.push(inputs[0].ok());
     for value in inputs {
         let mut n_blobs = 0;
-        value.for_each_blob(&mut |_| n_blobs += 1);
+        value.for_each_part(&mut |_| n_blobs += 1);
         let blob = Bytes::from_static(&[1, 7]);
-        let with_blobs = value.with_blobs(&|_| Some(blob.clone()));
+        let with_blobs = value.with_parts(&|_| Some(blob.clone()));
         assert!(n_blobs > 0 || with_blobs.len() <= value.len());
-        assert!(!with_blobs.has_blobs());
+        assert!(!with_blobs.has_parts());
         drop(Source::Value(value.clone()).decode::<IgnoredAny>());
         drop(value.decode::<f64>());
         again::<()>(&value);

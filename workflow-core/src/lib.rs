@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod graph;
 mod journal;
 mod listener;
+mod object;
 mod plan;
 mod registry;
 mod resource;
@@ -42,7 +43,9 @@ pub use engine::{
 };
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};
-pub use keepstep_storage::InvalidRunId;
+pub use bytes::Bytes;
+pub use keepstep_storage::{BlobId, InvalidRunId};
+pub use object::{ObjectRef, put, put_reader};
 pub use listener::{BoxError, EventListener, wait_for};
 pub use run::StepId;
 #[cfg(feature = "schedules")]

@@ -4,15 +4,18 @@
 //! bytes, whatever codec wrote it.
 
 use std::fmt;
+use std::sync::Arc;
 
+use keepstep_storage::BlobId;
 use serde::de::value::StrDeserializer;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, VariantAccess,
     Visitor,
 };
 
+use crate::object::{Objects, decoding};
 use crate::value::parts::{CutOff, Elements, is_too_deep, variant};
-use crate::value::{Value, tag};
+use crate::value::{Value, split_header, tag};
 
 /// Where a value is decoded from.
 #[derive(Debug, Clone)]
@@ -47,6 +50,28 @@ impl Source {
                 }
             }
         })
+    }
+
+    /// Decodes a value of type `T`, whose references are to objects of this engine.
+    pub(crate) fn decode_in<T: DeserializeOwned>(
+        &self,
+        objects: &Arc<Objects>,
+    ) -> Result<T, DecodeError> {
+        let mut names = Vec::new();
+        self.for_each_name(&mut |id| names.push(id));
+        decoding(objects, names, || self.decode())
+    }
+
+    fn for_each_name(&self, visit: &mut dyn FnMut(BlobId)) {
+        match self {
+            Self::Value(value) => value.for_each_name(visit),
+            Self::Seq(items) => items.iter().for_each(|item| item.for_each_name(visit)),
+            Self::Map(entries) => entries.iter().for_each(|(key, value)| {
+                key.for_each_name(visit);
+                value.for_each_name(visit);
+            }),
+            Self::Some(inner) => inner.for_each_name(visit),
+        }
     }
 
     fn is_too_deep(&self) -> bool {
@@ -107,9 +132,14 @@ enum Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
+    /// A stored value, whichever objects it names.
+    fn bytes(bytes: &'a [u8]) -> Self {
+        Self::Bytes(split_header(bytes).1)
+    }
+
     fn of(source: &'a Source) -> Self {
         match source {
-            Source::Value(value) => Self::Bytes(value.as_bytes()),
+            Source::Value(value) => Self::bytes(value.as_bytes()),
             Source::Seq(items) => Self::Seq(items),
             Source::Map(entries) => Self::Map(entries),
             Source::Some(inner) => Self::Some(inner),
@@ -144,6 +174,7 @@ macro_rules! on_codec {
                 visit_variant(Variant::new(*tag, inner), $visitor)
             }
             Decoder::Bytes([tag::BLOB, ..]) => Err(DecodeError::new("the value's blob was not loaded")),
+            Decoder::Bytes([tag::OBJECTS, ..]) => Err(DecodeError::new("the list of the objects that the value names is cut off")),
             Decoder::Bytes([other, ..]) => {
                 Err(DecodeError::new(format_args!("the value has codec tag {other}, which this version does not know")))
             }
@@ -285,7 +316,7 @@ fn visit_variant<'de, V: Visitor<'de>>(
                 .inner
                 .take()
                 .ok_or_else(|| DecodeError::new("the entry was read twice"))?;
-            seed.deserialize(Decoder::Bytes(inner))
+            seed.deserialize(Decoder::bytes(inner))
         }
     }
 
@@ -308,7 +339,7 @@ impl<'de> SeqAccess<'de> for ListItems<'de> {
     ) -> Result<Option<T::Value>, DecodeError> {
         match self.0.next() {
             None => Ok(None),
-            Some(Ok(element)) => seed.deserialize(Decoder::Bytes(element)).map(Some),
+            Some(Ok(element)) => seed.deserialize(Decoder::bytes(element)).map(Some),
             Some(Err(CutOff)) => Err(DecodeError::new("the list ends in the middle")),
         }
     }
@@ -347,7 +378,7 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
         self,
         seed: T,
     ) -> Result<T::Value, DecodeError> {
-        seed.deserialize(Decoder::Bytes(self.inner))
+        seed.deserialize(Decoder::bytes(self.inner))
     }
 
     fn tuple_variant<V: Visitor<'de>>(
@@ -355,7 +386,7 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
         len: usize,
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        Decoder::Bytes(self.inner).deserialize_tuple(len, visitor)
+        Decoder::bytes(self.inner).deserialize_tuple(len, visitor)
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -363,7 +394,7 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        Decoder::Bytes(self.inner).deserialize_struct(self.name, fields, visitor)
+        Decoder::bytes(self.inner).deserialize_struct(self.name, fields, visitor)
     }
 }
 
@@ -407,7 +438,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
         };
         self.entries = rest;
         self.value = Some(value);
-        seed.deserialize(Decoder::Bytes(key.as_bytes())).map(Some)
+        seed.deserialize(Decoder::bytes(key.as_bytes())).map(Some)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(

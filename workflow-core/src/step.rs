@@ -11,6 +11,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::object::Objects;
+use crate::error::Error;
+use crate::plan::{Flattened, flatten};
 use crate::resource::Resources;
 use crate::source::{DecodeError, Source};
 use crate::value::{Codec, Value};
@@ -148,6 +151,37 @@ pub(crate) enum Output {
     Workflow(Arc<BuildNode>),
 }
 
+/// What a body gave back, once nothing that it refers to is under way any more.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    Value(Value),
+    Workflow(Box<Flattened>),
+}
+
+impl Output {
+    /// Awaits the work that the output refers to.
+    pub(crate) async fn settle(self, objects: &Arc<Objects>) -> Result<Settled, StepFault> {
+        match self {
+            Self::Value(value) => {
+                let settled = objects.settle(value).await;
+                let settled = settled.map_err(|unkept| StepFault(unkept.into()))?;
+                Ok(Settled::Value(settled))
+            }
+            Self::Workflow(node) => {
+                let unencodable = |error: Error| {
+                    let message = error.to_string();
+                    StepFault(Fault::Unencodable { message })
+                };
+                let mut flattened = flatten(&node).map_err(unencodable)?;
+                drop(node);
+                let settled = objects.settle_plan(&mut flattened.plan).await;
+                settled.map_err(|unkept| StepFault(unkept.into()))?;
+                Ok(Settled::Workflow(Box::new(flattened)))
+            }
+        }
+    }
+}
+
 /// Why a body gave nothing back.
 #[derive(Debug, Clone)]
 #[doc(hidden)]
@@ -187,6 +221,7 @@ pub struct StepInput {
     pub(crate) def: &'static StepDef,
     pub(crate) args: Vec<Source>,
     pub(crate) resources: Arc<Resources>,
+    pub(crate) objects: Arc<Objects>,
 }
 
 impl StepInput {
@@ -198,7 +233,7 @@ impl StepInput {
     fn decode<T: DeserializeOwned>(&self, index: usize) -> Result<T, StepFault> {
         let param = self.def.params.get(index).copied().unwrap_or("?");
         let decoded = match self.args.get(index) {
-            Some(source) => source.decode(),
+            Some(source) => source.decode_in(&self.objects),
             None => Err(serde::de::Error::custom(
                 "the stored call has no such argument",
             )),

@@ -12,7 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub(crate) mod parts;
 
+use crate::object::{MAX_INLINE_BYTES, Pins, Reference, noting};
 use crate::source::{DecodeError, Source};
+pub(crate) use parts::{header_len, names_at, split_header};
 
 /// How the value of a step is turned into bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,6 +44,9 @@ pub(crate) mod tag {
     pub(crate) const LIST: u8 = 19;
     /// The rest is the address of the blob that holds the stored value, and its length (u64, little endian).
     pub(crate) const BLOB: u8 = 32;
+    /// How many objects the value has references to (u32, little endian), their addresses, then the stored value, which may be
+    /// in a blob.
+    pub(crate) const OBJECTS: u8 = 33;
 }
 
 /// A stored value. Cloning shares the bytes, or copies the few there are.
@@ -56,28 +61,97 @@ const SHORT: usize = 22;
 enum Bytes {
     Short { len: u8, bytes: [u8; SHORT] },
     Long(Arc<[u8]>),
+    Held(Arc<Held>),
+}
+
+/// A value that is too long to be copied, or that something is known of beside its bytes while it is in memory.
+#[derive(Default)]
+struct Held {
+    bytes: bytes::Bytes,
+    /// Keep the objects that it names, and the blobs it is in, before a run names them.
+    pins: Vec<Arc<Pins>>,
+    /// The references in it, if it was encoded and is not ready to be stored.
+    unsettled: Vec<Reference>,
 }
 
 impl Value {
-    /// Encodes `value`.
+    /// Encodes `value`. If there are references in it, it is not ready to be stored: see [`is_settled`](Self::is_settled).
     pub(crate) fn encode<T: Serialize + ?Sized>(
         value: &T,
         codec: Codec,
     ) -> Result<Self, EncodeError> {
         let mut bytes = Encoding::default();
-        match codec {
+        let (encoded, references) = noting(|| match codec {
             Codec::MessagePack => {
                 bytes.put(&[tag::MESSAGE_PACK]);
                 rmp_serde::encode::write_named(&mut bytes, value)
-                    .map_err(|e| EncodeError(e.to_string()))?;
+                    .map_err(|e| EncodeError(e.to_string()))
             }
             Codec::Bincode => {
                 bytes.put(&[tag::BINCODE]);
-                bincode::serialize_into(&mut bytes, value)
-                    .map_err(|e| EncodeError(e.to_string()))?;
+                bincode::serialize_into(&mut bytes, value).map_err(|e| EncodeError(e.to_string()))
             }
+        });
+        encoded?;
+        if references.is_empty() && bytes.len <= MAX_INLINE_BYTES {
+            return Ok(Self::from_bytes(bytes.as_bytes()));
         }
-        Ok(Self::from_bytes(bytes.as_bytes()))
+        Ok(Self(Bytes::Held(Arc::new(Held {
+            bytes: match bytes.long.is_empty() {
+                true => bytes::Bytes::copy_from_slice(bytes.as_bytes()),
+                false => bytes.long.into(),
+            },
+            pins: Vec::new(),
+            unsettled: references,
+        }))))
+    }
+
+    /// Whether nothing is left to do before the value can be stored: work is done that it refers to, and the objects are listed
+    /// that it names.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.unsettled().is_empty()
+    }
+
+    /// The references of a value that is not settled.
+    pub(crate) fn unsettled(&self) -> &[Reference] {
+        match &self.0 {
+            Bytes::Held(held) => &held.unsettled,
+            _ => &[],
+        }
+    }
+
+    /// What keeps the blobs that the value names, as far as this process knows.
+    pub(crate) fn pins(&self) -> &[Arc<Pins>] {
+        match &self.0 {
+            Bytes::Held(held) => &held.pins,
+            _ => &[],
+        }
+    }
+
+    /// The value with what keeps its blobs.
+    pub(crate) fn pinned(self, pins: Vec<Arc<Pins>>) -> Self {
+        if pins.is_empty() {
+            return self;
+        }
+        Self(Bytes::Held(Arc::new(Held {
+            bytes: self.to_bytes(),
+            pins,
+            unsettled: self.unsettled().to_vec(),
+        })))
+    }
+
+    /// What begins a value that names these objects; nothing if it names none.
+    pub(crate) fn header(names: &[BlobId]) -> Vec<u8> {
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let mut bytes = Vec::with_capacity(5 + 32 * names.len());
+        bytes.push(tag::OBJECTS);
+        // More would not fit into memory.
+        let n = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&n.to_le_bytes());
+        names.iter().for_each(|id| bytes.extend_from_slice(&id.0));
+        bytes
     }
 
     /// The value of a `Result` that is `Ok` with this value.
@@ -94,7 +168,7 @@ impl Value {
         let mut bytes = Vec::with_capacity(self.len() + 1);
         bytes.push(tag);
         bytes.extend_from_slice(self.as_bytes());
-        Self::from_bytes(&bytes)
+        Self::from_bytes(&bytes).pinned(self.pins().to_vec())
     }
 
     /// The value of `()`.
@@ -116,6 +190,8 @@ impl Value {
     /// The list of these values; a value of more than 4 GiB does not fit in one.
     pub(crate) fn list<'a>(values: impl Iterator<Item = &'a Self> + Clone) -> Self {
         let len = values.clone().map(|value| 4 + value.len()).sum::<usize>();
+        let pins = values.clone().flat_map(|value| value.pins()).cloned();
+        let pins = pins.collect();
         let mut bytes = Vec::with_capacity(1 + len);
         bytes.push(tag::LIST);
         for value in values {
@@ -124,12 +200,13 @@ impl Value {
             bytes.extend_from_slice(&len.to_le_bytes());
             bytes.extend_from_slice(value.as_bytes());
         }
-        Self::from_bytes(&bytes)
+        Self::from_bytes(&bytes).pinned(pins)
     }
 
-    /// The value that stands for one kept in a blob.
-    pub(crate) fn blob(id: BlobId, len: u64) -> Self {
-        let mut bytes = Vec::with_capacity(41);
+    /// The value that stands for one kept in a blob, behind the header that it has.
+    pub(crate) fn blob(header: &[u8], id: BlobId, len: u64) -> Self {
+        let mut bytes = Vec::with_capacity(header.len() + 41);
+        bytes.extend_from_slice(header);
         bytes.push(tag::BLOB);
         bytes.extend_from_slice(&id.0);
         bytes.extend_from_slice(&len.to_le_bytes());
@@ -148,11 +225,31 @@ impl Value {
         }
     }
 
+    /// Takes stored bytes, without copying them if they are many.
+    pub(crate) fn of_bytes(bytes: bytes::Bytes) -> Self {
+        if bytes.len() <= SHORT {
+            return Self::from_bytes(&bytes);
+        }
+        Self(Bytes::Held(Arc::new(Held {
+            bytes,
+            ..Held::default()
+        })))
+    }
+
     /// The stored bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Short { len, bytes } => &bytes[..usize::from(*len)],
             Bytes::Long(bytes) => bytes,
+            Bytes::Held(held) => &held.bytes,
+        }
+    }
+
+    /// The stored bytes, without copying them if they are many.
+    pub(crate) fn to_bytes(&self) -> bytes::Bytes {
+        match &self.0 {
+            Bytes::Held(held) => held.bytes.clone(),
+            _ => bytes::Bytes::copy_from_slice(self.as_bytes()),
         }
     }
 
@@ -161,22 +258,39 @@ impl Value {
         self.as_bytes().len()
     }
 
-    /// Shows the blobs that hold this value, or parts of it, to `visit`.
+    /// Shows the blobs to `visit` that a run which has this value must name: those that hold it, or parts of it, and the objects
+    /// that it refers to.
     pub(crate) fn for_each_blob(&self, visit: &mut dyn FnMut(BlobId)) {
-        parts::for_each_blob(self.as_bytes(), visit);
+        parts::for_each_name(self.as_bytes(), visit);
+        self.for_each_part(visit);
     }
 
-    pub(crate) fn has_blobs(&self) -> bool {
-        let mut has_blobs = false;
-        self.for_each_blob(&mut |_| has_blobs = true);
-        has_blobs
+    /// Shows the objects to `visit` that the value refers to.
+    pub(crate) fn for_each_name(&self, visit: &mut dyn FnMut(BlobId)) {
+        parts::for_each_name(self.as_bytes(), visit);
     }
 
-    /// This value with the blobs it names put in their places. One that `blob` does not give stays as it is.
-    pub(crate) fn with_blobs(&self, blob: &dyn Fn(BlobId) -> Option<bytes::Bytes>) -> Self {
+    /// Shows the blobs to `visit` that hold this value, or parts of it: without them it cannot be decoded.
+    pub(crate) fn for_each_part(&self, visit: &mut dyn FnMut(BlobId)) {
+        parts::for_each_part(self.as_bytes(), visit);
+    }
+
+    /// Whether the value, or a part of it, is in a blob.
+    pub(crate) fn has_parts(&self) -> bool {
+        let mut has_parts = false;
+        self.for_each_part(&mut |_| has_parts = true);
+        has_parts
+    }
+
+    /// This value with the blobs that hold it, or parts of it, put in their places. One that `blob` does not give stays as it is.
+    pub(crate) fn with_parts(&self, blob: &dyn Fn(BlobId) -> Option<bytes::Bytes>) -> Self {
+        if let Some(whole) = parts::blob(self.as_bytes()).and_then(blob) {
+            // The usual case, and the one in which a copy would be long.
+            return Self::of_bytes(whole).pinned(self.pins().to_vec());
+        }
         let mut bytes = Vec::with_capacity(self.len());
-        parts::put_with_blobs(self.as_bytes(), 0, blob, &mut bytes);
-        Self::from_bytes(&bytes)
+        parts::put_with_parts(self.as_bytes(), 0, blob, &mut bytes);
+        Self::of_bytes(bytes.into()).pinned(self.pins().to_vec())
     }
 
     /// Decodes the value.
@@ -340,9 +454,9 @@ mod tests {
         let (a, b) = (BlobId([7; 32]), BlobId([8; 32]));
         let list = Value::list(
             [
-                &Value::blob(a, 2).ok(),
+                &Value::blob(&[], a, 2).ok(),
                 &plain.ok(),
-                &Value::blob(b, 2).ok(),
+                &Value::blob(&[], b, 2).ok(),
             ]
             .into_iter(),
         );
@@ -353,12 +467,50 @@ mod tests {
         type Decoded = either::Either<(), Vec<Result<u8, String>>>;
         assert!(value.decode::<Decoded>().is_err());
         let bytes = bytes::Bytes::copy_from_slice(stored.as_bytes());
-        let whole = value.with_blobs(&|_| Some(bytes.clone()));
-        assert!(!whole.has_blobs());
+        let whole = value.with_parts(&|_| Some(bytes.clone()));
+        assert!(!whole.has_parts());
         let decoded = whole.decode::<Decoded>().unwrap().right().unwrap();
         assert_eq!(decoded, [Ok(7), Ok(1), Ok(7)]);
-        assert_eq!(value.with_blobs(&|_| None), value);
-        assert!(!stored.has_blobs());
+        assert_eq!(value.with_parts(&|_| None), value);
+        assert!(!stored.has_parts());
+    }
+
+    #[test]
+    fn names_stand_before_what_they_are_names_of() {
+        let (a, b, blob) = (BlobId([7; 32]), BlobId([8; 32]), BlobId([9; 32]));
+        let plain = Value::encode(&7u8, Codec::MessagePack).unwrap();
+        let named = |names: &[BlobId], inner: &Value| {
+            Value::from_bytes(&[&Value::header(names), inner.as_bytes()].concat())
+        };
+        let (first, second) = (named(&[a, b], &plain), Value::blob(&Value::header(&[b]), blob, 2));
+        let list = Value::list([&first.ok(), &second.ok(), &plain.ok()].into_iter());
+        let value = list.either(true);
+        let (mut names, mut parts, mut all) = (vec![], vec![], vec![]);
+        value.for_each_name(&mut |id| names.push(id));
+        value.for_each_part(&mut |id| parts.push(id));
+        value.for_each_blob(&mut |id| all.push(id));
+        assert_eq!((&names[..], &parts[..]), (&[a, b, b][..], &[blob][..]));
+        assert_eq!(all, [a, b, b, blob]);
+        assert!(!first.has_parts() && second.has_parts());
+        assert_eq!(first.decode::<u8>().unwrap(), 7);
+        let bytes = bytes::Bytes::copy_from_slice(plain.as_bytes());
+        let whole = value.with_parts(&|_| Some(bytes.clone()));
+        type Decoded = either::Either<Vec<Result<u8, String>>, ()>;
+        let decoded = whole.decode::<Decoded>().unwrap().left().unwrap();
+        assert_eq!(decoded, [Ok(7), Ok(7), Ok(7)]);
+        names.clear();
+        whole.for_each_name(&mut |id| names.push(id));
+        assert_eq!(names, [a, b, b]);
+        // What it names is no part of what a workflow computes.
+        let header = Value::header(&[a]);
+        assert_eq!(split_header(first.as_bytes()).1, plain.as_bytes());
+        assert_eq!(header_len(&header[..5]), header.len());
+        assert_eq!(names_at(first.as_bytes()), [a, b]);
+    }
+
+    #[test]
+    fn a_value_is_three_words() {
+        assert_eq!(size_of::<Value>(), 3 * size_of::<usize>());
     }
 
     #[test]
@@ -400,7 +552,7 @@ mod tests {
         for _ in 0..10_000 {
             deep = Value::list([&deep].into_iter());
         }
-        assert!(!deep.has_blobs());
+        assert!(!deep.has_parts());
         assert!(deep.decode::<serde_json::Value>().is_err());
     }
 
@@ -416,6 +568,10 @@ mod tests {
             &[tag::BLOB, 1],
             &[tag::LEFT],
             &[tag::LIST, 1],
+            &[tag::OBJECTS],
+            &[tag::OBJECTS, 1, 0, 0, 0, 7],
+            &[tag::OBJECTS, 0, 0, 0, 0],
+            &[tag::OBJECTS, 255, 255, 255, 255, tag::MESSAGE_PACK, 7],
         ] {
             assert!(
                 Value::from_bytes(bytes).decode::<u64>().is_err(),

@@ -36,7 +36,7 @@ pub struct RunWrite {
     pub truncate: bool,
     /// Values to set (`Some`) or remove (`None`).
     pub values: Vec<(ValueKey, Option<Bytes>)>,
-    /// Blobs that this write makes the run refer to. They must already be stored.
+    /// Blobs that this write makes the run name, until it is deleted. They must be stored, and pinned or named by a run.
     pub blobs: Vec<BlobId>,
     /// Inbox messages that this write consumes.
     pub consumed: Vec<MessageId>,
@@ -70,6 +70,11 @@ pub enum WriteOutcome {
     NotFound,
     /// Nothing was written: the write it was to be taken [with](RunWrite::only_with) was not.
     Skipped,
+    /// Nothing was written: a [blob](RunWrite::blobs) that it names is not there.
+    BlobMissing {
+        /// The blob.
+        blob: BlobId,
+    },
 }
 
 /// What became of a batch: one outcome a write and one a message, in their order.
@@ -114,6 +119,9 @@ pub struct Send {
     pub key: Option<String>,
     /// What it says; opaque to the store.
     pub body: Bytes,
+    /// Blobs that the message makes the run that it is sent to name, until that is deleted, if it is accepted. They must be
+    /// stored, and pinned or named by a run.
+    pub blobs: Vec<BlobId>,
     /// The run of a write of the same batch: unless that write is taken, the message is not either.
     pub only_with: Option<RunId>,
 }
@@ -132,6 +140,11 @@ pub enum SendOutcome {
     Ended,
     /// The write it was to be taken [with](Send::only_with) was not.
     Skipped,
+    /// A [blob](Send::blobs) that it names is not there.
+    BlobMissing {
+        /// The blob.
+        blob: BlobId,
+    },
 }
 
 /// A message in an inbox.

@@ -123,6 +123,8 @@ pub use batch::{
     ValueKey, WriteOutcome,
 };
 pub use blobs::Blobs;
+#[cfg(feature = "object_store")]
+pub use blobs::ObjectStoreBlobs;
 pub use error::{Result, StorageError};
 pub use id::{Epoch, InvalidRunId, MAX_RUN_ID_BYTES, NodeId, Position, RunId, Timestamp};
 pub use memory::memory;
@@ -131,7 +133,7 @@ pub use ordered::{Op, OrderedMap};
 pub use record::{
     ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus,
 };
-pub use storage::{Description, Durability, Maintained, Storage};
+pub use storage::{BlobReader, Description, Durability, Maintained, Storage};
 
 /// The address of a blob: the BLAKE3 hash of its bytes.
 #[derive(

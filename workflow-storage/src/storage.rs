@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
     Batch, BlobId, Committed, Epoch, JournalEntry, ListedRun, Message, MessageId, NodeId, Position,
-    Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Timestamp, ValueKey,
+    Result, RunId, RunKind, RunPage, RunQuery, RunRecord, StorageError, Timestamp, ValueKey,
 };
+
+/// The bytes of a blob, as they are read: see [`Storage::blob_reader`].
+pub type BlobReader = Box<dyn AsyncRead + std::marker::Send + Unpin>;
 
 /// Where runs live: catalog, journals, values, inboxes, timers and blobs. It knows nothing of steps.
 ///
@@ -33,6 +37,7 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// - when it returns `Ok`, every write with outcome `Written` survives a power cut;
     /// - a write whose [`Expect`](crate::Expect) does not hold is refused without failing the others, and leaves no trace;
     /// - a write or a message that is to be taken only with another write is skipped, without a trace, when that is not taken;
+    /// - a write or a message that names a blob which is not there is refused in the same way: no run ever names what is missing;
     /// - messages of a batch meet runs as its writes leave them: a new run may come with its first message, and one that
     ///   ends takes none;
     /// - the indexes that [`list`](Self::list) and [`due`](Self::due) read change in the same commit.
@@ -121,8 +126,28 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// Waits until something may have arrived for this process: a hint, which may come without a cause.
     async fn notified(&self);
 
-    /// Stores bytes under their content's address. Durable when it returns; storing the same bytes again costs nothing.
+    /// Stores bytes under their content's address, and [pins](Self::pin_blob) them. Durable when it returns; storing the same bytes
+    /// again costs nothing.
+    ///
+    /// To be correct: a caller that stops waiting leaves no pin behind.
     async fn put_blob(&self, bytes: Bytes) -> Result<BlobId>;
+
+    /// Stores all that a reader gives, as [`put_blob`](Self::put_blob) does, without having it in memory as a whole. Returns the
+    /// address, and how many bytes there were.
+    ///
+    /// # Errors
+    /// Those of the reader as [`StorageError::Io`]; nothing is stored then.
+    ///
+    /// To be correct: memory does not grow with what is read. What this method does where it is not implemented is not that.
+    async fn put_blob_from(
+        &self,
+        reader: &mut (dyn AsyncRead + std::marker::Send + Unpin),
+    ) -> Result<(BlobId, u64)> {
+        let mut bytes = Vec::new();
+        let read = reader.read_to_end(&mut bytes).await;
+        let read = read.map_err(|error| StorageError::io("read", "what is to be stored", error))?;
+        Ok((self.put_blob(bytes.into()).await?, read as u64))
+    }
 
     /// A blob's bytes; memory-mapped where the store is a directory.
     ///
@@ -130,10 +155,45 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// [`StorageError::Corrupt`](crate::StorageError::Corrupt) if it is missing or is not what its address says.
     async fn blob(&self, id: &BlobId) -> Result<Bytes>;
 
+    /// A blob's bytes as a stream, for one that is larger than memory.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`](crate::StorageError::Corrupt) if it is missing. Bytes that are not what the address says are an error
+    /// of the reader at their end: what came before must not be used then.
+    ///
+    /// To be correct: memory does not grow with the blob. What this method does where it is not implemented is not that.
+    async fn blob_reader(&self, id: &BlobId) -> Result<BlobReader> {
+        Ok(Box::new(std::io::Cursor::new(self.blob(id).await?)))
+    }
+
+    /// How many bytes a blob has; `None` if it is not there.
+    async fn blob_len(&self, id: &BlobId) -> Result<Option<u64>> {
+        match self.blob(id).await {
+            Ok(bytes) => Ok(Some(bytes.len() as u64)),
+            Err(StorageError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether [`blob`](Self::blob) takes no memory for long blobs, because they are memory-mapped.
+    fn maps_blobs(&self) -> bool {
+        false
+    }
+
+    /// Keeps a blob from being removed by [`maintain`](Self::maintain) until [`unpin_blob`](Self::unpin_blob) was called as often as
+    /// it was stored and pinned. Says nothing of whether it is there. Returns at once.
+    ///
+    /// To be correct: pins are those of this process, and are gone after a crash. A commit leaves them as they are. A store that
+    /// several processes clean up must keep what any of them has pinned, or has stored not long ago.
+    fn pin_blob(&self, _id: &BlobId) {}
+
+    /// Takes one pin away. Returns at once.
+    fn unpin_blob(&self, _id: &BlobId) {}
+
     /// Wins back space: removes blobs that nothing refers to, and compacts. May be called at any time, and takes long.
     ///
-    /// To be correct: a blob that was stored before may be referred to after, so one that a commit may still be about to
-    /// name stays.
+    /// To be correct: a blob that is [pinned](Self::pin_blob) stays, since a commit may still be about to name it. One that is named
+    /// by no run and pinned by nobody goes.
     async fn maintain(&self) -> Result<Maintained>;
 
     /// Writes down what is buffered and lets go of the store, so that another process can open it. Calls after it fail with

@@ -58,6 +58,7 @@ fn message(to: &str) -> Send {
         to: id(to),
         key: Some("key".to_owned()),
         body: "hello".into(),
+        blobs: vec![],
         only_with: None,
     }
 }

@@ -437,8 +437,11 @@ impl Actor {
         }
         let mut done = std::mem::take(&mut self.done);
         let mut values = Vec::new();
+        // Calls in the agenda came as messages, which have made the actor name theirs.
+        let mut blobs = Vec::new();
         if std::mem::take(&mut self.is_changed) {
             let StoredState { version, value } = self.state.clone();
+            value.for_each_blob(&mut |blob| blobs.push(blob));
             let state = stored::encode(&State { version, value })?;
             values.push((ValueKey::State, Some(state)));
         }
@@ -455,6 +458,7 @@ impl Actor {
             consumed.extend(done.consumed);
             if let Some((key, result)) = &done.result {
                 values.push((ValueKey::Result(key.clone()), Some(stored::encode(result)?)));
+                result.blobs(&mut blobs);
             }
             with.extend(done.child.as_ref().map(|child| child.write.clone()));
         }
@@ -472,7 +476,7 @@ impl Actor {
             entry: None,
             truncate: false,
             values,
-            blobs: Vec::new(),
+            blobs,
             consumed,
             only_with: None,
         };
@@ -498,6 +502,9 @@ impl Actor {
         match outcomes.next() {
             Some(WriteOutcome::Written) => {}
             Some(WriteOutcome::NotFound) => return Err(not_found(stage)),
+            Some(WriteOutcome::BlobMissing { blob: object }) => {
+                return Err(Error::ObjectNotFound { object });
+            }
             _ => {
                 return Err(Error::Fenced {
                     run: stage.id.clone(),
@@ -530,6 +537,9 @@ impl Actor {
                 let run = child.write.run.clone();
                 match outcomes.next() {
                     Some(WriteOutcome::Written) => stage.shared.drive_new(*child),
+                    Some(WriteOutcome::BlobMissing { blob: object }) => {
+                        done.answer = Err(Error::ObjectNotFound { object });
+                    }
                     _ => done.answer = Err(Error::IdConflict { run: run.clone() }),
                 }
                 if self.agenda.exclusive.as_ref() == Some(&run) {

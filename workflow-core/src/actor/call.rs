@@ -131,7 +131,7 @@ impl<T> ActorCall<T> {
     /// As [`send`](Self::send).
     pub async fn every(self, name: impl Into<String>, period: Duration) -> Result<()> {
         let shared = Arc::clone(&self.0.actor.shared);
-        let call = self.0.stored()?;
+        let call = self.0.stored().await?;
         let every = Timestamp(0).after(period.max(SHORTEST));
         let reminder = Reminder {
             call,
@@ -186,7 +186,7 @@ impl<T: DeserializeOwned + 'static> IntoFuture for ActorCall<T> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let value = self.0.make().await?;
-            self.0.decode(&value)
+            self.0.decode(value)
         })
     }
 }
@@ -198,7 +198,7 @@ impl<T: DeserializeOwned + 'static> IntoFuture for ActorQuery<T> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let value = self.0.look().await?;
-            self.0.decode(&value)
+            self.0.decode(value)
         })
     }
 }
@@ -245,37 +245,48 @@ impl Prepared {
         self.args.iter().enumerate().map(value).collect()
     }
 
-    fn stored(&self) -> Result<Call> {
+    /// The arguments, ready to be stored.
+    async fn settled(&self) -> Result<Vec<Value>> {
+        let mut values = self.values()?;
+        for value in values.iter_mut().filter(|value| !value.is_settled()) {
+            *value = self.actor.shared.objects.settle(value.clone()).await?;
+        }
+        Ok(values)
+    }
+
+    async fn stored(&self) -> Result<Call> {
         self.actor.shared.check_resources(&[self.method.step])?;
         Ok(Call {
             method: self.method.name.to_owned(),
-            args: self.values()?,
+            args: self.settled().await?,
             key: self.key.clone(),
         })
     }
 
     async fn send(self, due_at: Option<Timestamp>) -> Result<()> {
-        let call = self.stored()?;
+        let call = self.stored().await?;
         let message = Message::Call { call, due_at };
         self.actor.post(&message, self.key).await
     }
 
-    fn sources(&self) -> Result<Vec<Source>> {
-        Ok(self.values()?.into_iter().map(Source::Value).collect())
+    async fn sources(&self) -> Result<Vec<Source>> {
+        let values = self.settled().await?;
+        Ok(values.into_iter().map(Source::Value).collect())
     }
 
     async fn make(&self) -> Result<Value> {
-        let args = self.sources()?;
+        let args = self.sources().await?;
         self.actor.call(self.method, args, self.key.clone()).await
     }
 
     async fn look(&self) -> Result<Value> {
-        let args = self.sources()?;
+        let args = self.sources().await?;
         self.actor.look(self.method, args).await
     }
 
-    fn decode<T: DeserializeOwned>(&self, value: &Value) -> Result<T> {
-        value.decode().map_err(|error| Error::Undecodable {
+    fn decode<T: DeserializeOwned>(&self, value: Value) -> Result<T> {
+        let decoded = Source::Value(value).decode_in(&self.actor.shared.objects);
+        decoded.map_err(|error| Error::Undecodable {
             what: format!("a call of {:?}", self.method.step.name),
             type_name: std::any::type_name::<T>(),
             field: error.field,
@@ -347,7 +358,7 @@ impl ActorHandle {
         // Decoding the state runs code of the user, too.
         let looking = AssertUnwindSafe(async {
             let state = committed
-                .decoded(self.def)
+                .decoded(self.def, &self.shared.objects)
                 .map_err(|fault| stage.fault(method, fault.clone()))?;
             stage.look(method, &args, busy, state).await
         });
@@ -361,9 +372,11 @@ impl ActorHandle {
             to: self.id.clone(),
             key,
             body: stored::encode(message)?,
+            blobs: message.blobs(),
             only_with: None,
         };
         match self.shared.send(message).await? {
+            SendOutcome::BlobMissing { blob: object } => Err(Error::ObjectNotFound { object }),
             SendOutcome::Accepted(_) => {
                 self.shared.actor(self.def, &self.id, Some(Mail::Inbox))?;
                 Ok(())

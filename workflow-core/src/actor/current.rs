@@ -22,7 +22,7 @@ pub(crate) struct Current {
 }
 
 impl Current {
-    pub(super) async fn scope<F: Future>(self, body: F) -> F::Output {
+    pub(crate) async fn scope<F: Future>(self, body: F) -> F::Output {
         CURRENT.scope(self, body).await
     }
 }
@@ -33,7 +33,7 @@ pub(crate) fn current_call() -> Option<Current> {
 }
 
 /// The engine whose step or method this code runs in.
-pub(super) fn current_engine() -> Option<Arc<Shared>> {
+pub(crate) fn current_engine() -> Option<Arc<Shared>> {
     let of_step = || try_context().and_then(|context| context.shared().cloned());
     current_call().map(|call| call.shared).or_else(of_step)
 }

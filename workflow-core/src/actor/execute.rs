@@ -16,10 +16,11 @@ use crate::engine::{NewRun, Shared};
 use crate::error::{Error, Result, StepError, StepErrorKind};
 use crate::executor::Outcome;
 use crate::executor::expansion;
+use crate::object::{Objects, decoding};
 use crate::plan::{self, Plan};
 use crate::run::{Failure, retry};
 use crate::source::Source;
-use crate::step::{Fault, Output, StepFault, StepInput, StepOutput, StepResult};
+use crate::step::{Fault, Settled, StepFault, StepInput, StepOutput, StepResult};
 use crate::value::Value;
 
 /// Where a call happens.
@@ -53,7 +54,17 @@ impl Called {
 
 impl ActorDef {
     /// The state of this version.
-    pub(super) fn read(&self, stored: &StoredState) -> Result<ActorState, StepFault> {
+    pub(super) fn read(
+        &self,
+        stored: &StoredState,
+        objects: &Arc<Objects>,
+    ) -> Result<ActorState, StepFault> {
+        let mut names = Vec::new();
+        stored.value.for_each_name(&mut |id| names.push(id));
+        decoding(objects, names, || self.read_here(stored))
+    }
+
+    fn read_here(&self, stored: &StoredState) -> Result<ActorState, StepFault> {
         match self.migrate {
             Some(migrate) if stored.version < self.version => migrate(stored.clone()),
             _ if stored.version <= self.version => (self.decode)(stored),
@@ -141,7 +152,7 @@ impl Stage {
         let method = job.method;
         let mut state = self
             .def
-            .read(stored)
+            .read(stored, &self.shared.objects)
             .map_err(|fault| self.fault(method, fault))?;
         let busy: Arc<[RunId]> = job.busy.iter().chain([&self.id]).cloned().collect();
         let input = self.input(method, &job.args);
@@ -155,12 +166,12 @@ impl Stage {
             MethodBody::Write(_) => {
                 let encoded = (self.def.encode)(&state);
                 let StateBytes(value) = encoded.map_err(|fault| self.fault(method, fault))?;
-                Some(value)
+                Some(self.settle(method, value).await?)
             }
         };
         let (answer, child) = match output {
-            Output::Value(value) => (Answer::Value(value), None),
-            Output::Workflow(node) => match expansion(Arc::clone(&self.shared), node).await {
+            Settled::Value(value) => (Answer::Value(value), None),
+            Settled::Workflow(flattened) => match expansion(Arc::clone(&self.shared), *flattened).await {
                 Ok(Outcome::Value(value)) => (Answer::Value(value), None),
                 Ok(Outcome::Plan(plan)) => {
                     let child = self.child(method, plan, epoch).await?;
@@ -190,8 +201,8 @@ impl Stage {
         };
         let body = body(state, self.input(method, args));
         match self.run(method, busy, body).await? {
-            Output::Value(value) => Ok(value),
-            Output::Workflow(_) => unreachable!("the macro refuses queries that return workflows"),
+            Settled::Value(value) => Ok(value),
+            Settled::Workflow(_) => unreachable!("the macro refuses queries that return workflows"),
         }
     }
 
@@ -201,13 +212,17 @@ impl Stage {
         method: &'static MethodDef,
         busy: Arc<[RunId]>,
         body: BoxFuture<'_, StepResult>,
-    ) -> Result<Output> {
+    ) -> Result<Settled> {
         let current = Current {
             shared: Arc::clone(&self.shared),
             method: method.step.name,
             busy,
         };
-        let body = AssertUnwindSafe(current.scope(body)).catch_unwind();
+        let body = AssertUnwindSafe(async {
+            let StepOutput(output) = current.scope(body).await?;
+            output.settle(&self.shared.objects).await
+        });
+        let body = body.catch_unwind();
         let result = match method.step.options.timeout {
             None => body.await,
             Some(limit) => match tokio::time::timeout(limit, body).await {
@@ -219,10 +234,16 @@ impl Stage {
             },
         };
         match result {
-            Ok(Ok(StepOutput(output))) => Ok(output),
+            Ok(Ok(output)) => Ok(output),
             Ok(Err(fault)) => Err(self.fault(method, fault)),
             Err(panic) => Err(self.fault(method, panicked(&*panic))),
         }
+    }
+
+    /// Makes what a method left of the state ready to be stored.
+    async fn settle(&self, method: &'static MethodDef, value: Value) -> Result<Value> {
+        let settled = self.shared.objects.settle(value).await;
+        settled.map_err(|unkept| self.fault(method, StepFault(unkept.into())))
     }
 
     fn input(&self, method: &'static MethodDef, args: &[Source]) -> StepInput {
@@ -233,6 +254,7 @@ impl Stage {
                 .chain(args.iter().cloned())
                 .collect(),
             resources: Arc::clone(&self.shared.resources),
+            objects: Arc::clone(&self.shared.objects),
         }
     }
 

@@ -202,23 +202,31 @@ impl ActorEngine {
         let made = making.catch_unwind().await;
         let encoded = made.unwrap_or_else(|panic| Err(panicked(&*panic)));
         let StateBytes(value) = encoded.map_err(|fault| stage.constructor_fault(fault))?;
+        let settled = shared.objects.settle(value).await;
+        let value = settled.map_err(|unkept| stage.constructor_fault(StepFault(unkept.into())))?;
+        let mut blobs = Vec::new();
+        value.for_each_blob(&mut |blob| blobs.push(blob));
         let state = State {
             version: def.version,
             value,
         };
-        let write = creation(
+        let mut write = creation(
             shared,
             &handle.id,
             RunKind::Actor,
             def.name,
             vec![(ValueKey::State, Some(stored::encode(&state)?))],
         );
+        write.blobs = blobs;
         let committed = shared
             .commit_all(Some(write), Vec::new(), Vec::new())
             .await?;
         match committed.writes.first() {
             // Another process was faster: there is one.
             Some(WriteOutcome::Written | WriteOutcome::Exists) => Ok(handle),
+            Some(&WriteOutcome::BlobMissing { blob: object }) => {
+                Err(Error::ObjectNotFound { object })
+            }
             _ => Err(Error::Fenced {
                 run: handle.id.clone(),
             }),

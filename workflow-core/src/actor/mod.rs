@@ -14,7 +14,7 @@ mod stored;
 mod task;
 
 pub use call::{ActorCall, ActorQuery, PlannedCall, build_call, build_query, call_in_step};
-pub(crate) use current::current_call;
+pub(crate) use current::{current_call, current_engine};
 pub(crate) use def::actors;
 pub use def::{
     ActorDef, ActorState, MethodBody, MethodDef, RegisteredActor, StateBytes, StoredState,

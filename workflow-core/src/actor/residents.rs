@@ -12,6 +12,7 @@ use super::def::{ActorDef, ActorState, StoredState, actors};
 use super::task::Task;
 use crate::engine::Shared;
 use crate::error::{Error, Result};
+use crate::object::Objects;
 use crate::step::StepFault;
 
 /// An idle actor leaves memory at once when there are more than this.
@@ -72,8 +73,13 @@ impl Committed {
         })
     }
 
-    pub(super) fn decoded(&self, def: &ActorDef) -> Result<&ActorState, &StepFault> {
-        self.decoded.get_or_init(|| def.read(&self.stored)).as_ref()
+    pub(super) fn decoded(
+        &self,
+        def: &ActorDef,
+        objects: &Arc<Objects>,
+    ) -> Result<&ActorState, &StepFault> {
+        let decode = || def.read(&self.stored, objects);
+        self.decoded.get_or_init(decode).as_ref()
     }
 }
 

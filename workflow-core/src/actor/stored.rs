@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bincode::Options;
 use bytes::Bytes;
-use keepstep_storage::{RunId, StorageError, Timestamp};
+use keepstep_storage::{BlobId, RunId, StorageError, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,26 @@ pub(super) enum Message {
     Remind { name: String, reminder: Reminder },
     /// No more of these.
     Forget { name: String },
+}
+
+impl Call {
+    fn blobs(&self, into: &mut Vec<BlobId>) {
+        let args = self.args.iter();
+        args.for_each(|arg| arg.for_each_blob(&mut |blob| into.push(blob)));
+    }
+}
+
+impl Message {
+    /// The blobs that the actor is to name.
+    pub(super) fn blobs(&self) -> Vec<BlobId> {
+        let mut blobs = Vec::new();
+        match self {
+            Self::Call { call, .. } => call.blobs(&mut blobs),
+            Self::Remind { reminder, .. } => reminder.call.blobs(&mut blobs),
+            Self::Forget { .. } => {}
+        }
+        blobs
+    }
 }
 
 /// A call that is repeated.
@@ -94,6 +114,15 @@ impl Agenda {
 pub(super) struct CallResult {
     pub(super) method: String,
     pub(super) answer: Answer,
+}
+
+impl CallResult {
+    /// The blobs that the actor is to name.
+    pub(super) fn blobs(&self, into: &mut Vec<BlobId>) {
+        if let Answer::Value(value) = &self.answer {
+            value.for_each_blob(&mut |blob| into.push(blob));
+        }
+    }
 }
 
 /// What a method gave back.

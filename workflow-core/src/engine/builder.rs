@@ -19,11 +19,14 @@ use crate::actor::{Residents, actors};
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::executor::{COMPACT_ABOVE, Committer, run_committer, run_timers};
+use crate::object::Objects;
 use crate::registry::Registry;
 use crate::resource::Resources;
 
 /// How many bodies execute at a time where nothing says otherwise.
 const DEFAULT_CONCURRENT_STEPS: usize = 1024;
+/// How many bytes of decoded objects are kept where nothing says otherwise.
+const DEFAULT_OBJECT_CACHE: u64 = 256 << 20;
 /// How many bodies of plain functions execute at a time: fewer than tokio has threads that may block, since commits need one.
 const BLOCKING_STEPS: usize = 384;
 
@@ -74,6 +77,8 @@ pub struct EngineBuilder {
     clock: Option<Clock>,
     seed: Option<u64>,
     compact_above: Option<u64>,
+    object_cache: Option<u64>,
+    keeps_store_for_references: bool,
 }
 
 impl EngineBuilder {
@@ -122,6 +127,20 @@ impl EngineBuilder {
     /// take a thread each, never more than 384.
     pub fn max_concurrent_steps(mut self, n: usize) -> Self {
         self.max_concurrent_steps = Some(n.clamp(1, Semaphore::MAX_PERMITS));
+        self
+    }
+
+    /// How many bytes of decoded [objects](crate::ObjectRef) are kept in memory for the next reader, counted as they are stored:
+    /// 256 MiB by default; 0 keeps none. Objects that somebody has in use are shared whatever this says. Bytes that are mapped from
+    /// a file do not count, and are not kept.
+    pub fn object_cache(mut self, bytes: u64) -> Self {
+        self.object_cache = Some(bytes);
+        self
+    }
+
+    /// References to objects keep what they need, also when the engine is gone: for [`Workflow::eval`](crate::Workflow::eval).
+    pub(crate) fn keep_store_for_references(mut self) -> Self {
+        self.keeps_store_for_references = true;
         self
     }
 
@@ -186,8 +205,14 @@ impl EngineBuilder {
         let (timers, timer_requests) = mpsc::unbounded_channel();
         let halted = CancellationToken::new();
         let turn = committer.turn();
+        let objects = Objects::new(
+            Arc::clone(&storage),
+            self.object_cache.unwrap_or(DEFAULT_OBJECT_CACHE),
+            self.keeps_store_for_references,
+        );
         let shared = Arc::new(Shared {
             storage: Arc::clone(&storage),
+            objects: Arc::new(objects),
             registry,
             resources: Arc::new(self.resources),
             clock: self.clock.unwrap_or_else(Clock::system),

@@ -49,7 +49,7 @@ impl Shared {
             .extra
             .as_ref()
             .and_then(|extra| extra.metadata.clone());
-        let plan = Arc::new(self.offload_plan(plan).await?);
+        let plan = Arc::new(self.objects.keep_plan(plan).await?);
         let event = Event::Created { plan };
         let mut run = Run::default();
         let mut entry = EntryWriter::default();

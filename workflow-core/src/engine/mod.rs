@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::executor::{RunMessage, RunTask, run_channel};
 use crate::plan::{self, Plan, flatten};
 use crate::run::{Event, Run};
+use crate::source::Source;
 use crate::value::Value;
 use crate::workflow::Workflow;
 use handle::Attached;
@@ -105,12 +106,14 @@ impl Engine {
         self.shared.storage.describe()
     }
 
-    /// Wins back space in the store: removes large values that no run refers to any more, and compacts. It may take long;
+    /// Wins back space in the store: removes large values and [objects](crate::ObjectRef) that no run names any more and no
+    /// reference in memory is to, and compacts. It may take long;
     /// runs go on meanwhile, some of their commits more slowly.
     ///
     /// # Errors
     /// [`Error::Storage`].
     pub async fn maintain(&self) -> Result<keepstep_storage::Maintained> {
+        self.shared.objects.let_go();
         Ok(self.shared.storage.maintain().await?)
     }
 
@@ -136,7 +139,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::InvalidRunId`], [`Error::IdConflict`], [`Error::MissingResource`], [`Error::Unencodable`],
-    /// [`Error::QueueFull`], [`Error::InsideStep`], [`Error::ShutDown`], [`Error::Storage`]. Nothing is stored then.
+    /// [`Error::QueueFull`], [`Error::InsideStep`], [`Error::ObjectNotFound`], [`Error::SpawnFailed`], [`Error::ShutDown`],
+    /// [`Error::Storage`]. Nothing is stored then.
     pub async fn start<T>(
         &self,
         id: impl AsRef<str>,
@@ -144,8 +148,11 @@ impl Engine {
     ) -> Result<Handle<T>> {
         forbid_in_step("start")?;
         let id = RunId::new(id)?;
-        let flattened = flatten(workflow.borrow().node())?;
+        let mut flattened = flatten(workflow.borrow().node())?;
         self.shared.check_resources(&flattened.defs)?;
+        // What it refers to is a part of what makes it this workflow.
+        let objects = &self.shared.objects;
+        objects.settle_plan(&mut flattened.plan).await?;
         let (engine, to) = (self.clone(), id.clone());
         let submit = async move { engine.submit(&to, flattened.plan).await };
         let attached = self.to_its_end(submit).await?;
@@ -217,6 +224,9 @@ impl Engine {
         match written? {
             WriteOutcome::Written => {}
             WriteOutcome::Exists => return Ok(None),
+            WriteOutcome::BlobMissing { blob: object } => {
+                return Err(Error::ObjectNotFound { object });
+            }
             WriteOutcome::Fenced { .. } | WriteOutcome::NotFound | WriteOutcome::Skipped => {
                 return Err(Error::Fenced { run: id.clone() });
             }
@@ -260,11 +270,22 @@ impl Engine {
     /// # Errors
     /// [`Error::Storage`] if the store could not be closed; it is closed as far as it goes.
     pub async fn shutdown(&self) -> Result<()> {
+        match self.halt().await {
+            Ok(false) => Ok(()),
+            stopped => {
+                let closed = self.shared.storage.close().await;
+                stopped.map(drop).and(closed.map_err(Error::from))
+            }
+        }
+    }
+
+    /// Stops, and leaves the store open. `false` if that was done before.
+    pub(crate) async fn halt(&self) -> Result<bool> {
         let shared = &self.shared;
         let was_closed = std::mem::replace(&mut shared.roster().is_closed, true);
         if was_closed {
             shared.tasks.wait().await;
-            return Ok(());
+            return Ok(false);
         }
         {
             let mut roster = shared.roster();
@@ -292,8 +313,8 @@ impl Engine {
             shared.storage.release(&to_release).await
         };
         shared.halted.cancel();
-        let closed = shared.storage.close().await;
-        Ok(released.and(closed)?)
+        shared.objects.close();
+        released.map(|()| true).map_err(Error::from)
     }
 }
 
@@ -400,8 +421,13 @@ fn unexpected(run: &RunId, what: &'static str) -> Error {
 }
 
 /// Decodes what a caller asked for.
-fn decode<T: DeserializeOwned>(value: &Value, what: impl FnOnce() -> String) -> Result<T> {
-    value.decode().map_err(|error| Error::Undecodable {
+fn decode<T: DeserializeOwned>(
+    shared: &Shared,
+    value: Value,
+    what: impl FnOnce() -> String,
+) -> Result<T> {
+    let decoded = Source::Value(value).decode_in(&shared.objects);
+    decoded.map_err(|error| Error::Undecodable {
         what: what(),
         type_name: std::any::type_name::<T>(),
         field: error.field,

@@ -133,7 +133,7 @@ impl Engine {
             .await?
         {
             let value = self.shared.load_value(Value::from_bytes(&bytes)).await?;
-            return decode(&value, what);
+            return decode(&self.shared, value, what);
         }
         let run = self.history(&id, Some(step.to_owned())).await?;
         let not_found = || Error::StepNotFound {
@@ -142,7 +142,7 @@ impl Engine {
         };
         let value = run.watched_result().cloned().ok_or_else(not_found)?;
         let value = self.shared.load_value(value).await?;
-        decode(&value, what)
+        decode(&self.shared, value, what)
     }
 
     /// What is known of a run: times, progress, errors, and what the user attached to it.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::IntoFuture;
+use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 use keepstep_storage::{RunId, Send, SendOutcome};
@@ -20,8 +21,8 @@ impl Engine {
     /// an error that names the step and the parameter; the message is not lost, and a program that can read it goes on.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::AlreadyEnded`], [`Error::Unencodable`], [`Error::InvalidRunId`], [`Error::ShutDown`],
-    /// [`Error::Storage`]. Nothing is stored then.
+    /// [`Error::NotFound`], [`Error::AlreadyEnded`], [`Error::Unencodable`], [`Error::InvalidRunId`], [`Error::ObjectNotFound`],
+    /// [`Error::SpawnFailed`], [`Error::ShutDown`], [`Error::Storage`]. Nothing is stored then.
     ///
     /// ```
     /// # use keepstep_core::{Engine, event};
@@ -43,59 +44,84 @@ impl Engine {
         value: &T,
     ) -> SendEvent {
         let name = name.as_ref();
-        let mail = Value::encode(value, Codec::MessagePack).map(|value| Mail::Event {
-            name: name.into(),
-            value,
-        });
-        let unencodable = |message: String| Error::Unencodable {
-            step: format!("event {name}"),
-            param: "value".to_owned(),
-            message,
-        };
-        let body = match mail {
-            Ok(mail) => mail
-                .encode()
-                .ok_or_else(|| unencodable("it has more than 4 GiB".to_owned())),
-            Err(error) => Err(unencodable(error.to_string())),
-        };
+        let value = Value::encode(value, Codec::MessagePack);
+        let value = value.map_err(|error| unencodable(name, error.to_string()));
         let to = RunId::new(id).map_err(Error::from);
-        let message = to.and_then(|to| {
-            Ok(Send {
-                to,
-                key: None,
-                body: body?,
-                only_with: None,
-            })
-        });
         SendEvent {
             engine: self.clone(),
-            message,
+            event: to.and_then(|to| {
+                Ok(Event {
+                    to,
+                    name: name.into(),
+                    key: None,
+                    value: value?,
+                })
+            }),
         }
     }
+}
+
+fn unencodable(name: &str, message: String) -> Error {
+    Error::Unencodable {
+        step: format!("event {name}"),
+        param: "value".to_owned(),
+        message,
+    }
+}
+
+struct Event {
+    to: RunId,
+    name: Arc<str>,
+    key: Option<String>,
+    value: Value,
 }
 
 /// An event on its way: see [`Engine::send_event`].
 #[must_use = "an event is sent when it is awaited"]
 pub struct SendEvent {
     engine: Engine,
-    message: Result<Send>,
+    event: Result<Event>,
 }
 
 impl SendEvent {
     /// Gives the message an id: a second one of this id to this run is dropped, also after the first was used.
     pub fn id(mut self, id: impl Into<String>) -> Self {
-        if let Ok(message) = &mut self.message {
-            message.key = Some(id.into());
+        if let Ok(event) = &mut self.event {
+            event.key = Some(id.into());
         }
         self
     }
 
     async fn send(self) -> Result<()> {
-        let message = self.message?;
+        let Event {
+            to,
+            name,
+            key,
+            value,
+        } = self.event?;
+        // It keeps what it names until the message does.
+        let value = self.engine.shared.objects.settle(value).await?;
+        let mut blobs = Vec::new();
+        value.for_each_blob(&mut |blob| blobs.push(blob));
+        let mail = Mail::Event {
+            name: Arc::clone(&name),
+            value: value.clone(),
+        };
+        let too_long = || unencodable(&name, "it has more than 4 GiB".to_owned());
+        let message = Send {
+            to,
+            key,
+            body: mail.encode().ok_or_else(too_long)?,
+            blobs,
+            only_with: None,
+        };
         loop {
             let to = message.to.clone();
             match self.engine.shared.send(message.clone()).await? {
                 SendOutcome::Accepted(_) | SendOutcome::Duplicate => return Ok(()),
+                SendOutcome::BlobMissing { blob: object } => {
+                    return Err(Error::ObjectNotFound { object });
+                }
                 SendOutcome::NotFound | SendOutcome::Skipped => {
                     return Err(Error::NotFound { run: to });
                 }
@@ -114,9 +140,9 @@ impl SendEvent {
 
 impl fmt::Debug for SendEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = self.message.as_ref();
+        let event = self.event.as_ref();
         f.debug_struct("SendEvent")
-            .field("to", &message.map(|message| &message.to))
+            .field("to", &event.map(|event| &event.to))
             .finish_non_exhaustive()
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use keepstep_storage::{
     Committed, Epoch, NodeId, Parent, RunId, RunRecord, RunWrite, SendOutcome, Storage,
     StorageError, Timestamp,
@@ -18,7 +17,7 @@ use crate::actor::Residents;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
 use crate::executor::{CommitRequest, Committer, Reply, RunMessage, RunSender, Wake};
-use crate::plan::Plan;
+use crate::object::Objects;
 use crate::registry::Registry;
 use crate::resource::Resources;
 use crate::run::StepId;
@@ -26,12 +25,10 @@ use crate::status::{Progress, Status};
 use crate::step::StepDef;
 use crate::value::Value;
 
-/// Values longer than this are kept as blobs: the journal and the memory hold only their address.
-const MAX_INLINE_BYTES: usize = 64 << 10;
-
 /// What the tasks of an engine share.
 pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) objects: Arc<Objects>,
     pub(crate) registry: &'static Registry,
     pub(crate) resources: Arc<Resources>,
     pub(crate) clock: Clock,
@@ -135,6 +132,12 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.objects.close();
+    }
+}
+
 /// A place of `max_running_runs`, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place(Option<Arc<Shared>>);
@@ -179,7 +182,7 @@ impl Drop for Place {
 /// The value itself, from the blobs it is in.
 pub(crate) async fn load_value(value: Value, storage: &dyn Storage) -> Result<Value, StorageError> {
     let mut ids = Vec::new();
-    value.for_each_blob(&mut |id| ids.push(id));
+    value.for_each_part(&mut |id| ids.push(id));
     if ids.is_empty() {
         return Ok(value);
     }
@@ -189,7 +192,7 @@ pub(crate) async fn load_value(value: Value, storage: &dyn Storage) -> Result<Va
     for id in ids {
         blobs.insert(id, storage.blob(&id).await?);
     }
-    Ok(value.with_blobs(&|id| blobs.get(&id).cloned()))
+    Ok(value.with_parts(&|id| blobs.get(&id).cloned()))
 }
 
 impl Shared {
@@ -283,49 +286,6 @@ impl Shared {
                 type_name: (need.type_name)().to_owned(),
             }),
         }
-    }
-
-    /// Whether a value is short enough for the journal.
-    pub(crate) fn is_inline(value: &Value) -> bool {
-        value.len() <= MAX_INLINE_BYTES
-    }
-
-    /// Puts a value that is long into a blob.
-    pub(crate) async fn offload(&self, value: Value) -> Result<Value, StorageError> {
-        if Self::is_inline(&value) {
-            return Ok(value);
-        }
-        let len = value.len() as u64;
-        let id = self
-            .storage
-            .put_blob(Bytes::copy_from_slice(value.as_bytes()))
-            .await?;
-        Ok(Value::blob(id, len))
-    }
-
-    /// Puts the long values of a plan into blobs.
-    pub(crate) async fn offload_plan(&self, mut plan: Plan) -> Result<Plan, StorageError> {
-        let mut long = Vec::new();
-        plan.for_each_value(&mut |value| {
-            if !Self::is_inline(value) {
-                long.push(value.clone());
-            }
-        });
-        if long.is_empty() {
-            return Ok(plan);
-        }
-        let mut offloaded = VecDeque::with_capacity(long.len());
-        for value in long {
-            offloaded.push_back(self.offload(value).await?);
-        }
-        plan.for_each_value_mut(&mut |value| {
-            if !Self::is_inline(value)
-                && let Some(blob) = offloaded.pop_front()
-            {
-                *value = blob;
-            }
-        });
-        Ok(plan)
     }
 
     /// The value itself, from the blobs it is in.

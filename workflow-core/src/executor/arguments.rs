@@ -10,11 +10,11 @@ use crate::value::Value;
 
 /// Whether no part of the arguments is kept in a blob.
 pub(super) fn are_at_hand(start: &Start) -> bool {
-    let mut at_hand = start.inputs.iter().all(|value| !value.has_blobs());
+    let mut at_hand = start.inputs.iter().all(|value| !value.has_parts());
     start
         .plan
         .node(start.index)
-        .for_each_literal(&mut |value| at_hand &= !value.has_blobs());
+        .for_each_literal(&mut |value| at_hand &= !value.has_parts());
     at_hand
 }
 
@@ -29,7 +29,7 @@ pub(super) async fn load(
     // Before filling in, which is not async.
     let mut blobs = Vec::new();
     start.plan.node(start.index).for_each_literal(&mut |value| {
-        if value.has_blobs() {
+        if value.has_parts() {
             blobs.push(value.clone());
         }
     });

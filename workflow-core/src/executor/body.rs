@@ -14,11 +14,13 @@ use crate::context::Context;
 use crate::engine::Shared;
 use crate::error::{Error, StepErrorKind, SuspendReason};
 use crate::journal::is_storable;
-use crate::plan::{NodeKind, Plan, flatten};
+use crate::object::{Objects, Unkept};
+use crate::plan::{Flattened, NodeKind, Plan};
 use crate::run::{Failure, Start, StepId};
-use crate::step::{Fault, Output, StepBody, StepDef, StepFault, StepInput, StepOutput, StepResult};
+use crate::step::{
+    Fault, Output, Settled, StepBody, StepDef, StepFault, StepInput, StepOutput, StepResult,
+};
 use crate::value::Value;
-use crate::workflow::BuildNode;
 
 /// How an execution ended.
 #[derive(Debug)]
@@ -97,39 +99,49 @@ impl Execution {
             def,
             args,
             resources: Arc::clone(&shared.resources),
+            objects: Arc::clone(&shared.objects),
         };
         let result = match (def.body, timeout) {
             (StepBody::Async(body), None) => {
-                let _place = (!def.options.waits).then(|| context.hold(permit));
-                Ok(context.scope(body(input)).await)
+                let place = (!def.options.waits).then(|| context.hold(permit));
+                let result = context.scope(body(input)).await;
+                drop(place);
+                Ok(settled(&shared, result).await)
             }
             _ => Box::pin(execute(&shared, def, input, context, permit, timeout)).await?,
         };
         let output = match result {
-            Ok(Ok(StepOutput(output))) => output,
+            Ok(Ok(output)) => output,
             Ok(Err(StepFault(Fault::Storage(error)))) => return Err(lost(error)),
             Ok(Err(StepFault(Fault::Stopped))) => return Err(Outcome::Stopped),
             Ok(Err(StepFault(fault))) => return Err(faulted(def, fault)),
             Err(panic) => return Err(panicked(&*panic)),
         };
         match output {
-            Output::Value(value) if Shared::is_inline(&value) => Ok(Outcome::Value(value)),
-            Output::Value(value) => Box::pin(shared.offload(value))
+            Settled::Value(value) if Objects::is_kept(&value) => Ok(Outcome::Value(value)),
+            Settled::Value(value) => Box::pin(shared.objects.offload(value))
                 .await
                 .map(Outcome::Value)
                 .map_err(lost),
-            Output::Workflow(node) => Box::pin(expansion(shared, node)).await,
+            Settled::Workflow(flattened) => Box::pin(expansion(shared, *flattened)).await,
         }
+    }
+}
+
+/// What a body gave back, once the work is done that it refers to.
+async fn settled(shared: &Shared, result: StepResult) -> Result<Settled, StepFault> {
+    match result? {
+        StepOutput(Output::Value(value)) if value.is_settled() => Ok(Settled::Value(value)),
+        // What few executions need is boxed.
+        StepOutput(output) => Box::pin(output.settle(&shared.objects)).await,
     }
 }
 
 /// What a body that returned a workflow comes to.
 pub(crate) async fn expansion(
     shared: Arc<Shared>,
-    node: Arc<BuildNode>,
+    flattened: Flattened,
 ) -> Result<Outcome, Outcome> {
-    let flattened = flatten(&node).map_err(not_storable)?;
-    drop(node);
     shared
         .check_resources(&flattened.defs)
         .map_err(|error| match error {
@@ -144,7 +156,12 @@ pub(crate) async fn expansion(
             })),
             other => not_storable(other),
         })?;
-    let plan = shared.offload_plan(flattened.plan).await.map_err(lost)?;
+    let kept = shared.objects.keep_plan(flattened.plan).await;
+    let plan = kept.map_err(|unkept| match unkept {
+        Unkept::Storage(error) => lost(error),
+        // It is settled, so this does not come.
+        unkept => not_storable(unkept.into()),
+    })?;
     if !is_storable(&plan) {
         return Err(not_storable(Error::PlanTooLarge));
     }
@@ -168,7 +185,7 @@ async fn execute(
     context: Context,
     place: OwnedSemaphorePermit,
     timeout: Option<Duration>,
-) -> Result<Result<StepResult, Panic>, Outcome> {
+) -> Result<Result<Result<Settled, StepFault>, Panic>, Outcome> {
     let timed_out = context.clone();
     let mut thread_place = None;
     if matches!(def.body, StepBody::Blocking(_)) {
@@ -177,7 +194,10 @@ async fn execute(
         let thread = Arc::clone(&shared.blocking_permits).acquire_owned();
         thread_place = Some(thread.await.map_err(|_| Outcome::Stopped)?);
     }
-    let body = execute_in(def, input, context, (place, thread_place));
+    let body = async {
+        let result = execute_in(def, input, context, (place, thread_place)).await?;
+        Ok(settled(shared, result).await)
+    };
     let Some(limit) = timeout else {
         return Ok(body.await);
     };

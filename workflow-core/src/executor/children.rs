@@ -109,6 +109,7 @@ pub(crate) fn letters(
             to: to.clone(),
             key: None,
             body: mail.encode()?,
+            blobs: Vec::new(),
             only_with: None,
         })
     };

@@ -138,11 +138,8 @@ impl RunTask {
         debug!(run = %self.id, message = id.0, ?mail, "message read");
         match mail {
             Mail::Event { name, value } => {
-                let value = self
-                    .shared
-                    .offload(value)
-                    .await
-                    .map_err(Ended::Interrupted)?;
+                let offloaded = self.shared.objects.offload(value).await;
+                let value = offloaded.map_err(Ended::Interrupted)?;
                 let events = self.mailbox.events.entry(name).or_default();
                 events.push_back((id, value));
             }

@@ -346,6 +346,10 @@ impl RunTask {
                     | WriteOutcome::NotFound
                     | WriteOutcome::Skipped,
                 ) => return Some(Exit::Ended(Ended::Fenced)),
+                Ok(WriteOutcome::BlobMissing { blob }) => {
+                    let missing = self.shared.objects.missing(blob);
+                    return Some(self.lost(Ended::Interrupted(missing)));
+                }
                 Err(error) => return Some(self.lost(Ended::Interrupted(error))),
             },
             // A run whose end is written, or is being written, has ended.

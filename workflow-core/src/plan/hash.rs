@@ -7,7 +7,7 @@
 use rmp::Marker;
 
 use super::{Arg, NodeKind, Plan, Until};
-use crate::value::{Value, tag};
+use crate::value::{Value, split_header, tag};
 
 /// A hasher that is fed a few bytes at a time: it gathers them first.
 #[derive(Default)]
@@ -145,7 +145,8 @@ fn hash_arg(hasher: &mut Sink, arg: &Arg) {
 }
 
 fn hash_value(hasher: &mut Sink, value: &Value) {
-    let bytes = value.as_bytes();
+    // The objects that the value refers to stand in itself, too.
+    let (_, bytes) = split_header(value.as_bytes());
     hasher.update(&(bytes.len() as u64).to_le_bytes());
     match bytes {
         [tag::MESSAGE_PACK, packed @ ..] if hash_packed(hasher, packed, 0).is_some() => {}

@@ -11,11 +11,10 @@ use bincode::Options;
 use keepstep_storage::{BlobId, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "schedules")]
-pub(crate) use flatten::Flattened;
-pub(crate) use flatten::flatten;
+pub(crate) use flatten::{Flattened, flatten};
 pub(crate) use hash::hash;
 
+use crate::object::Pins;
 use crate::value::Value;
 
 /// A flat DAG. A node's inputs stand before it; the last of them all is the root, whose result is the plan's.
@@ -89,16 +88,45 @@ pub(crate) struct Child {
     /// Its plan, encoded: children of children are not looked into.
     pub(crate) plan: Arc<[u8]>,
     pub(crate) hash: [u8; 32],
+    /// The blobs that values of the plan are kept in or refer to, those of children of children included.
+    pub(crate) blobs: Box<[BlobId]>,
+    #[serde(skip)]
+    pub(crate) in_memory: InMemory,
 }
+
+/// What is known of the plan of a child while it is in memory; no part of what it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct InMemory {
+    /// Keep the blobs before a run names them.
+    pins: Vec<Arc<Pins>>,
+    /// The plan itself, if its values are not ready to be stored.
+    pub(crate) unsettled: Option<Box<Plan>>,
+}
+
+impl PartialEq for InMemory {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for InMemory {}
 
 impl Child {
     /// A run of this id and plan; `None` if that does not encode.
     pub(crate) fn new(id: RunId, plan: &Plan) -> Option<Self> {
         let bytes = bincode::DefaultOptions::new().serialize(plan).ok()?;
+        let mut pins = Vec::new();
+        plan.for_each_value(&mut |value| pins.extend_from_slice(value.pins()));
+        plan.for_each_child(&mut |child| pins.extend_from_slice(&child.in_memory.pins));
         Some(Self {
             id,
             plan: bytes.into(),
             hash: hash(plan),
+            blobs: plan.blobs().into(),
+            in_memory: InMemory {
+                pins,
+                unsettled: (!plan.is_settled()).then(|| Box::new(plan.clone())),
+            },
         })
     }
 
@@ -188,11 +216,28 @@ impl Plan {
         }
     }
 
-    /// The blobs that values of the plan are kept in.
+    fn for_each_child(&self, visit: &mut dyn FnMut(&Child)) {
+        for node in &self.nodes {
+            if let NodeKind::Child(child) = &node.kind {
+                visit(child);
+            }
+        }
+    }
+
+    /// The blobs that values of the plan are kept in or refer to.
     pub(crate) fn blobs(&self) -> Vec<BlobId> {
         let mut blobs = Vec::new();
         self.for_each_value(&mut |value| value.for_each_blob(&mut |blob| blobs.push(blob)));
+        self.for_each_child(&mut |child| blobs.extend_from_slice(&child.blobs));
         blobs
+    }
+
+    /// Whether every value of it, and of the plans of its children, is ready to be stored.
+    pub(crate) fn is_settled(&self) -> bool {
+        let mut is_settled = true;
+        self.for_each_value(&mut |value| is_settled &= value.is_settled());
+        self.for_each_child(&mut |child| is_settled &= child.in_memory.unsettled.is_none());
+        is_settled
     }
 
     /// Whether a plan that was read from a store is one: every reference points to something before it, and every node but the

@@ -309,6 +309,9 @@ impl Engine {
         match outcomes.first() {
             Some(WriteOutcome::Written) => {}
             Some(WriteOutcome::NotFound) | None => return Err(not_found(id)),
+            Some(&WriteOutcome::BlobMissing { blob: object }) => {
+                return Err(Error::ObjectNotFound { object });
+            }
             Some(_) => return Err(Error::Fenced { run: id.clone() }),
         }
         if let Some(next_at) = progress.next_at {
@@ -328,12 +331,13 @@ impl NewSchedule {
             flattened,
         } = self;
         let shared = engine.shared();
-        let flattened = flattened?;
+        let mut flattened = flattened?;
         shared.check_resources(&flattened.defs)?;
         let parsed = Cron::parse(&cron)?;
         let id = schedule_id(&name)?;
         // The ids of its runs are ids.
         ticks::run_id(&name, Timestamp::default())?;
+        shared.objects.settle_plan(&mut flattened.plan).await?;
         shared.awaken();
         let _lock = shared.locks().lock(&id).await;
         let hash = plan::hash(&flattened.plan);
@@ -343,7 +347,7 @@ impl NewSchedule {
         {
             return Ok(());
         }
-        let plan = shared.offload_plan(flattened.plan).await?;
+        let plan = shared.objects.keep_plan(flattened.plan).await?;
         let next_at = parsed.next(shared.clock.timestamp());
         let spec = Spec {
             cron,
@@ -375,6 +379,9 @@ impl NewSchedule {
             .await?;
         match outcomes.writes.first() {
             Some(WriteOutcome::Written) => {}
+            Some(&WriteOutcome::BlobMissing { blob: object }) => {
+                return Err(Error::ObjectNotFound { object });
+            }
             // Another process was faster; its word counts until somebody says another.
             _ => return Ok(()),
         }

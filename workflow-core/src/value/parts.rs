@@ -49,7 +49,40 @@ pub(crate) fn variant(tag: u8) -> Option<&'static str> {
     }
 }
 
-pub(super) fn for_each_blob(bytes: &[u8], visit: &mut dyn FnMut(BlobId)) {
+/// How long the header is that names the objects of a value, from the first bytes of the value; 0 if it has none.
+pub(crate) fn header_len(bytes: &[u8]) -> usize {
+    match bytes {
+        [tag::OBJECTS, a, b, c, d, ..] => {
+            let n = u32::from_le_bytes([*a, *b, *c, *d]);
+            usize::try_from(u64::from(n) * 32 + 5).unwrap_or(usize::MAX)
+        }
+        _ => 0,
+    }
+}
+
+/// The header of a value, which names objects, and the value itself. A header that is cut off is none.
+pub(crate) fn split_header(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let len = header_len(bytes);
+    bytes.split_at_checked(len).unwrap_or((&[], bytes))
+}
+
+/// The objects that a value's header names.
+pub(crate) fn names_at(bytes: &[u8]) -> Vec<BlobId> {
+    let (header, _) = split_header(bytes);
+    let names = header.get(5..).unwrap_or_default();
+    let name = |name: &[u8]| name.try_into().ok().map(BlobId);
+    names.chunks_exact(32).filter_map(name).collect()
+}
+
+pub(super) fn for_each_name(bytes: &[u8], visit: &mut dyn FnMut(BlobId)) {
+    walk(bytes, 0, &mut |part, depth| {
+        if depth <= MAX_DEPTH {
+            names_at(part).into_iter().for_each(&mut *visit);
+        }
+    });
+}
+
+pub(super) fn for_each_part(bytes: &[u8], visit: &mut dyn FnMut(BlobId)) {
     walk(bytes, 0, &mut |part, depth| {
         if depth <= MAX_DEPTH
             && let Some(id) = blob(part)
@@ -59,7 +92,7 @@ pub(super) fn for_each_blob(bytes: &[u8], visit: &mut dyn FnMut(BlobId)) {
     });
 }
 
-fn blob(bytes: &[u8]) -> Option<BlobId> {
+pub(super) fn blob(bytes: &[u8]) -> Option<BlobId> {
     match bytes {
         [tag::BLOB, rest @ ..] => Some(BlobId(*rest.first_chunk()?)),
         _ => None,
@@ -73,10 +106,17 @@ pub(crate) fn is_too_deep(bytes: &[u8]) -> bool {
     deepest > MAX_DEPTH
 }
 
-/// Shows the parts that are not made of others, and how deep they stand.
+/// Shows the headers, and the parts that are not made of others, and how deep they stand.
 fn walk(bytes: &[u8], depth: u32, visit: &mut dyn FnMut(&[u8], u32)) {
     match bytes {
         _ if depth > MAX_DEPTH => visit(bytes, depth),
+        [tag::OBJECTS, ..] => {
+            let (header, inner) = split_header(bytes);
+            visit(header, depth);
+            if !header.is_empty() {
+                walk(inner, depth + 1, visit);
+            }
+        }
         [tag::LIST, elements @ ..] => {
             let elements = Elements::of(elements).flatten();
             elements.for_each(|element| walk(element, depth + 1, visit));
@@ -86,7 +126,7 @@ fn walk(bytes: &[u8], depth: u32, visit: &mut dyn FnMut(&[u8], u32)) {
     }
 }
 
-pub(super) fn put_with_blobs(
+pub(super) fn put_with_parts(
     bytes: &[u8],
     depth: u32,
     get: &dyn Fn(BlobId) -> Option<Bytes>,
@@ -99,15 +139,24 @@ pub(super) fn put_with_blobs(
             for element in Elements::of(elements).flatten() {
                 let at = into.len();
                 into.extend_from_slice(&[0; 4]);
-                put_with_blobs(element, depth + 1, get, into);
+                put_with_parts(element, depth + 1, get, into);
                 // Nothing that fits in memory as an argument is longer.
                 let len = u32::try_from(into.len() - at - 4).unwrap_or(u32::MAX);
                 into[at..at + 4].copy_from_slice(&len.to_le_bytes());
             }
         }
+        [tag::OBJECTS, ..] => {
+            let (header, inner) = split_header(bytes);
+            into.extend_from_slice(header);
+            if header.is_empty() {
+                into.extend_from_slice(bytes);
+            } else {
+                put_with_parts(inner, depth + 1, get, into);
+            }
+        }
         [tag, inner @ ..] if variant(*tag).is_some() => {
             into.push(*tag);
-            put_with_blobs(inner, depth + 1, get, into);
+            put_with_parts(inner, depth + 1, get, into);
         }
         _ => match blob(bytes).and_then(get) {
             Some(blob) => into.extend_from_slice(&blob),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    Batch, Committed, Expect, MessageId, Op, Position, Result, RunId, RunRecord, RunWrite, Send,
+    Batch, BlobId, Committed, Expect, MessageId, Op, Position, Result, RunId, RunRecord, RunWrite, Send,
     SendOutcome, WriteOutcome,
 };
 
@@ -19,14 +19,8 @@ impl Core {
             writes: Vec::with_capacity(batch.writes.len()),
             messages: Vec::with_capacity(batch.messages.len()),
         };
-        let mut blobs = Vec::new();
-        for mut write in batch.writes {
-            let referred = std::mem::take(&mut write.blobs);
-            let outcome = commit.write(write, &referred)?;
-            if outcome == WriteOutcome::Written {
-                blobs.extend(referred);
-            }
-            committed.writes.push(outcome);
+        for write in batch.writes {
+            committed.writes.push(commit.write(write)?);
         }
         for message in batch.messages {
             committed.messages.push(commit.send(message)?);
@@ -37,7 +31,6 @@ impl Core {
             ops,
             heads.into_iter().map(|(run, head)| (run, Some(head))),
         )?;
-        self.blobs.referred(&blobs);
         drop(writer);
         if committed
             .messages
@@ -92,7 +85,7 @@ impl<'a> Commit<'a> {
         }
     }
 
-    fn write(&mut self, write: RunWrite, blobs: &[crate::BlobId]) -> Result<WriteOutcome> {
+    fn write(&mut self, write: RunWrite) -> Result<WriteOutcome> {
         debug_assert!(
             !self.heads.contains_key(&write.run),
             "a batch has at most one write a run"
@@ -111,6 +104,9 @@ impl<'a> Commit<'a> {
             }
             _ => {}
         }
+        if let Some(blob) = self.core.missing_blob(&write.blobs)? {
+            return Ok(WriteOutcome::BlobMissing { blob });
+        }
         let (run, record) = (&write.run, write.record);
         self.journal(
             run,
@@ -127,12 +123,7 @@ impl<'a> Commit<'a> {
             let prefix = keys::message(run, id);
             self.core.remove_prefix(&mut self.ops, &prefix)?;
         }
-        for blob in blobs {
-            self.core.check_blob(run, blob)?;
-            for key in [keys::blob_run(blob, run), keys::run_blob(run, blob)] {
-                self.ops.push(Op::Put(key, bytes::Bytes::new()));
-            }
-        }
+        self.name(run, &write.blobs);
         let next_message = old.as_ref().map_or(0, |head| head.next_message);
         index(
             &mut self.ops,
@@ -147,6 +138,15 @@ impl<'a> Commit<'a> {
         self.untaken.remove(run);
         self.heads.insert(write.run, head);
         Ok(WriteOutcome::Written)
+    }
+
+    /// Makes a run name blobs.
+    fn name(&mut self, run: &RunId, blobs: &[BlobId]) {
+        for blob in blobs {
+            for key in [keys::blob_run(blob, run), keys::run_blob(run, blob)] {
+                self.ops.push(Op::Put(key, bytes::Bytes::new()));
+            }
+        }
     }
 
     fn is_skipped(&self, only_with: Option<&RunId>) -> bool {
@@ -225,6 +225,10 @@ impl<'a> Commit<'a> {
         if head.record.status.is_final() {
             return Ok(SendOutcome::Ended);
         }
+        if let Some(blob) = self.core.missing_blob(&message.blobs)? {
+            return Ok(SendOutcome::BlobMissing { blob });
+        }
+        self.name(&message.to, &message.blobs);
         let id = MessageId(head.next_message);
         let prefix = keys::message(&message.to, id);
         self.put(&message.to, &prefix, &message.body)?;

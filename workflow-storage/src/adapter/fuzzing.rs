@@ -229,6 +229,7 @@ fn of_run(core: &Core, run: RunId) -> Result<()> {
             to: run.clone(),
             key: Some("key".into()),
             body: "body".into(),
+            blobs: vec![],
             only_with: None,
         }],
     })?;

@@ -2,7 +2,7 @@
 
 use std::ops::{Bound, ControlFlow};
 
-use crate::{BlobId, Maintained, Result, RunId};
+use crate::{BlobId, Maintained, Result};
 
 use super::core::Core;
 use super::keys;
@@ -15,14 +15,18 @@ impl Core {
             if self.is_referred_to(&blob)? {
                 continue;
             }
-            // With the writer's lock no commit can come to refer to the blob between the look and the removal.
-            let _writer = self.writer()?;
-            if self.is_referred_to(&blob)? {
-                continue;
-            }
-            if let Some(bytes) = self.blobs.remove_unless_fresh(&blob)? {
+            let removal = {
+                // With the writer's lock no commit can come to name the blob between the look and the beginning of its removal,
+                // and from then on none can either: so commits need not wait for the disk.
+                let _writer = self.writer()?;
+                if self.is_referred_to(&blob)? {
+                    continue;
+                }
+                self.blobs.begin_removal(&blob)
+            };
+            if let Some(removal) = removal {
+                done.bytes_freed += self.blobs.remove(removal)?;
                 done.blobs_removed += 1;
-                done.bytes_freed += bytes;
             }
         }
         let _writer = self.writer()?;
@@ -45,13 +49,17 @@ impl Core {
         Ok(found)
     }
 
-    /// A commit must not refer to a blob that is not there.
-    pub(super) fn check_blob(&self, run: &RunId, blob: &BlobId) -> Result<()> {
-        if self.blobs.contains(blob)? {
-            return Ok(());
+    /// The first of these blobs that is not there: no run may come to name it.
+    pub(super) fn missing_blob(&self, blobs: &[BlobId]) -> Result<Option<BlobId>> {
+        for blob in blobs {
+            let may_be_named = match self.blobs.may_be_named(blob)? {
+                Some(known) => known,
+                None => self.is_referred_to(blob)?,
+            };
+            if !may_be_named {
+                return Ok(Some(*blob));
+            }
         }
-        Err(self.corrupt(format!(
-            "blob {blob}, which run {run} is to refer to, is not stored"
-        )))
+        Ok(None)
     }
 }

@@ -21,14 +21,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use self::core::Core;
 use crate::directory::Directory;
 use crate::{
-    Batch, BlobId, Blobs, Committed, Description, Durability, Epoch, JournalEntry, ListedRun,
+    Batch, BlobId, BlobReader, Blobs, Committed, Description, Durability, Epoch, JournalEntry, ListedRun,
     Maintained, Message, MessageId, NodeId, OrderedMap, Position, Result, RunId, RunKind, RunPage,
     RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
 };
+
+/// How much of a stream is in memory, about.
+const CHUNK: usize = 1 << 20;
 
 /// A [`Storage`] made of an ordered map and a place for blobs.
 ///
@@ -100,8 +104,26 @@ impl Adapter {
         &self,
         f: impl FnOnce(&Core) -> Result<T> + std::marker::Send + 'static,
     ) -> Result<T> {
+        let blocks = self.core.map.blocks();
+        self.call(blocks, move |core| f(core)).await
+    }
+
+    /// As [`on_map`](Self::on_map), for what also waits for blobs.
+    async fn on_blobs<T: std::marker::Send + 'static>(
+        &self,
+        f: impl FnOnce(&Arc<Core>) -> Result<T> + std::marker::Send + 'static,
+    ) -> Result<T> {
+        let blocks = self.core.map.blocks() || self.core.blobs.block();
+        self.call(blocks, f).await
+    }
+
+    async fn call<T: std::marker::Send + 'static>(
+        &self,
+        blocks: bool,
+        f: impl FnOnce(&Arc<Core>) -> Result<T> + std::marker::Send + 'static,
+    ) -> Result<T> {
         self.core.check_open()?;
-        if !self.core.map.blocks() {
+        if !blocks {
             return f(&self.core);
         }
         let core = Arc::clone(&self.core);
@@ -113,6 +135,36 @@ impl Adapter {
                 operation: "finish a call",
                 source: Arc::new(error),
             }),
+        }
+    }
+}
+
+/// A pin that somebody waits for, taken away again if nobody does any more.
+struct Pinned {
+    core: Arc<Core>,
+    id: BlobId,
+    is_claimed: bool,
+}
+
+impl Pinned {
+    fn new(core: &Arc<Core>, id: BlobId) -> Self {
+        Self {
+            core: Arc::clone(core),
+            id,
+            is_claimed: false,
+        }
+    }
+
+    fn claim(mut self) -> BlobId {
+        self.is_claimed = true;
+        self.id
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if !self.is_claimed {
+            self.core.blobs.unpin(&self.id);
         }
     }
 }
@@ -237,16 +289,71 @@ impl Storage for Adapter {
     }
 
     async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
-        self.on_map(move |core| core.blobs.put(bytes)).await
+        let put = self.on_blobs(move |core| Ok(Pinned::new(core, core.blobs.put(bytes)?)));
+        put.await.map(Pinned::claim)
+    }
+
+    async fn put_blob_from(
+        &self,
+        reader: &mut (dyn AsyncRead + std::marker::Send + Unpin),
+    ) -> Result<(BlobId, u64)> {
+        let mut new = self.on_blobs(|core| core.blobs.begin()).await?;
+        let mut chunk = Vec::with_capacity(CHUNK);
+        loop {
+            while chunk.len() < CHUNK {
+                let mut rest = (&mut *reader).take((CHUNK - chunk.len()) as u64);
+                let read = rest.read_buf(&mut chunk).await;
+                let what = "what is to be stored";
+                if read.map_err(|error| StorageError::io("read", what, error))? == 0 {
+                    break;
+                }
+            }
+            if chunk.is_empty() {
+                break;
+            }
+            let write = move |_: &Arc<Core>| {
+                new.write(&chunk)?;
+                chunk.clear();
+                Ok((new, chunk))
+            };
+            (new, chunk) = self.on_blobs(write).await?;
+        }
+        let finish = self.on_blobs(move |core| {
+            let (id, len) = core.blobs.finish(new)?;
+            Ok((Pinned::new(core, id), len))
+        });
+        finish.await.map(|(pinned, len)| (pinned.claim(), len))
     }
 
     async fn blob(&self, id: &BlobId) -> Result<Bytes> {
         let id = *id;
-        self.on_map(move |core| core.blobs.get(&id)).await
+        self.on_blobs(move |core| core.blobs.get(&id)).await
+    }
+
+    async fn blob_reader(&self, id: &BlobId) -> Result<BlobReader> {
+        let id = *id;
+        self.on_blobs(move |core| core.blobs.reader(&id)).await
+    }
+
+    async fn blob_len(&self, id: &BlobId) -> Result<Option<u64>> {
+        let id = *id;
+        self.on_blobs(move |core| core.blobs.len(&id)).await
+    }
+
+    fn maps_blobs(&self) -> bool {
+        self.core.blobs.are_mapped()
+    }
+
+    fn pin_blob(&self, id: &BlobId) {
+        self.core.blobs.pin(id);
+    }
+
+    fn unpin_blob(&self, id: &BlobId) {
+        self.core.blobs.unpin(id);
     }
 
     async fn maintain(&self) -> Result<Maintained> {
-        self.on_map(Core::maintain).await
+        self.on_blobs(|core| core.maintain()).await
     }
 
     async fn close(&self) -> Result<()> {

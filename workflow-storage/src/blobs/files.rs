@@ -8,16 +8,19 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::mmap;
+use super::{Verified, mmap};
 use crate::directory::sync_directory;
-use crate::{BlobId, Result, StorageError};
+use crate::{BlobId, BlobReader, Result, StorageError};
 
 /// Shorter blobs are read: a mapping takes at least a page, and a process may only have so many.
 const SHORTEST_MAPPED: u64 = 64 * 1024;
+
+/// How much of a file is read at a time where it is streamed.
+const READ_AT_ONCE: usize = 1 << 20;
 
 /// How many addresses are remembered; all are forgotten when there are more.
 const KNOWN: usize = 1 << 16;
@@ -31,13 +34,44 @@ pub(super) struct Files {
 /// What this process has seen for itself.
 #[derive(Default)]
 struct Memory {
-    /// Blobs that are durable, because this process put them. Only a put adds one, and a sweep waits for puts: so what is
-    /// in here is there.
+    /// Blobs that are durable, because this process put them. Only a put adds one, and it waits for a sweep of the same blob: so
+    /// what is in here is there.
     stored: HashSet<BlobId>,
     /// Blobs that were found to be what their address says, which may be gone since.
     verified: HashSet<BlobId>,
     /// First bytes whose directory is there, durably.
     directories: HashSet<u8>,
+}
+
+/// A file that is being written under `tmp`; removed when dropped.
+pub(super) struct NewFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl NewFile {
+    fn create(path: PathBuf) -> io::Result<Self> {
+        let file = File::create_new(&path)?;
+        Ok(Self { file, path })
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|error| StorageError::io("write", &self.path, error))
+    }
+
+    /// Syncs the file and gives it its name.
+    fn keep_as(self, path: &Path) -> io::Result<()> {
+        self.file.sync_data()?;
+        fs::rename(&self.path, path)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        // It has another name by now, if all went well.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 impl Files {
@@ -75,34 +109,72 @@ impl Files {
         // the file is there; and a damaged file is replaced by a good one.
         if !matches!(self.read(id), Ok(Some(stored)) if stored == bytes) {
             self.make_directory(id.0[0], &directory)?;
-            let tmp = self.root.join("tmp").join(format!(
-                "{}-{}",
-                std::process::id(),
-                self.next_tmp.fetch_add(1, Ordering::Relaxed)
-            ));
-            let written = write_synced(&tmp, bytes).and_then(|()| fs::rename(&tmp, &path));
-            if let Err(error) = written {
-                // It may not even be there.
-                let _ = fs::remove_file(&tmp);
-                return Err(StorageError::io("write", path, error));
-            }
+            let written = NewFile::create(self.tmp_path()).and_then(|mut new| {
+                new.file.write_all(bytes)?;
+                new.keep_as(&path)
+            });
+            written.map_err(|error| StorageError::io("write", path, error))?;
         }
         sync_directory(&directory)?;
         remember(&mut self.memory().stored, id);
         Ok(())
     }
 
-    pub(super) fn get(&self, id: &BlobId) -> Result<Bytes> {
-        let damaged = |what: String| StorageError::Corrupt {
-            location: self.root.display().to_string(),
-            what,
+    /// Begins a file whose address is known when it is whole.
+    pub(super) fn begin(&self) -> Result<NewFile> {
+        let path = self.tmp_path();
+        NewFile::create(path.clone()).map_err(|error| StorageError::io("create", path, error))
+    }
+
+    /// Gives a file its name, durably. It takes the place of one that is there, which may be damaged.
+    pub(super) fn finish(&self, id: &BlobId, new: NewFile) -> Result<()> {
+        if self.memory().stored.contains(id) {
+            return Ok(());
+        }
+        let (path, directory) = (self.path(id), self.directory(id));
+        self.make_directory(id.0[0], &directory)?;
+        let kept = new.keep_as(&path);
+        kept.map_err(|error| StorageError::io("write", path, error))?;
+        sync_directory(&directory)?;
+        remember(&mut self.memory().stored, id);
+        Ok(())
+    }
+
+    /// The bytes of a file as a stream.
+    pub(super) fn reader(this: &Arc<Self>, id: &BlobId) -> Result<BlobReader> {
+        let path = this.path(id);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(super::missing(this.location(), id));
+            }
+            other => other.map_err(|error| StorageError::io("read", path, error))?,
         };
-        let bytes = self
-            .read(id)?
-            .ok_or_else(|| damaged(format!("blob {id} is missing")))?;
+        let mut file = tokio::fs::File::from_std(file);
+        file.set_max_buf_size(READ_AT_ONCE);
+        if this.memory().has_seen(id) {
+            return Ok(Box::new(file));
+        }
+        let (files, id) = (Arc::clone(this), *id);
+        let verified = move || remember(&mut files.memory().verified, &id);
+        let location = this.location();
+        Ok(Box::new(Verified::new(file, id, location, verified)))
+    }
+
+    pub(super) fn len(&self, id: &BlobId) -> Result<Option<u64>> {
+        let path = self.path(id);
+        match fs::metadata(&path) {
+            Ok(file) => Ok(Some(file.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StorageError::io("look for", path, error)),
+        }
+    }
+
+    pub(super) fn get(&self, id: &BlobId) -> Result<Bytes> {
+        let bytes = self.read(id)?;
+        let bytes = bytes.ok_or_else(|| super::missing(self.location(), id))?;
         if !self.memory().has_seen(id) {
             if !is_under_its_address(id, &bytes) {
-                return Err(damaged(format!("blob {id} is not what its address says")));
+                return Err(super::damaged(self.location(), id));
             }
             remember(&mut self.memory().verified, id);
         }
@@ -175,6 +247,16 @@ impl Files {
         Ok(())
     }
 
+    fn location(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn tmp_path(&self) -> PathBuf {
+        let number = self.next_tmp.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", std::process::id());
+        self.root.join("tmp").join(name)
+    }
+
     fn directory(&self, id: &BlobId) -> PathBuf {
         self.root.join(format!("{:02x}", id.0[0]))
     }
@@ -205,12 +287,6 @@ fn remember(ids: &mut HashSet<BlobId>, id: &BlobId) {
         ids.clear();
     }
     ids.insert(*id);
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(bytes)?;
-    file.sync_data()
 }
 
 /// What is in a directory; nothing if it is none.

@@ -24,6 +24,7 @@ async fn full(store: &dyn Storage, id: &str) -> (Owned, MessageId) {
         ..run.write()
     };
     write(store, values).await;
+    store.unpin_blob(&blob);
     let consumed = sent(store, message(&run, Some("consumed"), "c")).await;
     write(store, run.consume(&[consumed])).await;
     let kept = sent(store, message(&run, Some("kept"), noise(30_000, 1))).await;

@@ -201,6 +201,7 @@ pub(super) fn message(to: &Owned, key: Option<&str>, body: impl Into<Bytes>) -> 
         to: to.run.clone(),
         key: key.map(str::to_owned),
         body: body.into(),
+        blobs: vec![],
         only_with: None,
     }
 }

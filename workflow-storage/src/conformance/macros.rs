@@ -122,6 +122,12 @@ macro_rules! __conformance {
                 a_blob_goes_with_its_last_run,
                 a_blob_may_come_back,
                 a_fresh_blob_survives_maintenance,
+                a_stream_becomes_a_blob,
+                a_stream_that_breaks_becomes_nothing,
+                a_pinned_blob_stays_until_it_is_unpinned,
+                an_abandoned_put_is_swept,
+                nothing_names_a_missing_blob,
+                a_message_makes_its_run_name_blobs,
             }
             $crate::__conformance_theme! { delete, [], $opener;
                 everything_of_a_run_goes,

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::io::AsyncRead;
 use tokio::sync::{oneshot, watch};
 
 use super::{Call, Effect, Fault, On};
 use crate::{
-    Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
+    Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
     MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
     StorageError, Timestamp, ValueKey,
 };
@@ -373,8 +374,36 @@ impl Storage for Faulty {
         self.pass(Call::PutBlob, self.inner.put_blob(bytes)).await
     }
 
+    async fn put_blob_from(
+        &self,
+        reader: &mut (dyn AsyncRead + std::marker::Send + Unpin),
+    ) -> Result<(BlobId, u64)> {
+        let putting = self.inner.put_blob_from(reader);
+        self.pass(Call::PutBlob, putting).await
+    }
+
     async fn blob(&self, id: &BlobId) -> Result<Bytes> {
         self.pass(Call::Read, self.inner.blob(id)).await
+    }
+
+    async fn blob_reader(&self, id: &BlobId) -> Result<BlobReader> {
+        self.pass(Call::Read, self.inner.blob_reader(id)).await
+    }
+
+    async fn blob_len(&self, id: &BlobId) -> Result<Option<u64>> {
+        self.pass(Call::Read, self.inner.blob_len(id)).await
+    }
+
+    fn maps_blobs(&self) -> bool {
+        self.inner.maps_blobs()
+    }
+
+    fn pin_blob(&self, id: &BlobId) {
+        self.inner.pin_blob(id);
+    }
+
+    fn unpin_blob(&self, id: &BlobId) {
+        self.inner.unpin_blob(id);
     }
 
     async fn maintain(&self) -> Result<Maintained> {

@@ -20,9 +20,10 @@ pub enum Call {
     Release,
     /// [`Storage::delete`](crate::Storage::delete)
     Delete,
-    /// [`Storage::put_blob`](crate::Storage::put_blob)
+    /// [`Storage::put_blob`](crate::Storage::put_blob), [`Storage::put_blob_from`](crate::Storage::put_blob_from)
     PutBlob,
-    /// Any of the calls that only read: `record`, `list`, `list_by_id`, `journal`, `value`, `due`, `inbox`, `unread`, `blob`.
+    /// Any of the calls that only read: `record`, `list`, `list_by_id`, `journal`, `value`, `due`, `inbox`, `unread`, `blob`,
+    /// `blob_reader`, `blob_len`.
     Read,
     /// [`Storage::maintain`](crate::Storage::maintain)
     Maintain,

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
-    Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
+    Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
     MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
     StorageError, Timestamp, ValueKey,
 };
@@ -63,7 +64,7 @@ pub enum Mutation {
     Release(Vec<(RunId, Epoch)>),
     /// [`Storage::delete`]
     Delete(RunId, Epoch, bool),
-    /// [`Storage::put_blob`]
+    /// [`Storage::put_blob`], or [`Storage::put_blob_from`] of a reader that gave these bytes
     PutBlob(Bytes),
 }
 
@@ -88,7 +89,9 @@ pub async fn replay(log: &[Mutation], store: &dyn Storage) -> Result<()> {
             }
             Mutation::Delete(run, epoch, deleted) => store.delete(run, *epoch).await? == *deleted,
             Mutation::PutBlob(bytes) => {
-                store.put_blob(bytes.clone()).await?;
+                let id = store.put_blob(bytes.clone()).await?;
+                // Who had put it is gone.
+                store.unpin_blob(&id);
                 true
             }
         };
@@ -250,8 +253,39 @@ impl Storage for Recorded {
         Ok(id)
     }
 
+    async fn put_blob_from(
+        &self,
+        reader: &mut (dyn AsyncRead + std::marker::Send + Unpin),
+    ) -> Result<(BlobId, u64)> {
+        // What is in the log is in memory.
+        let mut bytes = Vec::new();
+        let read = reader.read_to_end(&mut bytes).await;
+        let read = read.map_err(|error| StorageError::io("read", "what is to be stored", error))?;
+        Ok((self.put_blob(bytes.into()).await?, read as u64))
+    }
+
     async fn blob(&self, id: &BlobId) -> Result<Bytes> {
         self.inner.blob(id).await
+    }
+
+    async fn blob_reader(&self, id: &BlobId) -> Result<BlobReader> {
+        self.inner.blob_reader(id).await
+    }
+
+    async fn blob_len(&self, id: &BlobId) -> Result<Option<u64>> {
+        self.inner.blob_len(id).await
+    }
+
+    fn maps_blobs(&self) -> bool {
+        self.inner.maps_blobs()
+    }
+
+    fn pin_blob(&self, id: &BlobId) {
+        self.inner.pin_blob(id);
+    }
+
+    fn unpin_blob(&self, id: &BlobId) {
+        self.inner.unpin_blob(id);
     }
 
     async fn maintain(&self) -> Result<Maintained> {
