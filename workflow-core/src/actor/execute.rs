@@ -299,6 +299,9 @@ impl Stage {
                 field: error.field,
                 message: error.message,
             },
+            Fault::Unmigratable { message } => {
+                self.failure(method, StepErrorKind::Error, message, vec![])
+            }
             Fault::MissingResource { param, type_name } => Error::MissingResource {
                 step: method.step.name.to_owned(),
                 param: param.to_owned(),
@@ -330,7 +333,9 @@ impl Stage {
                 self.failure_of(step(), StepErrorKind::Unencodable, message, vec![])
             }
             Fault::Storage(error) => Error::Storage(error),
-            Fault::Undecodable { .. } | Fault::Stopped => Error::ShutDown,
+            Fault::Undecodable { .. } | Fault::Unmigratable { .. } | Fault::Stopped => {
+                Error::ShutDown
+            }
         }
     }
 

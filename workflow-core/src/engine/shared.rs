@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Committed, Epoch, NodeId, Parent, RunId, RunRecord, RunWrite, SendOutcome, Storage,
+    Build, Committed, Epoch, NodeId, Parent, RunId, RunRecord, RunWrite, SendOutcome, Storage,
     StorageError, Timestamp,
 };
 use rustc_hash::FxHashMap;
@@ -33,6 +33,8 @@ const MAX_INLINE_BYTES: usize = 64 << 10;
 pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) registry: &'static Registry,
+    /// What the runs that it starts say of the program.
+    pub(crate) build: Build,
     pub(crate) resources: Arc<Resources>,
     pub(crate) clock: Clock,
     pub(crate) node: NodeId,
