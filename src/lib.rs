@@ -289,8 +289,8 @@ pub use keepstep_core::{Missed, NewSchedule, ScheduleSummary};
 
 // The engine, and what it tells of runs.
 pub use keepstep_core::{
-    Clock, Codec, Cursor, Engine, EngineBuilder, Filter, Graph, GraphNode, Handle, Metadata,
-    NodeState, Page, Progress, ProgressStream, RunSummary, SendEvent, Status, StepId,
+    BuildInfo, Clock, Codec, Cursor, Engine, EngineBuilder, Filter, Graph, GraphNode, Handle,
+    Metadata, NodeState, Page, Progress, ProgressStream, RunSummary, SendEvent, Status, StepId,
     StorageSource,
 };
 
@@ -299,6 +299,9 @@ pub use keepstep_core::{
     cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run,
     send_event, start, status, step_output, suspend, try_init,
 };
+
+// Whether code and store fit.
+pub use keepstep_core::{Cause, Certainty, Holder, Problem, Report, testing};
 
 // What can go wrong.
 pub use keepstep_core::{

@@ -145,6 +145,20 @@ pub enum Error {
         /// Where the other is.
         second: String,
     },
+    /// Two steps of the program accept the stored calls of one version of a step.
+    #[error(
+        "two steps accept the stored calls of {name:?} (version {version}): {first} and {second}; take `accepts` away from one of them"
+    )]
+    AcceptedTwice {
+        /// The name.
+        name: String,
+        /// The version.
+        version: u32,
+        /// Where one is.
+        first: String,
+        /// Where the other is.
+        second: String,
+    },
     /// There is no such actor.
     #[error("there is no {actor}; `get_or_create` makes one")]
     ActorNotFound {
@@ -261,6 +275,28 @@ pub enum Error {
         run: RunId,
         /// Where and how.
         damage: Damage,
+    },
+    /// The run names no executable.
+    #[error(
+        "run {run:?} was started by {build}, whose executable was not kept; open engines with \
+         `Engine::builder().keep_executable(true)` to keep it for the runs that they start"
+    )]
+    NoExecutable {
+        /// The run.
+        run: RunId,
+        /// The program that started it.
+        build: crate::BuildInfo,
+    },
+    /// An executable could not be read, to keep it, or written out. Nothing of a run has changed.
+    #[error("the executable {path} could not be {operation}", path = .path.display())]
+    Executable {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What was to be done with it: read or written.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::sync::Arc<std::io::Error>,
     },
     /// The engine is shutting down, or was shut down.
     #[error("the engine was shut down; open it again and resume the run")]
@@ -392,7 +428,10 @@ pub enum SuspendReason {
     #[error("on request")]
     Requested,
     /// The program has no such step.
-    #[error("this program has no step {step:?} of version {version}")]
+    #[error(
+        "this program has no step {step:?} of version {version}: bring it back, or let a later version accept its calls with \
+         `accepts = {version}`"
+    )]
     UnknownStep {
         /// The step.
         step: String,
@@ -430,5 +469,20 @@ pub enum SuspendReason {
     Invariant {
         /// What.
         what: String,
+    },
+    /// The arguments of a call of an older version could not be made those of the step that accepts it.
+    #[error(
+        "the arguments of step {step:?} (version {version}) could not be migrated to version {to}: {message}; mend the function \
+         that `migrate` names"
+    )]
+    Unmigratable {
+        /// The step.
+        step: String,
+        /// The version that the call was made for.
+        version: u32,
+        /// The version that accepts it.
+        to: u32,
+        /// What the migration said.
+        message: String,
     },
 }

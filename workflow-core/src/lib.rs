@@ -2,6 +2,7 @@
 
 mod actor;
 mod arg;
+mod check;
 mod clock;
 mod context;
 mod engine;
@@ -14,6 +15,7 @@ pub mod fuzzing;
 mod graph;
 mod journal;
 mod listener;
+mod migrate;
 mod object;
 mod plan;
 mod registry;
@@ -21,9 +23,12 @@ mod resource;
 mod run;
 #[cfg(feature = "schedules")]
 mod schedule;
+mod shape;
+mod signature;
 mod source;
 mod status;
 mod step;
+pub mod testing;
 mod value;
 mod wait;
 mod workflow;
@@ -33,20 +38,21 @@ pub use actor::{
     PlannedCall, StoredState,
 };
 pub use arg::IntoArg;
+pub use bytes::Bytes;
+pub use check::{Cause, Certainty, Holder, Problem, Report};
 pub use clock::Clock;
 pub use context::{Context, context, try_context};
 pub use either::Either;
 pub use engine::{
-    Cursor, Engine, EngineBuilder, Filter, Handle, Metadata, Page, ProgressStream, RunSummary,
-    SendEvent, StorageSource, cancel, default_engine, delete, init, list, metadata, output, resume,
-    resume_all, run, send_event, start, status, step_output, suspend, try_init,
+    BuildInfo, Cursor, Engine, EngineBuilder, Filter, Handle, Metadata, Page, ProgressStream,
+    RunSummary, SendEvent, StorageSource, cancel, default_engine, delete, init, list, metadata,
+    output, resume, resume_all, run, send_event, start, status, step_output, suspend, try_init,
 };
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};
-pub use bytes::Bytes;
 pub use keepstep_storage::{BlobId, InvalidRunId};
-pub use object::{ObjectRef, put, put_reader};
 pub use listener::{BoxError, EventListener, wait_for};
+pub use object::{ObjectRef, put, put_reader};
 pub use run::StepId;
 #[cfg(feature = "schedules")]
 pub use schedule::{Missed, NewSchedule, ScheduleSummary};
@@ -71,8 +77,13 @@ pub mod __private {
         constructed, decode_state, encode_state, migrate_state,
     };
     pub use crate::arg::BuildArg;
-    pub use crate::listener::{ListenerSteps, poll_listener, tell_listener};
+    pub use crate::listener::{
+        ListenerSteps, poll_listener, poll_types, tell_listener, tell_types,
+    };
+    pub use crate::migrate::{Accepts, Migration, migrate_args};
     pub use crate::registry::Registered;
+    pub use crate::shape::{ShapeByTrace, ShapeOf, ShapeOfAny};
+    pub use crate::signature::StepTypes;
     pub use crate::step::{
         Backoff, Borrowed, Fallible, ResourceNeed, StepBody, StepDef, StepFault, StepFuture,
         StepInput, StepOptions, StepOutput, StepResult, end_with_result, end_with_unknown_result,

@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::plan::First;
+use crate::shape::Shape;
+use crate::signature::StepTypes;
 use crate::step::{StepDef, StepFuture, StepInput, StepValue, end_with_result};
 use crate::workflow::{BuildKind, BuildNode, Workflow, build_step};
 
@@ -135,4 +137,26 @@ pub fn tell_listener<L: EventListener>(input: StepInput) -> StepFuture {
         let told = listener.checkpointed(&event).await;
         end_with_result(def, told.map(|()| event))
     })
+}
+
+/// The types of the step that polls.
+#[doc(hidden)]
+#[must_use]
+pub const fn poll_types<L: EventListener>() -> StepTypes {
+    let probe = |input: &StepInput, index| match index {
+        0 => input.arg::<L, _>(0).map(drop),
+        _ => Ok(()),
+    };
+    StepTypes::new(probe, &[Shape::of::<L>], Shape::of::<(L, L::Event)>)
+}
+
+/// The types of the step that says that the event is stored.
+#[doc(hidden)]
+#[must_use]
+pub const fn tell_types<L: EventListener>() -> StepTypes {
+    let probe = |input: &StepInput, index| match index {
+        0 => input.arg::<(L, L::Event), _>(0).map(drop),
+        _ => Ok(()),
+    };
+    StepTypes::new(probe, &[Shape::of::<(L, L::Event)>], Shape::of::<L::Event>)
 }

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use rustc_hash::FxHashMap;
 
 use crate::error::Error;
+use crate::migrate::Accepts;
 use crate::step::StepDef;
 
 /// A step that the linker collects.
@@ -17,14 +18,32 @@ inventory::collect!(Registered);
 /// Every step of the program.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    by_name: FxHashMap<(&'static str, u32), &'static StepDef>,
+    by_name: FxHashMap<(&'static str, u32), Found>,
+    build: u64,
+}
+
+/// The code that runs a stored call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) def: &'static StepDef,
+    /// The version that the call was made for, if it is not the step's own.
+    pub(crate) accepted: Option<&'static Accepts>,
+}
+
+impl Found {
+    /// The version that the call was made for.
+    pub(crate) fn version(&self) -> u32 {
+        self.accepted
+            .map_or(self.def.version, |accepted| accepted.version)
+    }
 }
 
 impl Registry {
     /// The program's steps, checked once.
     ///
     /// # Errors
-    /// [`Error::DuplicateStep`] if two steps have one name and version.
+    /// [`Error::DuplicateStep`] if two steps have one name and version, [`Error::AcceptedTwice`] if two steps accept the calls of
+    /// one.
     pub(crate) fn global() -> Result<&'static Self, Error> {
         static REGISTRY: OnceLock<Result<Registry, Error>> = OnceLock::new();
         REGISTRY
@@ -35,27 +54,91 @@ impl Registry {
 
     fn of(steps: impl Iterator<Item = &'static StepDef>) -> Result<Self, Error> {
         let mut by_name = FxHashMap::default();
-        for step in steps {
-            if let Some(other) = by_name.insert((step.name, step.version), step)
-                && !std::ptr::eq::<StepDef>(other, step)
+        for def in steps {
+            let found = Found {
+                def,
+                accepted: None,
+            };
+            if let Some(Found { def: other, .. }) = by_name.insert((def.name, def.version), found)
+                && !std::ptr::eq::<StepDef>(other, def)
             {
-                let mut places = [other, step].map(|step| format!("{}:{}", step.file, step.line));
-                places.sort();
-                let [first, second] = places;
+                let (first, second) = places(other, def);
                 return Err(Error::DuplicateStep {
-                    name: step.name.into(),
-                    version: step.version,
+                    name: def.name.into(),
+                    version: def.version,
                     first,
                     second,
                 });
             }
         }
-        Ok(Self { by_name })
+        let build = build_hash(by_name.values().map(|found| found.def));
+        let mut accepted: FxHashMap<(&'static str, u32), Found> = FxHashMap::default();
+        for def in by_name.values().map(|found| found.def) {
+            for older in def.accepts {
+                let found = Found {
+                    def,
+                    accepted: Some(older),
+                };
+                if let Some(other) = accepted.insert((def.name, older.version), found) {
+                    let (first, second) = places(other.def, def);
+                    return Err(Error::AcceptedTwice {
+                        name: def.name.into(),
+                        version: older.version,
+                        first,
+                        second,
+                    });
+                }
+            }
+        }
+        for (key, found) in accepted {
+            // A step of that very version runs its own calls.
+            by_name.entry(key).or_insert(found);
+        }
+        Ok(Self { by_name, build })
     }
 
-    pub(crate) fn find(&self, name: &str, version: u32) -> Option<&'static StepDef> {
+    /// The code that runs a call of this step.
+    pub(crate) fn find(&self, name: &str, version: u32) -> Option<Found> {
         // The key's `&'static str` compares with any `&str`, but `HashMap` cannot know that for a tuple.
         let key: (&str, u32) = (name, version);
         self.by_name.get::<(&str, u32)>(&key).copied()
     }
+
+    /// The versions of a step that the program can run.
+    pub(crate) fn versions(&self, name: &str) -> Vec<u32> {
+        let keys = self.by_name.keys().filter(|(own, _)| *own == name);
+        let mut versions: Vec<u32> = keys.map(|(_, version)| *version).collect();
+        versions.sort_unstable();
+        versions
+    }
+
+    /// A hash of all steps: their names, versions, and types. Another one is another program, as far as runs can tell.
+    pub(crate) fn build(&self) -> u64 {
+        self.build
+    }
+}
+
+fn places(a: &StepDef, b: &StepDef) -> (String, String) {
+    let mut places = [a, b].map(|step| format!("{}:{}", step.file, step.line));
+    places.sort();
+    let [first, second] = places;
+    (first, second)
+}
+
+fn build_hash(steps: impl Iterator<Item = &'static StepDef>) -> u64 {
+    let mut steps: Vec<&StepDef> = steps.collect();
+    steps.sort_unstable_by_key(|step| (step.name, step.version));
+    let mut hasher = blake3::Hasher::new();
+    for step in steps {
+        hasher.update(&(step.name.len() as u64).to_le_bytes());
+        hasher.update(step.name.as_bytes());
+        hasher.update(&step.version.to_le_bytes());
+        let fingerprints = step.types.fingerprints();
+        hasher.update(&(fingerprints.len() as u64).to_le_bytes());
+        for fingerprint in &**fingerprints {
+            hasher.update(&fingerprint.to_le_bytes());
+        }
+    }
+    let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }

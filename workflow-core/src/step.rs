@@ -11,10 +11,12 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::object::Objects;
 use crate::error::Error;
+use crate::migrate::Accepts;
+use crate::object::Objects;
 use crate::plan::{Flattened, flatten};
 use crate::resource::Resources;
+use crate::signature::StepTypes;
 use crate::source::{DecodeError, Source};
 use crate::value::{Codec, Value};
 use crate::workflow::{BuildNode, Workflow};
@@ -38,6 +40,10 @@ pub struct StepDef {
     pub options: StepOptions,
     /// Its body.
     pub body: StepBody,
+    /// What its parameters and its result are.
+    pub types: StepTypes,
+    /// Older versions whose stored calls it runs, where no step of that version is there.
+    pub accepts: &'static [Accepts],
     /// Where it was written.
     pub file: &'static str,
     /// Where it was written.
@@ -136,7 +142,7 @@ pub type StepFuture = Pin<Box<dyn Future<Output = StepResult> + Send>>;
 #[doc(hidden)]
 pub type StepResult = Result<StepOutput, StepFault>;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a body that did not fail gave back.
 #[derive(Debug)]
@@ -201,6 +207,8 @@ pub(crate) enum Fault {
         param: &'static str,
         error: DecodeError,
     },
+    /// The arguments of an older version could not be made new ones.
+    Unmigratable { message: String },
     /// A resource is missing.
     MissingResource {
         param: &'static str,
@@ -232,6 +240,15 @@ impl StepInput {
 
     fn decode<T: DeserializeOwned>(&self, index: usize) -> Result<T, StepFault> {
         let param = self.def.params.get(index).copied().unwrap_or("?");
+        self.decode_as(index, param)
+    }
+
+    /// Decodes an argument for a parameter that is called so.
+    pub(crate) fn decode_as<T: DeserializeOwned>(
+        &self,
+        index: usize,
+        param: &'static str,
+    ) -> Result<T, StepFault> {
         let decoded = match self.args.get(index) {
             Some(source) => source.decode_in(&self.objects),
             None => Err(serde::de::Error::custom(

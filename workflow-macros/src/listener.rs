@@ -103,6 +103,7 @@ fn registration(item: &ItemImpl, options: &Options, own_name: &str) -> TokenStre
                 min: ::core::time::Duration,
                 max: ::core::time::Duration,
                 body: fn(#private::StepInput) -> #private::StepFuture,
+                types: #private::StepTypes,
             ) -> #private::StepDef {
                 #private::StepDef {
                     name,
@@ -116,15 +117,19 @@ fn registration(item: &ItemImpl, options: &Options, own_name: &str) -> TokenStre
                         ..#private::StepOptions::DEFAULT
                     },
                     body: #private::StepBody::Async(body),
+                    types,
+                    accepts: &[],
                     file: ::core::file!(),
                     line: ::core::line!(),
                 }
             }
 
-            static POLL: #private::StepDef =
-                definition(#poll, &["listener"], #pauses, #private::poll_listener::<#ty>);
-            static CHECKPOINTED: #private::StepDef =
-                definition(#checkpointed, &["polled"], #pauses, #private::tell_listener::<#ty>);
+            static POLL: #private::StepDef = definition(
+                #poll, &["listener"], #pauses, #private::poll_listener::<#ty>, #private::poll_types::<#ty>(),
+            );
+            static CHECKPOINTED: #private::StepDef = definition(
+                #checkpointed, &["polled"], #pauses, #private::tell_listener::<#ty>, #private::tell_types::<#ty>(),
+            );
 
             #private::inventory::submit! { #private::Registered(&POLL) }
             #private::inventory::submit! { #private::Registered(&CHECKPOINTED) }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use proc_macro2::{Ident, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
 use quote::quote;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
@@ -28,6 +28,8 @@ pub(crate) const STEP: Attr = Attr {
     known: &[
         ("name", "name = \"billing/charge\""),
         ("version", "version = 2"),
+        ("accepts", "accepts = 1"),
+        ("migrate", "migrate = from_v1"),
         ("retries", "retries = 5"),
         ("backoff", "backoff = \"100ms..30s\""),
         ("timeout", "timeout = \"30s\""),
@@ -81,7 +83,20 @@ pub(crate) struct Options {
     pub(crate) checkpoint: Option<bool>,
     pub(crate) codec: Option<Codec>,
     pub(crate) migrate: Option<Path>,
+    /// Older versions whose stored calls are taken.
+    pub(crate) accepts: Vec<Accepts>,
     pub(crate) root: Root,
+}
+
+/// An older version whose stored calls a step takes.
+pub(crate) struct Accepts {
+    /// Where that is said.
+    at: Span,
+    pub(crate) version: u32,
+    /// The function that makes the arguments of now of its arguments, if they are others.
+    pub(crate) migrate: Option<Path>,
+    /// Written as `accepts = 1`, so that `migrate = f` beside it is meant for it.
+    is_short: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -96,6 +111,15 @@ impl Options {
         let mut options = Self::default();
         let mut seen: Vec<String> = Vec::new();
         for chunk in split_at_commas(tokens) {
+            if attr.knows("accepts")
+                && let Some(list) = accepts_list(&chunk)
+            {
+                match accepts_in_parentheses(&list) {
+                    Ok(accepts) => options.accepts.push(accepts),
+                    Err(error) => diag.push(error),
+                }
+                continue;
+            }
             let (key, value) =
                 match (|input: ParseStream<'_>| attr.key_and_value(input)).parse2(chunk) {
                     Ok(option) => option,
@@ -117,7 +141,40 @@ impl Options {
                 diag.push(error);
             }
         }
+        if attr.knows("accepts") {
+            options.check_accepts(seen.contains(&"accepts".to_owned()), diag);
+        }
         options
+    }
+
+    /// Puts `accepts = 1` and `migrate = f` together, and refuses what cannot be meant.
+    fn check_accepts(&mut self, has_short_form: bool, diag: &mut Diag) {
+        if let Some(migrate) = self.migrate.take() {
+            match self.accepts.iter_mut().find(|accepts| accepts.is_short) {
+                Some(accepts) => accepts.migrate = Some(migrate),
+                // A mistake in `accepts` has been reported.
+                None if has_short_form => {}
+                None => diag.error(
+                    migrate,
+                    "`migrate` makes arguments of an older version those of now, and which version is not said: write \
+                     `accepts = 1, migrate = from_v1`, or `accepts(1, migrate = from_v1)` for each of several versions",
+                ),
+            }
+        }
+        let own = self.version.unwrap_or(1);
+        let mut seen = Vec::new();
+        for Accepts { at, version, .. } in &self.accepts {
+            if *version == own {
+                let message = format!(
+                    "this is version {own} itself, whose calls it runs anyway: raise `version`, and accept the older ones"
+                );
+                diag.push(syn::Error::new(*at, message));
+            } else if seen.contains(version) {
+                let message = format!("version {version} is accepted twice: keep one of the two");
+                diag.push(syn::Error::new(*at, message));
+            }
+            seen.push(*version);
+        }
     }
 
     fn set(&mut self, attr: Attr, key: &Ident, value: Option<TokenStream>) -> syn::Result<()> {
@@ -136,6 +193,12 @@ impl Options {
             "backoff" => self.backoff = Some(value.text(duration::parse_range)?.into_inner()),
             "timeout" => self.timeout = Some(value.text(duration::parse)?),
             "checkpoint" => self.checkpoint = Some(value.bool()?),
+            "accepts" => self.accepts.push(Accepts {
+                at: key.span(),
+                version: value.number()?,
+                migrate: None,
+                is_short: true,
+            }),
             "migrate" => self.migrate = Some(value.path()?),
             "codec" => self.codec = Some(value.text(Codec::parse)?),
             _ => self.root = Root::renamed(value.path()?),
@@ -230,7 +293,61 @@ impl Value<'_> {
     fn path(&self) -> syn::Result<Path> {
         Path::parse_mod_style
             .parse2(self.tokens.clone())
-            .map_err(|_| self.wrong("the path of a crate"))
+            .map_err(|_| match self.example.starts_with("migrate") {
+                true => self.wrong("the path of a function"),
+                false => self.wrong("the path of a crate"),
+            })
+    }
+}
+
+/// What stands between the parentheses of `accepts(1, migrate = f)`.
+fn accepts_list(chunk: &TokenStream) -> Option<(Span, TokenStream)> {
+    let mut tokens = chunk.clone().into_iter();
+    match (tokens.next(), tokens.next(), tokens.next()) {
+        (Some(TokenTree::Ident(key)), Some(TokenTree::Group(list)), None)
+            if key == "accepts" && list.delimiter() == Delimiter::Parenthesis =>
+        {
+            Some((key.span(), list.stream()))
+        }
+        _ => None,
+    }
+}
+
+fn accepts_in_parentheses((at, list): &(Span, TokenStream)) -> syn::Result<Accepts> {
+    let wrong = |at: Span| {
+        let message = "write a version, and a function if its arguments are others, as in `accepts(1, migrate = from_v1)`";
+        syn::Error::new(at, message)
+    };
+    let mut chunks = split_at_commas(list.clone()).into_iter();
+    let version = chunks.next().ok_or_else(|| wrong(*at))?;
+    let example = "accepts(1, migrate = from_v1)";
+    let version = Value {
+        example,
+        tokens: version,
+    };
+    let version = version.number()?;
+    let migrate = match chunks.next() {
+        None => None,
+        Some(chunk) => {
+            let parse = |input: ParseStream<'_>| {
+                let key: Ident = input.parse()?;
+                input.parse::<Token![=]>()?;
+                if key != "migrate" {
+                    return Err(wrong(key.span()));
+                }
+                Path::parse_mod_style(input)
+            };
+            Some(parse.parse2(chunk).map_err(|error| wrong(error.span()))?)
+        }
+    };
+    match chunks.next() {
+        Some(_) => Err(wrong(*at)),
+        None => Ok(Accepts {
+            at: *at,
+            version,
+            migrate,
+            is_short: false,
+        }),
     }
 }
 
@@ -251,6 +368,10 @@ fn split_at_commas(tokens: TokenStream) -> Vec<TokenStream> {
 }
 
 impl Attr {
+    fn knows(self, name: &str) -> bool {
+        self.known.iter().any(|(known, _)| *known == name)
+    }
+
     /// What its name is taken from where it is given none.
     fn item(self) -> &'static str {
         match self.noun {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Batch, Epoch, Expect, NodeId, Position, Result, RunId, RunKind, RunRecord, RunWrite,
+    Batch, Build, Epoch, Expect, NodeId, Position, Result, RunId, RunKind, RunRecord, RunWrite,
     StepCounts, StoredStatus, Timestamp, WriteOutcome, open,
 };
 
@@ -31,6 +31,7 @@ fn record(entries: u64) -> RunRecord {
         journal_bytes: 0,
         steps: StepCounts::default(),
         parent: None,
+        build: Build::default(),
     }
 }
 

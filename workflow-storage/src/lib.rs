@@ -27,7 +27,7 @@
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! use keepstep_storage::{
-//!     Batch, Epoch, Expect, NodeId, Position, RunId, RunKind, RunRecord, RunWrite, StepCounts, StoredStatus,
+//!     Batch, Build, Epoch, Expect, NodeId, Position, RunId, RunKind, RunRecord, RunWrite, StepCounts, StoredStatus,
 //!     Timestamp, WriteOutcome, memory,
 //! };
 //!
@@ -50,6 +50,7 @@
 //!     journal_bytes: 7,
 //!     steps: StepCounts::default(),
 //!     parent: None,
+//!     build: Build::default(),
 //! };
 //! let write = RunWrite {
 //!     run: run.clone(),
@@ -131,7 +132,7 @@ pub use memory::memory;
 pub use open::open;
 pub use ordered::{Op, OrderedMap};
 pub use record::{
-    ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus,
+    Build, ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus,
 };
 pub use storage::{BlobReader, Description, Durability, Maintained, Storage};
 

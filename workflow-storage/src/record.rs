@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, NodeId, Position, RunId, Timestamp};
+use crate::{BlobId, Epoch, NodeId, Position, RunId, Timestamp};
 
 /// A run's status as it is stored. `Resumable` is not among them: it is computed from `owner`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,6 +84,17 @@ pub struct StepCounts {
     pub failed: u64,
 }
 
+/// The program that something was started by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Build {
+    /// What people call it; empty if they did not say.
+    pub label: String,
+    /// A hash of the steps it has, with their versions and types.
+    pub steps: u64,
+    /// The blob that holds its executable, if that is kept.
+    pub executable: Option<BlobId>,
+}
+
 /// What the catalog knows of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -119,6 +130,8 @@ pub struct RunRecord {
     pub steps: StepCounts,
     /// What the run was started for, if it was another run that started it.
     pub parent: Option<Parent>,
+    /// The program that started it.
+    pub build: Build,
 }
 
 /// A run in a listing.

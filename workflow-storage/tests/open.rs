@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use keepstep_storage::{
-    Batch, Epoch, Expect, Position, RunId, RunKind, RunQuery, RunRecord, RunWrite, StepCounts,
-    Storage, StorageError, StoredStatus, Timestamp, open,
+    Batch, Build, Epoch, Expect, Position, RunId, RunKind, RunQuery, RunRecord, RunWrite,
+    StepCounts, Storage, StorageError, StoredStatus, Timestamp, open,
 };
 
 const BACKENDS: [&str; 3] = ["sled", "redb", "fjall"];
@@ -46,6 +46,7 @@ async fn add_run(store: &dyn Storage, run: &str) {
             journal_bytes: 0,
             steps: StepCounts::default(),
             parent: None,
+            build: Build::default(),
         },
         entry: None,
         truncate: false,

@@ -171,14 +171,16 @@ impl Stage {
         };
         let (answer, child) = match output {
             Settled::Value(value) => (Answer::Value(value), None),
-            Settled::Workflow(flattened) => match expansion(Arc::clone(&self.shared), *flattened).await {
-                Ok(Outcome::Value(value)) => (Answer::Value(value), None),
-                Ok(Outcome::Plan(plan)) => {
-                    let child = self.child(method, plan, epoch).await?;
-                    (Answer::Run(child.write.run.clone()), Some(Box::new(child)))
+            Settled::Workflow(flattened) => {
+                match expansion(Arc::clone(&self.shared), *flattened).await {
+                    Ok(Outcome::Value(value)) => (Answer::Value(value), None),
+                    Ok(Outcome::Plan(plan)) => {
+                        let child = self.child(method, plan, epoch).await?;
+                        (Answer::Run(child.write.run.clone()), Some(Box::new(child)))
+                    }
+                    Ok(other) | Err(other) => return Err(self.not_run(method, other)),
                 }
-                Ok(other) | Err(other) => return Err(self.not_run(method, other)),
-            },
+            }
         };
         Ok(Called {
             answer: Ok(answer),
@@ -321,6 +323,9 @@ impl Stage {
                 field: error.field,
                 message: error.message,
             },
+            Fault::Unmigratable { message } => {
+                self.failure(method, StepErrorKind::Error, message, vec![])
+            }
             Fault::MissingResource { param, type_name } => Error::MissingResource {
                 step: method.step.name.to_owned(),
                 param: param.to_owned(),
@@ -352,7 +357,9 @@ impl Stage {
                 self.failure_of(step(), StepErrorKind::Unencodable, message, vec![])
             }
             Fault::Storage(error) => Error::Storage(error),
-            Fault::Undecodable { .. } | Fault::Stopped => Error::ShutDown,
+            Fault::Undecodable { .. } | Fault::Unmigratable { .. } | Fault::Stopped => {
+                Error::ShutDown
+            }
         }
     }
 

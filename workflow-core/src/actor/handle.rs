@@ -279,11 +279,12 @@ pub(crate) fn creation(
             journal_bytes: 0,
             steps: StepCounts::default(),
             parent: None,
+            build: shared.build.clone(),
         },
         entry: None,
         truncate: false,
         values,
-        blobs: Vec::new(),
+        blobs: shared.build.executable.into_iter().collect(),
         consumed: Vec::new(),
         only_with: None,
     }

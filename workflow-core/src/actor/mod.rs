@@ -5,6 +5,7 @@
 
 mod active;
 mod call;
+mod check;
 mod current;
 mod def;
 mod execute;
@@ -14,13 +15,13 @@ mod stored;
 mod task;
 
 pub use call::{ActorCall, ActorQuery, PlannedCall, build_call, build_query, call_in_step};
+pub(crate) use check::findings;
 pub(crate) use current::{current_call, current_engine};
 pub(crate) use def::actors;
 pub use def::{
     ActorDef, ActorState, MethodBody, MethodDef, RegisteredActor, StateBytes, StoredState,
     decode_state, encode_state, migrate_state,
 };
-#[cfg(feature = "schedules")]
 pub(crate) use handle::creation;
 pub use handle::{
     ActorEngine, ActorFilter, ActorHandle, ActorPage, ActorReminder, ActorSummary,
@@ -31,6 +32,6 @@ pub(crate) use residents::Residents;
 pub(crate) use stored::{decode, encode};
 
 /// The first part of the id of every actor.
-const NAMESPACE: &str = "actor";
+pub(crate) const NAMESPACE: &str = "actor";
 /// The first part of the id of every schedule.
 pub(crate) const SCHEDULES: &str = "schedule";

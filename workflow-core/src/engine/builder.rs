@@ -8,13 +8,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use keepstep_storage::{Durability, NodeId, Storage};
+use keepstep_storage::{Build, Durability, NodeId, Storage};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::shared::{Roster, Shared};
-use super::{Engine, lock};
+use super::{Engine, build, executable, lock};
 use crate::actor::{Residents, actors};
 use crate::clock::Clock;
 use crate::error::Result;
@@ -79,6 +79,8 @@ pub struct EngineBuilder {
     compact_above: Option<u64>,
     object_cache: Option<u64>,
     keeps_store_for_references: bool,
+    build_id: String,
+    keep_executable: bool,
 }
 
 impl EngineBuilder {
@@ -150,6 +152,33 @@ impl EngineBuilder {
         self
     }
 
+    /// What people call this program: a release, a commit. Every run records what it was started by, with a hash of the program's
+    /// steps: see [`Metadata::build`](crate::Metadata::build). At most 64 bytes are kept.
+    ///
+    /// ```
+    /// # use keepstep_core::{Engine, Workflow};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> keepstep_core::Result<()> {
+    /// let engine = Engine::builder().build_id("v1.4.2").open("memory:").await?;
+    /// engine.run("answer", Workflow::value(42)).await?;
+    /// assert_eq!(engine.metadata("answer").await?.build.id, "v1.4.2");
+    /// # engine.shutdown().await
+    /// # }
+    /// ```
+    pub fn build_id(mut self, id: impl Into<String>) -> Self {
+        self.build_id = id.into();
+        self
+    }
+
+    /// Whether the executable that is running is kept in the store, once, as long as a run needs it that was started by it:
+    /// [`Engine::executable_of`] writes it out again. Off by default.
+    ///
+    /// Opening then reads the whole executable, and fails if that cannot be read.
+    pub fn keep_executable(mut self, keep: bool) -> Self {
+        self.keep_executable = keep;
+        self
+    }
+
     /// Where time comes from: [`Clock::tokio`] for tests with paused time.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
@@ -201,6 +230,15 @@ impl EngineBuilder {
             location = description.location,
             "store opened: {kept}"
         );
+        let executable = match self.keep_executable {
+            true => Some(executable::keep(&*storage).await?),
+            false => None,
+        };
+        let build = Build {
+            label: build::label(&self.build_id),
+            steps: registry.build(),
+            executable,
+        };
         let (committer, requests) = Committer::new(storage.clone());
         let (timers, timer_requests) = mpsc::unbounded_channel();
         let halted = CancellationToken::new();
@@ -214,6 +252,7 @@ impl EngineBuilder {
             storage: Arc::clone(&storage),
             objects: Arc::new(objects),
             registry,
+            build,
             resources: Arc::new(self.resources),
             clock: self.clock.unwrap_or_else(Clock::system),
             // Not seeded: every opening of a store is another owner.
@@ -248,6 +287,7 @@ impl EngineBuilder {
             shared,
             _halts_when_dropped: Some(Arc::new(halted.drop_guard())),
         };
+        engine.pin_executable().await?;
         if self.resume_on_open {
             for (id, resumed) in engine.resume_all().await? {
                 if let Err(error) = resumed {

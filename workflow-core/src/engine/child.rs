@@ -53,7 +53,8 @@ impl Shared {
         let event = Event::Created { plan };
         let mut run = Run::default();
         let mut entry = EntryWriter::default();
-        let blobs = event.blobs();
+        let mut blobs = event.blobs();
+        blobs.extend(self.build.executable);
         entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
         if entry.len() as u64 > MAX_PLAN_BYTES {
             return Err(Error::PlanTooLarge);
@@ -84,6 +85,7 @@ impl Shared {
             journal_bytes: entry.len() as u64,
             steps: run.counts(),
             parent,
+            build: self.build.clone(),
         };
         let metadata =
             metadata.map(|json| (ValueKey::Metadata, Some(Bytes::from(String::from(json)))));

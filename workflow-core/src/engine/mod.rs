@@ -1,7 +1,9 @@
 //! The engine: opened on a store, executes runs. This file has opening, starting and shutting down.
 
+mod build;
 mod builder;
 mod child;
+mod executable;
 mod global;
 mod handle;
 mod list;
@@ -19,6 +21,7 @@ use keepstep_storage::{Epoch, Parent, Position, RunId, RunRecord, RunWrite, Writ
 use serde::de::DeserializeOwned;
 use tokio_util::sync::DropGuard;
 
+pub use build::BuildInfo;
 pub use builder::{EngineBuilder, StorageSource};
 pub(crate) use child::{ChildEnd, NewRun};
 pub use global::{

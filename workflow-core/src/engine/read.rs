@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::handle::Attached;
 use super::shared::{Ended, SeatState};
-use super::{Engine, decode};
+use super::{BuildInfo, Engine, decode};
 use crate::error::{Damage, Error, Result, StepError, SuspendReason};
 use crate::executor::{RunMessage, fold_journal};
 use crate::graph::Graph;
@@ -45,6 +45,8 @@ pub struct Metadata {
     pub suspended: Option<SuspendReason>,
     /// How many bytes its journal has.
     pub journal_bytes: u64,
+    /// The program that started it.
+    pub build: BuildInfo,
 }
 
 pub(super) fn progress_of(record: &RunRecord) -> Progress {
@@ -180,6 +182,7 @@ impl Engine {
             error,
             suspended,
             journal_bytes: record.journal_bytes,
+            build: BuildInfo::of(&record.build),
         })
     }
 

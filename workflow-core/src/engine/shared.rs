@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keepstep_storage::{
-    Committed, Epoch, NodeId, Parent, RunId, RunRecord, RunWrite, SendOutcome, Storage,
+    Build, Committed, Epoch, NodeId, Parent, RunId, RunRecord, RunWrite, SendOutcome, Storage,
     StorageError, Timestamp,
 };
 use rustc_hash::FxHashMap;
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) registry: &'static Registry,
+    /// What the runs that it starts say of the program.
+    pub(crate) build: Build,
     pub(crate) resources: Arc<Resources>,
     pub(crate) clock: Clock,
     pub(crate) node: NodeId,

@@ -41,6 +41,33 @@ pub(super) async fn load(
     Ok(fill(start, &literals))
 }
 
+/// One argument, of the results of the nodes that it names, in their order.
+pub(crate) async fn load_arg(
+    arg: &Arg,
+    mut inputs: Vec<Value>,
+    storage: &dyn Storage,
+) -> Result<Source, StorageError> {
+    for value in &mut inputs {
+        *value = load_value(value.clone(), storage).await?;
+    }
+    let mut blobs = Vec::new();
+    arg.for_each_literal(&mut |value| {
+        if value.has_parts() {
+            blobs.push(value.clone());
+        }
+    });
+    let mut literals = Vec::with_capacity(blobs.len());
+    for value in blobs {
+        let loaded = load_value(value.clone(), storage).await?;
+        literals.push((value, loaded));
+    }
+    let mut fill = Fill {
+        inputs: &mut inputs.into_iter(),
+        literals: &literals,
+    };
+    Ok(fill.source(arg))
+}
+
 /// Puts the arguments together. `literals` has what stands in the place of each literal that is kept in a blob.
 pub(super) fn fill(start: Start, literals: &[(Value, Value)]) -> Vec<Source> {
     let NodeKind::Step { args, .. } = &start.plan.node(start.index).kind else {

@@ -1,7 +1,7 @@
 //! One execution of a step's body: from stored arguments to a stored result.
 
 use std::any::Any;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,9 @@ use crate::error::{Error, StepErrorKind, SuspendReason};
 use crate::journal::is_storable;
 use crate::object::{Objects, Unkept};
 use crate::plan::{Flattened, NodeKind, Plan};
+use crate::registry::Found;
 use crate::run::{Failure, Start, StepId};
+use crate::source::Source;
 use crate::step::{
     Fault, Output, Settled, StepBody, StepDef, StepFault, StepInput, StepOutput, StepResult,
 };
@@ -40,7 +42,7 @@ pub(crate) enum Outcome {
 /// What one execution needs.
 pub(super) struct Execution {
     pub(super) shared: Arc<Shared>,
-    pub(super) def: &'static StepDef,
+    pub(super) found: Found,
     pub(super) start: Start,
     pub(super) timeout: Option<Duration>,
     pub(super) context: Context,
@@ -81,12 +83,13 @@ impl Execution {
     async fn outcome(self) -> Result<Outcome, Outcome> {
         let Self {
             shared,
-            def,
+            found,
             start,
             timeout,
             context,
             permit,
         } = self;
+        let def = found.def;
         // What few executions need is boxed: every execution pays for the size of this future.
         let args = if arguments::are_at_hand(&start) {
             arguments::fill(start, &[])
@@ -95,12 +98,13 @@ impl Execution {
                 .await
                 .map_err(lost)?
         };
-        let input = StepInput {
+        let mut input = StepInput {
             def,
             args,
             resources: Arc::clone(&shared.resources),
             objects: Arc::clone(&shared.objects),
         };
+        fit(&mut input, found).map_err(|StepFault(fault)| faulted(found, fault))?;
         let result = match (def.body, timeout) {
             (StepBody::Async(body), None) => {
                 let place = (!def.options.waits).then(|| context.hold(permit));
@@ -114,7 +118,7 @@ impl Execution {
             Ok(Ok(output)) => output,
             Ok(Err(StepFault(Fault::Storage(error)))) => return Err(lost(error)),
             Ok(Err(StepFault(Fault::Stopped))) => return Err(Outcome::Stopped),
-            Ok(Err(StepFault(fault))) => return Err(faulted(def, fault)),
+            Ok(Err(StepFault(fault))) => return Err(faulted(found, fault)),
             Err(panic) => return Err(panicked(&*panic)),
         };
         match output {
@@ -174,6 +178,48 @@ pub(crate) async fn expansion(
         _ => Outcome::Plan(Arc::new(plan)),
     })
 }
+
+/// Makes stored arguments those that the step takes: they may be of an older version of it.
+///
+/// # Errors
+/// If they cannot be. The body has not begun, and the call waits for other code.
+pub(crate) fn fit(input: &mut StepInput, found: Found) -> Result<(), StepFault> {
+    let migration = found.accepted.and_then(|older| older.migration.as_ref());
+    let n_params = match migration {
+        Some(migration) => migration.n_args(),
+        None => found.def.params.len(),
+    };
+    if input.args.len() > n_params {
+        // Arguments have no names: what is there may be for other parameters than those that are left.
+        return Err(too_many(input.args.len(), n_params));
+    }
+    if let Some(migration) = migration {
+        // A panic is the migration's, and no failed attempt of the step.
+        let migrated = catch_unwind(AssertUnwindSafe(|| migration.run(input)));
+        let migrated = migrated.unwrap_or_else(|panic| {
+            let message = format!("it panicked: {}", panic_message(&*panic));
+            Err(StepFault(Fault::Unmigratable { message }))
+        })?;
+        input.args = migrated.into_iter().map(Source::Value).collect();
+    }
+    Ok(())
+}
+
+/// The fault of a call with more arguments than there are parameters.
+#[cold]
+pub(crate) fn too_many(n_args: usize, n_params: usize) -> StepFault {
+    let message = format_args!(
+        "the stored call has {n_args} arguments, and the step takes {n_params}; give the step another version that accepts \
+         this one's calls with `accepts` and `migrate`"
+    );
+    StepFault(Fault::Undecodable {
+        param: TOO_MANY,
+        error: serde::de::Error::custom(message),
+    })
+}
+
+/// What stands in the place of a parameter's name for arguments that no parameter takes.
+const TOO_MANY: &str = "…";
 
 type Panic = Box<dyn Any + Send>;
 
@@ -242,8 +288,8 @@ async fn execute_in(
     }
 }
 
-fn faulted(def: &StepDef, fault: Fault) -> Outcome {
-    let (step, version) = (def.name.to_owned(), def.version);
+fn faulted(found: Found, fault: Fault) -> Outcome {
+    let (step, version) = (found.def.name.to_owned(), found.version());
     match fault {
         Fault::Error { message, causes } => Outcome::Failed(Box::new(Failure {
             kind: StepErrorKind::Error,
@@ -265,6 +311,14 @@ fn faulted(def: &StepDef, fault: Fault) -> Outcome {
                 param: param.to_owned(),
                 field: error.field,
                 message: error.message,
+            }))
+        }
+        Fault::Unmigratable { message } => {
+            Outcome::Unrunnable(Box::new(SuspendReason::Unmigratable {
+                step,
+                version,
+                to: found.def.version,
+                message,
             }))
         }
         Fault::MissingResource { param, type_name } => {

@@ -25,7 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 pub(crate) use alone::{RunSender, run_channel};
-pub(crate) use body::{Outcome, expansion, panic_message};
+pub(crate) use arguments::load_arg;
+pub(crate) use body::{Outcome, expansion, fit, panic_message, too_many};
 pub(crate) use children::letters;
 pub(crate) use committer::{CommitRequest, Committer, Reply, Written, run_committer};
 pub(crate) use fold::COMPACT_ABOVE;

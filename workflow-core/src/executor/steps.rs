@@ -239,7 +239,8 @@ impl RunTask {
     fn start_step(&mut self, step: StepId, permit: OwnedSemaphorePermit) -> Option<Member> {
         let start = self.run.start(step)?;
         let step_ref = start.plan.step_of(start.index)?;
-        let Some(def) = self.shared.registry.find(&step_ref.name, step_ref.version) else {
+        let registry = self.shared.registry;
+        let Some(found) = registry.find(&step_ref.name, step_ref.version) else {
             let (name, version) = (step_ref.name.to_string(), step_ref.version);
             self.run.stopped(step);
             self.run.suspend(SuspendReason::UnknownStep {
@@ -249,6 +250,7 @@ impl RunTask {
             self.stop_steps();
             return None;
         };
+        let def = found.def;
         let name = start
             .plan
             .name_of(start.index)
@@ -280,7 +282,7 @@ impl RunTask {
         let shared = Arc::clone(&self.shared);
         let body = Execution {
             shared,
-            def,
+            found,
             start,
             timeout,
             context: context.clone(),

@@ -133,10 +133,13 @@ pub(super) fn error_of(fault: Fault) -> Error {
             message: error.to_string(),
             causes: vec![],
         },
+        Fault::Unmigratable { message } => Error::SpawnFailed {
+            message,
+            causes: vec![],
+        },
         Fault::MissingResource { type_name, .. } => Error::SpawnFailed {
             message: format!("the resource {type_name} is missing"),
             causes: vec![],
         },
     }
 }
-

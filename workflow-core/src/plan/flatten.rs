@@ -142,6 +142,7 @@ impl Flattener {
             self.plan.steps.push(StepRef {
                 name: def.name.into(),
                 version: def.version,
+                fingerprints: Arc::clone(def.types.fingerprints()),
             });
             // There are no more steps than nodes, and those were counted.
             (self.plan.steps.len() - 1) as u32

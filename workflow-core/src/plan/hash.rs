@@ -1,7 +1,7 @@
 //! The hash of a plan: whether a run of this id was made of the same workflow.
 //!
 //! It covers what is computed: steps, their versions, arguments, edges and names. It leaves out how: retries,
-//! time-outs and metadata may change between two deployments without making it another workflow. Maps are hashed
+//! time-outs, metadata and the fingerprints of types may change between two deployments without making it another workflow. Maps are hashed
 //! without regard to order, since a `HashMap` has another order in every process.
 
 use rmp::Marker;

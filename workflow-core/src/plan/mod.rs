@@ -31,6 +31,9 @@ pub(crate) struct Plan {
 pub(crate) struct StepRef {
     pub(crate) name: Arc<str>,
     pub(crate) version: u32,
+    /// What its types looked like to the program that made the plan: a fingerprint of each parameter, then that of the result.
+    /// Not part of what the plan is: the same workflow of newer code is the same.
+    pub(crate) fingerprints: Arc<[u32]>,
 }
 
 /// One node.
@@ -330,7 +333,7 @@ impl PlanNode {
 }
 
 impl Arg {
-    fn for_each_literal(&self, visit: &mut dyn FnMut(&Value)) {
+    pub(crate) fn for_each_literal(&self, visit: &mut dyn FnMut(&Value)) {
         match self {
             Self::Value(value) => visit(value),
             Self::Node(_) => {}

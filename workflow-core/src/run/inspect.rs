@@ -1,8 +1,9 @@
 //! Looking at a run: its graph with each step's state, and the past results of its steps.
 
-use super::segment::{Ending, State};
+use super::segment::{Ending, Node, State};
 use super::{Run, StepId};
 use crate::error::StepError;
+use crate::plan::Plan;
 use crate::value::Value;
 
 /// What is kept for questions about the past. A run with a history forgets no segment.
@@ -48,7 +49,49 @@ pub(crate) enum ViewState<'a> {
     Skipped,
 }
 
+/// How far a node is, for who wants to know what is left to do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Standing<'a> {
+    /// Its result is here.
+    Done(&'a Value),
+    /// It is still to be run, if it is a step, or to be tried again.
+    Pending,
+    /// Its result will come from elsewhere: an expansion, or a run of its own.
+    Away,
+    /// Nothing needs it any more.
+    Gone,
+}
+
+impl<'a> Standing<'a> {
+    fn of(node: &'a Node) -> Self {
+        match &node.state {
+            State::Done(value) | State::Ran(value) | State::Caught(value) => Self::Done(value),
+            State::Expanded(_) | State::Away { has_begun: true } => Self::Away,
+            State::Gone(_) => Self::Gone,
+            State::Waiting
+            | State::Ready
+            | State::Running
+            | State::Backoff(_)
+            | State::Reached
+            | State::Sleeping(_)
+            | State::Listening
+            | State::Away { has_begun: false }
+            | State::Failed(_) => Self::Pending,
+        }
+    }
+}
+
 impl Run {
+    /// The plans of which something is left to do, and how far each of their nodes is.
+    pub(crate) fn unfinished(&self) -> impl Iterator<Item = (&Plan, Vec<Standing<'_>>)> {
+        self.segments.values().map(|segment| {
+            (
+                &*segment.plan,
+                segment.nodes.iter().map(Standing::of).collect(),
+            )
+        })
+    }
+
     /// A run that keeps everything it folds, and the last result of one step.
     pub(crate) fn with_history(watched_step: Option<String>) -> Self {
         Self {

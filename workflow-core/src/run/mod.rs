@@ -33,7 +33,7 @@ use keepstep_storage::{StepCounts, Timestamp};
 pub use event::StepId;
 pub(crate) use event::{Event, Failure};
 use inspect::History;
-pub(crate) use inspect::ViewState;
+pub(crate) use inspect::{Standing, ViewState};
 use segment::{Node, Segment, State};
 use waits::Waits;
 pub(crate) use waits::{ChildToBegin, Due};

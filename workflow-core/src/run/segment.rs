@@ -150,7 +150,7 @@ impl Segment {
         plan.for_each_value(&mut |value| plan_bytes += value.len() as u64);
         plan.steps
             .iter()
-            .for_each(|step| plan_bytes += step.name.len() as u64);
+            .for_each(|step| plan_bytes += (step.name.len() + 5 * step.fingerprints.len()) as u64);
         let n_live = nodes.len() as u32;
         Self {
             plan,

@@ -256,6 +256,11 @@ impl Engine {
         Ok(Some((spec, decode(id, "progress", &progress)?)))
     }
 
+    /// The plan of the runs of a schedule; `None` if there is no such schedule.
+    pub(crate) async fn plan_of_schedule(&self, id: &RunId) -> Result<Option<Plan>> {
+        Ok(self.read_schedule(id).await?.map(|(spec, _)| spec.plan))
+    }
+
     /// Writes what changed of a schedule that exists, and has the timers know.
     async fn write_schedule(
         &self,
@@ -373,7 +378,7 @@ impl NewSchedule {
         let mut write = creation(shared, &id, RunKind::Schedule, &name, values);
         write.record.wake_at = next_at;
         write.record.plan_hash = hash;
-        write.blobs = spec.plan.blobs();
+        write.blobs.extend(spec.plan.blobs());
         let outcomes = shared
             .commit_all(Some(write), Vec::new(), Vec::new())
             .await?;

@@ -9,7 +9,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use super::model::{Actor, Method};
-use crate::step::expand::{end, here, local, options, pass, resource_need, take};
+use crate::step::expand::{end, here, local, options, pass, resource_need, take, types};
 use crate::step::model::{Param, Shape};
 
 pub(super) fn handles(actor: &Actor) -> TokenStream {
@@ -386,6 +386,8 @@ fn step(actor: &Actor, n: usize, method: &Method, name: &TokenStream) -> TokenSt
         .filter(|param| param.is_resource)
         .map(|param| resource_need(param, &private));
     let options = options(&method.options);
+    // The first is the actor's id.
+    let types = types(method.values(), 1, &method.returns, &actor.options.root);
     let line = quote_spanned!(method.ident.span()=> ::core::line!());
     quote! {
         #private::StepDef {
@@ -395,6 +397,8 @@ fn step(actor: &Actor, n: usize, method: &Method, name: &TokenStream) -> TokenSt
             resources: &[#(#resources),*],
             options: #options,
             body: #private::StepBody::Async(|input| #private::call_in_step(&__KEEPSTEP_ACTOR, #n, input)),
+            types: #types,
+            accepts: &[],
             file: ::core::file!(),
             line: #line,
         }

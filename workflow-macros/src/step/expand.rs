@@ -196,6 +196,8 @@ fn definition(step: &Step) -> TokenStream {
     let resources = step.resources().map(|param| resource_need(param, &private));
     let options = options(&step.options);
     let body = format_ident!("{}", if step.is_async() { "Async" } else { "Blocking" });
+    let types = types(step.values(), 0, &step.returns, &step.options.root);
+    let accepts = accepts(step);
     let line = quote_spanned!(ident.span()=> ::core::line!());
     quote! {
         static __KEEPSTEP_STEP: #private::StepDef = #private::StepDef {
@@ -205,10 +207,77 @@ fn definition(step: &Step) -> TokenStream {
             resources: &[#(#resources),*],
             options: #options,
             body: #private::StepBody::#body(__keepstep_call),
+            types: #types,
+            accepts: &[#(#accepts),*],
             file: ::core::file!(),
             line: #line,
         };
     }
+}
+
+/// What the parameters from the `first` one on and the result are, so that stored arguments can be tried.
+pub(crate) fn types<'a>(
+    params: impl Iterator<Item = &'a Param>,
+    first: usize,
+    returns: &Returns,
+    root: &Root,
+) -> TokenStream {
+    let private = root.private();
+    let params: Vec<_> = params.collect();
+    let (input, index) = (local_named("input"), local_named("index"));
+    let probes = params.iter().enumerate().map(|(n, param)| {
+        let (position, owned) = (first + n, &param.owned);
+        // As where the body takes it, so that what is wrong with the type is said once.
+        quote_spanned!(here(param.ty.span())=> #position => #input.arg::<#owned, _>(#position).map(::core::mem::drop),)
+    });
+    let before =
+        (0..first).map(|_| quote!(|| #private::ShapeOfAny::shape(&&#private::ShapeOf::<()>::TYPE)));
+    let shapes = params.iter().map(|param| shape(&param.owned, &private));
+    let result = shape(&returns.value, &private);
+    quote! {
+        #private::StepTypes::new(
+            |#input: &#private::StepInput, #index| match #index {
+                #(#probes)*
+                _ => ::core::result::Result::Ok(()),
+            },
+            &[#(#before,)* #(#shapes),*],
+            #result,
+        )
+    }
+}
+
+/// A function that tells the shape of a type. It asks nothing of the type, so that a type that cannot be stored is one mistake.
+fn shape(ty: &TokenStream, private: &TokenStream) -> TokenStream {
+    quote! {
+        || {
+            #[allow(unused_imports)]
+            use #private::{ShapeByTrace as _, ShapeOfAny as _};
+            (&#private::ShapeOf::<#ty>::TYPE).shape()
+        }
+    }
+}
+
+/// The older versions whose calls it takes.
+fn accepts(step: &Step) -> Vec<TokenStream> {
+    let private = step.options.root.private();
+    let types: Vec<_> = step.values().map(|param| &param.owned).collect();
+    let input = local_named("input");
+    let accepts = step.options.accepts.iter().map(|accepts| {
+        let version = accepts.version;
+        let migration = match &accepts.migrate {
+            None => quote!(::core::option::Option::None),
+            Some(path) => {
+                let at = here(path.span());
+                quote_spanned! {at=>
+                    ::core::option::Option::Some(#private::Migration::of(&#path, |#input| {
+                        #private::migrate_args::<(#(#types,)*), _, _, _>(#path, #input)
+                    }))
+                }
+            }
+        };
+        quote!(#private::Accepts { version: #version, migration: #migration })
+    });
+    accepts.collect()
 }
 
 /// What the engine is to have for a parameter.
@@ -264,6 +333,10 @@ pub(crate) fn options(options: &Options) -> TokenStream {
 /// A local variable that the user's code cannot see.
 pub(crate) fn local(index: usize) -> Ident {
     Ident::new(&format!("arg{index}"), Span::mixed_site())
+}
+
+fn local_named(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
 }
 
 /// Shown at the user's `span`, but known to be generated.

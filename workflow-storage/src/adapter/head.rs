@@ -106,7 +106,7 @@ impl Recent {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{Epoch, NodeId, Parent, Position, RunKind, StepCounts, StoredStatus, Timestamp};
+    use crate::{BlobId, Build, Epoch, NodeId, Parent, Position, RunKind, StepCounts, StoredStatus, Timestamp};
 
     pub(in super::super) fn record() -> RunRecord {
         RunRecord {
@@ -134,6 +134,11 @@ pub(super) mod tests {
                 incarnation: 11,
                 step: 10,
             }),
+            build: Build {
+                label: "v1".to_owned(),
+                steps: 12,
+                executable: Some(BlobId([7; 32])),
+            },
         }
     }
 
@@ -157,6 +162,8 @@ pub(super) mod tests {
             &[4, 5, 6],             // first entry, next entry, bytes
             &[7, 8, 9],             // steps
             &[1, 1, b'r', 11, 10],  // parent
+            &[2, b'v', b'1', 12, 1], // build: label, steps, executable
+            &[7; 32],
             &[251, 0x2c, 0x01],     // next message
         ]
         .concat();

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Opener;
 use crate::{
-    Batch, BlobId, Epoch, Expect, JournalEntry, Message, MessageId, NodeId, Position, RunId,
+    Batch, BlobId, Build, Epoch, Expect, JournalEntry, Message, MessageId, NodeId, Position, RunId,
     RunKind, RunQuery, RunRecord, RunWrite, Send, SendOutcome, StepCounts, Storage, StoredStatus,
     Timestamp, ValueKey, WriteOutcome,
 };
@@ -75,6 +75,7 @@ impl Owned {
                 journal_bytes: 0,
                 steps: StepCounts::default(),
                 parent: None,
+                build: Build::default(),
             },
         }
     }

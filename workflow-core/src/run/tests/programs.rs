@@ -118,7 +118,11 @@ impl Program {
                 Kind::Catch(inner) => NodeKind::Catch(*inner as u32),
                 Kind::Step(step) => {
                     let name = format!("s{}", node.uid).into();
-                    plan.steps.push(StepRef { name, version: 1 });
+                    plan.steps.push(StepRef {
+                        name,
+                        version: 1,
+                        fingerprints: [].into(),
+                    });
                     NodeKind::Step {
                         step: plan.steps.len() as u32 - 1,
                         args: step.args(node.uid),

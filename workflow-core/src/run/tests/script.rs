@@ -129,6 +129,7 @@ pub(super) fn plan(parts: &[Part]) -> Plan {
     let steps = parts.iter().map(|part| StepRef {
         name: part.name.into(),
         version: 1,
+        fingerprints: [].into(),
     });
     let plan = Plan {
         nodes: nodes.collect(),
