@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::object::ObjectRef;
 use crate::value::{Codec, EncodeError, Value};
 use crate::workflow::{BuildNode, Workflow};
 
@@ -179,6 +180,12 @@ borrowed! {
     String => PathBuf;
     &String => PathBuf;
     Cow<'_, str> => PathBuf;
+}
+
+impl<T> IntoArg<ObjectRef<T>> for &ObjectRef<T> {
+    fn into_arg(self) -> BuildArg {
+        BuildArg(ArgShape::encode(self))
+    }
 }
 
 impl<T: Serialize> IntoArg<Vec<T>> for &[T] {

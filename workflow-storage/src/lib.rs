@@ -129,7 +129,7 @@ pub use blobs::ObjectStoreBlobs;
 pub use error::{Result, StorageError};
 pub use id::{Epoch, InvalidRunId, MAX_RUN_ID_BYTES, NodeId, Position, RunId, Timestamp};
 pub use memory::memory;
-pub use open::open;
+pub use open::{open, open_with_blobs};
 pub use ordered::{Op, OrderedMap};
 pub use record::{
     Build, ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus,

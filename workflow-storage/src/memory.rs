@@ -23,8 +23,12 @@ use crate::{Adapter, Blobs, Op, OrderedMap, Result, Storage};
 /// ```
 #[must_use]
 pub fn memory() -> Arc<dyn Storage> {
-    let store = Adapter::open(Memory::default(), Blobs::in_memory(), "memory");
+    let store = with_blobs(Blobs::in_memory());
     Arc::new(store.expect("a new map is an empty store"))
+}
+
+pub(crate) fn with_blobs(blobs: Blobs) -> Result<Adapter> {
+    Adapter::open(Memory::default(), blobs, "memory")
 }
 
 /// A map in memory.

@@ -37,12 +37,41 @@ const DEFAULT: &str = "sled";
 ///   something else. It is left as it is.
 /// - [`StorageError::Corrupt`]: the store is damaged. It is left as it is.
 pub async fn open(url: &str) -> Result<Arc<dyn Storage>> {
+    open_any(url, None).await
+}
+
+/// As [`open`], with blobs in a place of their own: another directory, or a bucket. The same place must be given at every opening:
+/// runs name the blobs in it.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("data").display().to_string();
+/// # let other = dir.path().join("large");
+/// use keepstep_storage::{Blobs, open_with_blobs};
+///
+/// let store = open_with_blobs(&path, Blobs::in_directory(other)?).await?;
+/// store.close().await?;
+/// # Ok::<(), keepstep_storage::StorageError>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_with_blobs(url: &str, blobs: Blobs) -> Result<Arc<dyn Storage>> {
+    open_any(url, Some(blobs)).await
+}
+
+async fn open_any(url: &str, blobs: Option<Blobs>) -> Result<Arc<dyn Storage>> {
     match parse(url)? {
-        Target::Memory => Ok(memory()),
+        Target::Memory => match blobs {
+            None => Ok(memory()),
+            Some(blobs) => Ok(Arc::new(crate::memory::with_blobs(blobs)?)),
+        },
         Target::Directory(asked, path) => {
             let url = url.to_owned();
-            let opened =
-                tokio::task::spawn_blocking(move || open_directory(&url, asked, path)).await;
+            let open = move || open_directory(&url, asked, path, blobs);
+            let opened = tokio::task::spawn_blocking(open).await;
             opened.unwrap_or_else(|error| {
                 Err(StorageError::Backend {
                     backend: asked.unwrap_or(DEFAULT),
@@ -123,6 +152,7 @@ fn open_directory(
     url: &str,
     asked: Option<&'static str>,
     path: PathBuf,
+    blobs: Option<Blobs>,
 ) -> Result<Arc<dyn Storage>> {
     if let Some(asked) = asked {
         check_feature(url, asked)?;
@@ -133,7 +163,10 @@ fn open_directory(
     }
     let directory = Arc::new(Directory::open(&path, asked, DEFAULT)?);
     check_feature(url, directory.backend())?;
-    let blobs = Blobs::in_directory(directory.blobs_path())?;
+    let blobs = match blobs {
+        Some(blobs) => blobs,
+        None => Blobs::in_directory(directory.blobs_path())?,
+    };
     let map = open_map(url, &directory)?;
     Ok(Arc::new(Adapter::open_in(directory, map, blobs)?))
 }

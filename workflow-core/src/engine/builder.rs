@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use keepstep_storage::{Build, Durability, NodeId, Storage};
+use keepstep_storage::{Blobs, Build, Durability, NodeId, Storage, StorageError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +17,7 @@ use super::shared::{Roster, Shared};
 use super::{Engine, build, executable, lock};
 use crate::actor::{Residents, actors};
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::executor::{COMPACT_ABOVE, Committer, run_committer, run_timers};
 use crate::object::Objects;
 use crate::registry::Registry;
@@ -78,6 +78,7 @@ pub struct EngineBuilder {
     seed: Option<u64>,
     compact_above: Option<u64>,
     object_cache: Option<u64>,
+    blobs: Option<Blobs>,
     keeps_store_for_references: bool,
     build_id: String,
     keep_executable: bool,
@@ -100,6 +101,28 @@ impl EngineBuilder {
     /// ```
     pub fn storage(mut self, storage: impl Into<StorageSource>) -> Self {
         self.storage = Some(storage.into());
+        self
+    }
+
+    /// Where large values and [objects](crate::ObjectRef) are kept, if not beside the runs: another directory, or a bucket. The same
+    /// place must be given whenever the store is opened. Not for a store that was opened elsewhere: that has its place.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> keepstep_core::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let (runs, large) = (dir.path().join("runs"), dir.path().join("large"));
+    /// use keepstep_core::Engine;
+    /// use keepstep_core::storage::Blobs;
+    ///
+    /// let builder = Engine::builder().blobs(Blobs::in_directory(large)?);
+    /// let engine = builder.open(runs.to_string_lossy()).await?;
+    /// engine.put(&"on the other disk".to_owned()).await?;
+    /// # engine.shutdown().await
+    /// # }
+    /// ```
+    pub fn blobs(mut self, blobs: impl Into<Blobs>) -> Self {
+        self.blobs = Some(blobs.into());
         self
     }
 
@@ -215,10 +238,20 @@ impl EngineBuilder {
         // Found out before a store is touched.
         let registry = Registry::global()?;
         actors()?;
-        let storage = match self.storage {
-            Some(StorageSource::Store(storage)) => storage,
-            Some(StorageSource::Url(url)) => keepstep_storage::open(&url).await?,
-            None => keepstep_storage::open("memory:").await?,
+        let source = self.storage.unwrap_or_else(|| "memory:".into());
+        let storage = match (source, self.blobs) {
+            (StorageSource::Store(storage), None) => storage,
+            (StorageSource::Store(storage), Some(_)) => {
+                let hint = "it is open and has a place for large values; open it with `storage::open_with_blobs`";
+                return Err(Error::Storage(StorageError::Unsupported {
+                    url: storage.describe().location,
+                    hint: hint.to_owned(),
+                }));
+            }
+            (StorageSource::Url(url), None) => keepstep_storage::open(&url).await?,
+            (StorageSource::Url(url), Some(blobs)) => {
+                keepstep_storage::open_with_blobs(&url, blobs).await?
+            }
         };
         let description = storage.describe();
         let kept = match description.durability {

@@ -1,0 +1,15 @@
+//! Objects: large values that are stored once and passed by reference, how long they stay, and what crashes leave of them.
+
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod basics;
+mod crashes;
+mod damage;
+mod killed;
+mod lifetime;
+mod nested;
+mod spawn;
+mod streams;
