@@ -52,7 +52,10 @@ async fn an_executable_that_was_not_kept_is_an_error_that_says_how_to_keep_it() 
     let error = engine.executable_of("run", &path).await.unwrap_err();
     let told = error.to_string();
     assert!(matches!(error, Error::NoExecutable { .. }), "{error:?}");
-    assert!(told.contains("\"v1\"") && told.contains("keep_executable(true)"), "{told}");
+    assert!(
+        told.contains("\"v1\"") && told.contains("keep_executable(true)"),
+        "{told}"
+    );
     assert!(!path.exists());
     let error = engine.executable_of("none", &path).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");

@@ -160,17 +160,23 @@ async fn arguments_and_results_that_are_there_are_decoded() {
     let report = checked(&store, &lab, &[("check/was", "check/bad")]).await;
     let problem = only(&report);
     assert!(argument("lines[0].price", problem), "{report}");
-    assert_eq!(
-        (problem.certainty, problem.count),
-        (Certainty::Certain, 2)
-    );
+    assert_eq!((problem.certainty, problem.count), (Certainty::Certain, 2));
     assert_eq!(problem.ids, ["literal", "result"]);
     let told = report.to_string();
-    for part in ["`order`", "\"check/bad\"", "`lines[0].price`", "accepts = 1", "literal, result"] {
+    for part in [
+        "`order`",
+        "\"check/bad\"",
+        "`lines[0].price`",
+        "accepts = 1",
+        "literal, result",
+    ] {
         assert!(told.contains(part), "{told}");
     }
     let json = serde_json::to_string(&report).unwrap();
-    assert!(json.contains(r#""certainty":"certain","holder":"run","problem":"argument""#), "{json}");
+    assert!(
+        json.contains(r#""certainty":"certain","holder":"run","problem":"argument""#),
+        "{json}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,9 +315,16 @@ async fn a_store_on_disk_is_checked_by_its_path_and_a_wrong_path_is_an_error() {
     let missing = keepstep::testing::check_store(path).await.unwrap_err();
     assert!(missing.to_string().contains("data"), "{missing}");
     assert!(!std::path::Path::new(path).exists());
-    let engine = Engine::builder().resource(World::default()).open(path).await.unwrap();
+    let engine = Engine::builder()
+        .resource(World::default())
+        .open(path)
+        .await
+        .unwrap();
     engine.run("run", was(load(1))).await.unwrap();
     engine.shutdown().await.unwrap();
     drop(engine);
-    keepstep::testing::check_store(path).await.unwrap().assert_ok();
+    keepstep::testing::check_store(path)
+        .await
+        .unwrap()
+        .assert_ok();
 }

@@ -86,7 +86,10 @@ async fn as_if_of(lab: &Lab, name: &str) {
 async fn found_as(name: &str) -> Vec<(Certainty, Cause)> {
     let lab = Lab::new();
     let engine = lab.engine().await;
-    let account = first::Account::on(&engine).get_or_create("a").await.unwrap();
+    let account = first::Account::on(&engine)
+        .get_or_create("a")
+        .await
+        .unwrap();
     // It waits in the inbox, since the engine that could make the call is gone.
     let body = [&[1, 0, 3][..], b"add", &[1, 2, 1, 5, 0, 0]].concat();
     let message = Send {
@@ -144,7 +147,10 @@ async fn a_migration_that_fails_and_a_method_that_is_gone_are_found() {
     let [(_, state), (_, method)] = &*found else {
         panic!("{found:?}");
     };
-    assert!(state.to_string().contains("version 1 is too old"), "{state}");
+    assert!(
+        state.to_string().contains("version 1 is too old"),
+        "{state}"
+    );
     let expected = Cause::UnknownMethod {
         actor: "check/account/refusing".into(),
         method: "add".into(),
@@ -191,7 +197,12 @@ mod schedules {
         // As if it had been made of the other step.
         let id = RunId::of_parts(&["schedule", "nightly"]).unwrap();
         let record = lab.store.record(&id).await.unwrap().unwrap();
-        let spec = lab.store.value(&id, &ValueKey::State).await.unwrap().unwrap();
+        let spec = lab
+            .store
+            .value(&id, &ValueKey::State)
+            .await
+            .unwrap()
+            .unwrap();
         let mut spec = spec.to_vec();
         let at = spec.windows(10).position(|name| name == b"check/tick");
         let at = at.unwrap();

@@ -298,13 +298,13 @@ async fn a_call_of_an_actor_in_a_workflow_that_does_not_decode_suspends_the_run(
     later::Till::on(&engine).get_or_create("t").await.unwrap();
     let till = Till::on(&engine).get_or_create("t").await.unwrap();
     lab.world.tell("make", Do::Hold);
-    let added = till.add(Old { id: 3, by: "c".into() }).step();
-    drop(
-        engine
-            .start("run", added.after(&make()))
-            .await
-            .unwrap(),
-    );
+    let added = till
+        .add(Old {
+            id: 3,
+            by: "c".into(),
+        })
+        .step();
+    drop(engine.start("run", added.after(&make())).await.unwrap());
     a_moment().await;
     drop(till);
     lab.crash(engine).await;

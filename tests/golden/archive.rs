@@ -30,7 +30,9 @@ pub(crate) fn pack(ids: &[&str], directory: &Path) -> Vec<u8> {
             let is_zero = |block: &&[u8]| block.iter().all(|byte| *byte == 0);
             let zeros = bytes[at..].chunks(BLOCK).take_while(is_zero).count() * BLOCK;
             at = (at + zeros).min(bytes.len());
-            let blocks = bytes[at..].chunks(BLOCK).take_while(|block| !is_zero(block));
+            let blocks = bytes[at..]
+                .chunks(BLOCK)
+                .take_while(|block| !is_zero(block));
             let len = blocks.map(<[u8]>::len).sum::<usize>();
             if len > 0 {
                 archive.extend(format!("at {at} {len}\n").bytes());

@@ -102,7 +102,10 @@ async fn count(left: u64, sum: i64) -> Workflow<i64> {
 
 #[step(name = "golden/fail", retries = 0)]
 async fn fail() -> anyhow::Result<i64> {
-    anyhow::ensure!(OPEN.load(Ordering::SeqCst), "not in the program that wrote it");
+    anyhow::ensure!(
+        OPEN.load(Ordering::SeqCst),
+        "not in the program that wrote it"
+    );
     Ok(5)
 }
 
@@ -167,14 +170,29 @@ pub(crate) async fn write(url: &str) -> Vec<&'static str> {
         scene.write(id, workflow).await;
         ids.push(id);
     }
-    let account = Account::on(&engine).get_or_create(ACCOUNT, 5).await.unwrap();
+    let account = Account::on(&engine)
+        .get_or_create(ACCOUNT, 5)
+        .await
+        .unwrap();
     account.add(7, "first").id("call-1").await.unwrap();
-    account.add(1, "soon").delay(Duration::from_millis(100)).send().await.unwrap();
-    account.add(0, "daily").every("daily", Duration::from_secs(86_400)).await.unwrap();
+    account
+        .add(1, "soon")
+        .delay(Duration::from_millis(100))
+        .send()
+        .await
+        .unwrap();
+    account
+        .add(0, "daily")
+        .every("daily", Duration::from_secs(86_400))
+        .await
+        .unwrap();
     ids.push(ACCOUNT);
     #[cfg(feature = "schedules")]
     {
-        engine.schedule(SCHEDULE, "0 3 1 1 *", total(order(), vec![1])).await.unwrap();
+        engine
+            .schedule(SCHEDULE, "0 3 1 1 *", total(order(), vec![1]))
+            .await
+            .unwrap();
         ids.push(SCHEDULE);
     }
     ids
@@ -184,7 +202,12 @@ pub(crate) async fn write(url: &str) -> Vec<&'static str> {
 fn runs() -> Vec<(&'static str, Workflow<i64>)> {
     let paid = || total(make_order(written()), [volatile(), Workflow::value(1)]);
     vec![
-        ("successful", paid().name("paid").metadata(serde_json::json!({"by": "Ann"}))),
+        (
+            "successful",
+            paid()
+                .name("paid")
+                .metadata(serde_json::json!({"by": "Ann"})),
+        ),
         ("failed", fail()),
         ("canceled", paid().after(&gate())),
         ("suspended", paid().after(&gate())),
@@ -192,13 +215,28 @@ fn runs() -> Vec<(&'static str, Workflow<i64>)> {
         ("retrying", again()),
         ("caught", caught(fail().catch()).after(&gate())),
         ("sleeping", paid().after(&sleep(Duration::from_secs(6)))),
-        ("event", total(event::<Order>("order").timeout(A_LIFE), [sum(vec![1])])),
-        ("event-sent", total(event::<Order>("order"), [sum(vec![1])]).after(&gate())),
+        (
+            "event",
+            total(event::<Order>("order").timeout(A_LIFE), [sum(vec![1])]),
+        ),
+        (
+            "event-sent",
+            total(event::<Order>("order"), [sum(vec![1])]).after(&gate()),
+        ),
         ("race", length_of_race()),
         ("expanding", fib(4)),
         ("compacted", count(300, 0)),
-        ("large", sum([length(zeros(100_000)).after(&gate()), length(zeros(70_000).name("zeros"))])),
-        ("parent", sum(all([child("child", paid().after(&gate())), paid()]))),
+        (
+            "large",
+            sum([
+                length(zeros(100_000)).after(&gate()),
+                length(zeros(70_000).name("zeros")),
+            ]),
+        ),
+        (
+            "parent",
+            sum(all([child("child", paid().after(&gate())), paid()])),
+        ),
     ]
 }
 

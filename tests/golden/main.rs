@@ -31,7 +31,10 @@ fn backends() -> impl Iterator<Item = &'static str> {
         ("redb", cfg!(feature = "redb")),
         ("fjall", cfg!(feature = "fjall")),
     ];
-    built.into_iter().filter(|(_, is)| *is).map(|(name, _)| name)
+    built
+        .into_iter()
+        .filter(|(_, is)| *is)
+        .map(|(name, _)| name)
 }
 
 fn url(backend: &str, directory: &Path) -> String {

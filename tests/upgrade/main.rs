@@ -51,7 +51,8 @@ fn told(program: &Path, args: &[&str]) -> String {
 #[test]
 fn a_run_that_was_begun_by_one_program_is_finished_by_another() {
     let programs = programs();
-    let program = |name: &str| programs.join(format!("upgrade_{name}{}", std::env::consts::EXE_SUFFIX));
+    let program =
+        |name: &str| programs.join(format!("upgrade_{name}{}", std::env::consts::EXE_SUFFIX));
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
     let store = store.to_str().unwrap();
@@ -76,7 +77,11 @@ fn a_run_that_was_begun_by_one_program_is_finished_by_another() {
 
     // Deployed all the same, the run waits for the step, with all that was done before.
     let resumed = told(&program("v2_forgetful"), &["resume", store]);
-    for part in ["\"order\" is suspended", "\"shop/ship\" of version 1", "resume it"] {
+    for part in [
+        "\"order\" is suspended",
+        "\"shop/ship\" of version 1",
+        "resume it",
+    ] {
         assert!(resumed.contains(part), "{resumed}");
     }
 
@@ -85,8 +90,7 @@ fn a_run_that_was_begun_by_one_program_is_finished_by_another() {
     assert!(checked.contains("is ok: true"), "{checked}");
     let resumed = told(&program("v2"), &["resume", store]);
     assert_eq!(
-        resumed,
-        "shipped, told as before that Ann paid 500 EUR\n",
+        resumed, "shipped, told as before that Ann paid 500 EUR\n",
         "no step whose result was stored ran again"
     );
 

@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn programs_with_other_steps_are_other_builds() {
-        let build = |steps: &[&'static StepDef]| Registry::of(steps.iter().copied()).unwrap().build();
+        let build =
+            |steps: &[&'static StepDef]| Registry::of(steps.iter().copied()).unwrap().build();
         let (one, two) = (step(1, &[], 1), step(2, &[], 2));
         assert_eq!(build(&[one, two]), build(&[two, one]));
         // Where a step stands in the source is nothing that runs could tell.

@@ -130,7 +130,8 @@ pub use memory::memory;
 pub use open::open;
 pub use ordered::{Op, OrderedMap};
 pub use record::{
-    Build, ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus,
+    Build, ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts,
+    StoredStatus,
 };
 pub use storage::{Description, Durability, Maintained, Storage};
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use keepstep_storage::fault::{Call, Effect, Fault, Faulty, Mutation, On, Recorded, replay};
 use keepstep_storage::{
-    Batch, Build, Epoch, Expect, NodeId, Position, RunId, RunKind, RunRecord, RunWrite, Send, StepCounts,
-    Storage, StorageError, StoredStatus, Timestamp, memory,
+    Batch, Build, Epoch, Expect, NodeId, Position, RunId, RunKind, RunRecord, RunWrite, Send,
+    StepCounts, Storage, StorageError, StoredStatus, Timestamp, memory,
 };
 
 fn id(id: &str) -> RunId {

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use keepstep_storage::{
-    Batch, Build, Epoch, Expect, Position, RunId, RunKind, RunQuery, RunRecord, RunWrite, StepCounts,
-    Storage, StorageError, StoredStatus, Timestamp, open,
+    Batch, Build, Epoch, Expect, Position, RunId, RunKind, RunQuery, RunRecord, RunWrite,
+    StepCounts, Storage, StorageError, StoredStatus, Timestamp, open,
 };
 
 const BACKENDS: [&str; 3] = ["sled", "redb", "fjall"];

@@ -112,9 +112,8 @@ fn waiting(shared: &Shared, def: &'static ActorDef, call: &Call) -> Vec<(Certain
         args: std::iter::once(id).chain(args).collect(),
         resources: Arc::clone(&shared.resources),
     };
-    let probes = (1..step.params.len()).map(|index| {
-        guarded(step.params[index], || step.types.probe(&input, index)).err()
-    });
+    let probes = (1..step.params.len())
+        .map(|index| guarded(step.params[index], || step.types.probe(&input, index)).err());
     let faults = probes.flatten().chain(too_many(&input));
     let causes = faults.filter_map(|StepFault(fault)| match fault {
         Fault::Undecodable { param, error } => Some(Cause::Argument {

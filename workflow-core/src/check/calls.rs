@@ -112,13 +112,20 @@ async fn check_call(
         resources: Arc::clone(&checker.shared.resources),
     };
     try_call(checker, found, input, &is_there);
-    for (index, arg) in args.iter().enumerate().filter(|(index, _)| !is_there[*index]) {
+    for (index, arg) in args
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !is_there[*index])
+    {
         let Some(expected) = expected(found, index) else {
             continue;
         };
-        if let Some(Difference { field, message }) =
-            place.misfit(registry, arg, &expected, step.fingerprints.get(index).copied())
-        {
+        if let Some(Difference { field, message }) = place.misfit(
+            registry,
+            arg,
+            &expected,
+            step.fingerprints.get(index).copied(),
+        ) {
             let param = param_name(found, index);
             let (step, version) = (step.name.to_string(), step.version);
             checker.add(
@@ -207,14 +214,23 @@ fn expected(found: Found, index: usize) -> Option<Shape> {
 fn param_name(found: Found, index: usize) -> String {
     match found.accepted.and_then(|older| older.migration.as_ref()) {
         Some(_) => (index + 1).to_string(),
-        None => found.def.params.get(index).copied().unwrap_or("?").to_owned(),
+        None => found
+            .def
+            .params
+            .get(index)
+            .copied()
+            .unwrap_or("?")
+            .to_owned(),
     }
 }
 
 impl Place<'_> {
     /// The result of a node, if it is there.
     fn result(&self, node: u32) -> Option<&Value> {
-        match (self.standings.get(node as usize)?, &self.plan.node(node).kind) {
+        match (
+            self.standings.get(node as usize)?,
+            &self.plan.node(node).kind,
+        ) {
             (Standing::Done(value), _) => Some(value),
             (Standing::Pending, NodeKind::Event(name)) => self.events.get(name),
             _ => None,

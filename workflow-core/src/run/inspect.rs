@@ -85,7 +85,10 @@ impl Run {
     /// The plans of which something is left to do, and how far each of their nodes is.
     pub(crate) fn unfinished(&self) -> impl Iterator<Item = (&Plan, Vec<Standing<'_>>)> {
         self.segments.values().map(|segment| {
-            (&*segment.plan, segment.nodes.iter().map(Standing::of).collect())
+            (
+                &*segment.plan,
+                segment.nodes.iter().map(Standing::of).collect(),
+            )
         })
     }
 

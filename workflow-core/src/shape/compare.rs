@@ -46,9 +46,8 @@ impl Comparison<'_> {
             (Kind::Plain(ANY | AGAIN), _) | (_, Kind::Plain(ANY | AGAIN)) => None,
             (Kind::Plain(OPTION), Kind::Plain(OPTION)) => further(some(given), some(expected)),
             (_, Kind::Plain(OPTION)) => further(given.to_owned(), some(expected)),
-            (Kind::Plain(OPTION), _) => {
-                further(some(given), expected.to_owned()).or_else(|| differ("it may be none".into()))
-            }
+            (Kind::Plain(OPTION), _) => further(some(given), expected.to_owned())
+                .or_else(|| differ("it may be none".into())),
             (Kind::Struct(has), Kind::Struct(wants)) => wants.iter().find_map(|name| {
                 let inner = field(expected, name);
                 if has.contains(name) {
@@ -63,7 +62,9 @@ impl Comparison<'_> {
             }),
             (Kind::Enum(has), Kind::Enum(knows)) => has.iter().find_map(|name| {
                 if !knows.contains(name) {
-                    return differ(format!("it may be the variant `{name}`, which is not known"));
+                    return differ(format!(
+                        "it may be the variant `{name}`, which is not known"
+                    ));
                 }
                 further(variant(given, name), variant(expected, name))
             }),
@@ -85,7 +86,12 @@ impl Comparison<'_> {
 /// Whether every value of the one number is one of the other.
 fn widens(from: &str, to: &str) -> bool {
     let bits = |name: &str| name.get(1..).and_then(|bits| bits.parse::<u32>().ok());
-    match (from.as_bytes().first(), to.as_bytes().first(), bits(from), bits(to)) {
+    match (
+        from.as_bytes().first(),
+        to.as_bytes().first(),
+        bits(from),
+        bits(to),
+    ) {
         (Some(b'u'), Some(b'u'), Some(from), Some(to)) => from <= to,
         (Some(b'i'), Some(b'i'), Some(from), Some(to)) => from <= to,
         (Some(b'u'), Some(b'i'), Some(from), Some(to)) => from < to,

@@ -202,7 +202,10 @@ mod tests {
             "=map []=(2) [].0=f64 [].1=char [key]=text"
         );
         assert_eq!(told::<serde_json::Value>(), "=any");
-        assert_eq!(told::<std::time::Duration>(), "={secs,nanos} .nanos=u32 .secs=u64");
+        assert_eq!(
+            told::<std::time::Duration>(),
+            "={secs,nanos} .nanos=u32 .secs=u64"
+        );
         assert_eq!(told::<std::num::NonZeroU16>(), "=u16");
     }
 
@@ -239,6 +242,7 @@ mod tests {
             }
         }
         #[derive(Deserialize)]
+        #[expect(dead_code, reason = "only its shape is looked at")]
         struct Refuses(#[serde(deserialize_with = "refuse")] u8);
         fn refuse<'de, D: serde::Deserializer<'de>>(decoder: D) -> Result<u8, D::Error> {
             u8::deserialize(decoder)?;

@@ -55,7 +55,9 @@ pub(super) fn places<T: DeserializeOwned>() -> BTreeMap<String, Kind> {
         }
     }
     let Known {
-        mut places, skipped, ..
+        mut places,
+        skipped,
+        ..
     } = known;
     for (path, kind) in &mut places {
         if let Kind::Struct(fields) = kind {
@@ -363,11 +365,7 @@ impl<'de> Deserializer<'de> for &mut Pass<'_> {
         })
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(
-        self,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, Stuck> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Stuck> {
         self.note(Kind::Tuple(len));
         visitor.visit_seq(Elements {
             pass: self,
@@ -575,7 +573,9 @@ impl<'de> VariantAccess<'de> for Variant<'_, '_> {
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Stuck> {
-        self.hold(Kind::Tuple(len), |pass| pass.deserialize_tuple(len, visitor))
+        self.hold(Kind::Tuple(len), |pass| {
+            pass.deserialize_tuple(len, visitor)
+        })
     }
 
     fn struct_variant<V: Visitor<'de>>(

@@ -230,7 +230,8 @@ pub(crate) fn types<'a>(
         // As where the body takes it, so that what is wrong with the type is said once.
         quote_spanned!(here(param.ty.span())=> #position => #input.arg::<#owned, _>(#position).map(::core::mem::drop),)
     });
-    let before = (0..first).map(|_| quote!(|| #private::ShapeOfAny::shape(&&#private::ShapeOf::<()>::TYPE)));
+    let before =
+        (0..first).map(|_| quote!(|| #private::ShapeOfAny::shape(&&#private::ShapeOf::<()>::TYPE)));
     let shapes = params.iter().map(|param| shape(&param.owned, &private));
     let result = shape(&returns.value, &private);
     quote! {
