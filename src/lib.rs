@@ -188,6 +188,13 @@
     doc = "[`chapters::promises`] says exactly what is kept, and what is not."
 )]
 //!
+//! # When the code changes
+//!
+//! A run finds its steps by name and version, and decodes its values by the names of their fields, in whatever program resumes it. What does not
+//! fit suspends the run with an error that says what to do; [`Engine::check`] finds it before anything runs, and
+//! `#[step(version = 2, accepts = 1, migrate = f)]` takes the calls of an older version.
+#![cfg_attr(any(doc, doctest), doc = "[`chapters::code_changes`] has it all.")]
+//!
 //! # Stores
 //!
 //! | URL | store | cargo feature |
@@ -253,6 +260,9 @@ pub mod chapters {
 
     #[doc = include_str!("docs/actors.md")]
     pub mod actors {}
+
+    #[doc = include_str!("docs/code_changes.md")]
+    pub mod code_changes {}
 
     #[doc = include_str!("docs/errors.md")]
     pub mod errors {}

@@ -439,7 +439,11 @@ pub enum SuspendReason {
         version: u32,
     },
     /// A stored argument does not decode as what the parameter is in this program.
-    #[error("argument `{param}` of step {step:?} (version {version}) does not decode{}: {message}", at_field(.field))]
+    #[error(
+        "argument `{param}` of step {step:?} (version {version}) does not decode{}: {message}; give new fields \
+         `#[serde(default)]`, or raise the version of the step and take the old calls with `accepts = {version}, migrate = …`",
+        at_field(.field)
+    )]
     Undecodable {
         /// The step.
         step: String,

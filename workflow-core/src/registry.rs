@@ -142,3 +142,65 @@ fn build_hash(steps: impl Iterator<Item = &'static StepDef>) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::Shape;
+    use crate::signature::StepTypes;
+    use crate::step::{StepBody, StepOptions};
+
+    fn step(version: u32, accepts: &'static [Accepts], line: u32) -> &'static StepDef {
+        Box::leak(Box::new(StepDef {
+            name: "pay",
+            version,
+            params: &[],
+            resources: &[],
+            options: StepOptions::DEFAULT,
+            body: StepBody::Blocking(|_| unreachable!("nothing runs")),
+            types: StepTypes::new(|_, _| Ok(()), &[], Shape::of::<()>),
+            accepts,
+            file: "steps.rs",
+            line,
+        }))
+    }
+
+    const V1: &[Accepts] = &[Accepts {
+        version: 1,
+        migration: None,
+    }];
+
+    #[test]
+    fn calls_go_to_their_own_version_and_else_to_the_one_that_accepts_them() {
+        let registry = Registry::of([step(1, &[], 1), step(2, V1, 2)].into_iter()).unwrap();
+        assert_eq!(registry.find("pay", 1).unwrap().def.version, 1);
+        let registry = Registry::of([step(2, V1, 2)].into_iter()).unwrap();
+        let found = registry.find("pay", 1).unwrap();
+        assert_eq!((found.def.version, found.version()), (2, 1));
+        assert_eq!(registry.find("pay", 2).unwrap().version(), 2);
+        assert_eq!(registry.versions("pay"), [1, 2]);
+        assert!(registry.find("pay", 3).is_none());
+    }
+
+    #[test]
+    fn two_steps_that_accept_one_version_are_an_error_that_names_both() {
+        let error = Registry::of([step(2, V1, 20), step(3, V1, 30)].into_iter()).unwrap_err();
+        let told = error.to_string();
+        assert!(matches!(error, Error::AcceptedTwice { version: 1, .. }));
+        for part in ["\"pay\" (version 1)", "steps.rs:20", "steps.rs:30"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[test]
+    fn programs_with_other_steps_are_other_builds() {
+        let build =
+            |steps: &[&'static StepDef]| Registry::of(steps.iter().copied()).unwrap().build();
+        let (one, two) = (step(1, &[], 1), step(2, &[], 2));
+        assert_eq!(build(&[one, two]), build(&[two, one]));
+        // Where a step stands in the source is nothing that runs could tell.
+        assert_eq!(build(&[one]), build(&[step(1, &[], 9)]));
+        assert_ne!(build(&[one]), build(&[two]));
+        assert_ne!(build(&[one]), build(&[one, two]));
+    }
+}

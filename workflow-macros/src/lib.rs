@@ -92,6 +92,8 @@ use proc_macro::TokenStream;
 /// | --- | --- | --- |
 /// | `name = "billing/charge"` | the name that stored runs find it by: keep it when you move or rename the function | module path and function |
 /// | `version = 2` | stored runs find it by name and version: keep the old function, with the old version, as long as there are runs of it | 1 |
+/// | `accepts = 1` | it runs the stored calls of this older version, where no step of that version is left; `accepts(1), accepts(2)` for several | none |
+/// | `migrate = f` | with `accepts`, makes arguments of older ones: `fn f(old parameters) -> (new parameters)`, a single one as it is, or a `Result` of that; `accepts(1, migrate = f)` for each of several versions | older arguments are decoded as the parameters are now, as values are |
 /// | `retries = 5` | how often it is tried again after a failure | 3 |
 /// | `backoff = "100ms..30s"` | the first and the longest pause between attempts, each about twice the one before; a single duration for pauses that stay the same | `"100ms..30s"` |
 /// | `timeout = "30s"` | how long one attempt may take | no limit |

@@ -132,7 +132,8 @@ pub use memory::memory;
 pub use open::{open, open_with_blobs};
 pub use ordered::{Op, OrderedMap};
 pub use record::{
-    Build, ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus,
+    Build, ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts,
+    StoredStatus,
 };
 pub use storage::{BlobReader, Description, Durability, Maintained, Storage};
 

@@ -395,7 +395,7 @@ pub fn call_in_step(actor: &'static ActorDef, method: usize, input: StepInput) -
     Box::pin(async move {
         let method = &actor.methods[method];
         let id: String = input.arg(0)?;
-        let args = input.args.into_iter().skip(1).collect();
+        let args = input.args.iter().skip(1).cloned().collect();
         let context = try_context().ok_or(StepFault(Fault::Stopped))?;
         let shared = context.shared().ok_or(StepFault(Fault::Stopped))?;
         let handle = ActorHandle::new(shared, actor, &id).map_err(fault)?;
@@ -406,7 +406,16 @@ pub fn call_in_step(actor: &'static ActorDef, method: usize, input: StepInput) -
                 handle.call(method, args, Some(key)).await
             }
         };
-        Ok(StepOutput(Output::Value(value.map_err(fault)?)))
+        let value = value.map_err(|error| match &error {
+            // Of the step, it is known which argument that is; of the state it is not one.
+            Error::Undecodable { .. } => {
+                let mut params = 1..method.step.params.len();
+                let argument = params.find_map(|at| method.step.types.probe(&input, at).err());
+                argument.unwrap_or_else(|| fault(error))
+            }
+            _ => fault(error),
+        })?;
+        Ok(StepOutput(Output::Value(value)))
     })
 }
 

@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use keepstep_storage::{Epoch, RunId, ValueKey};
 
 use super::active::Job;
+use super::check::too_many;
 use super::current::Current;
 use super::def::{ActorDef, ActorState, MethodBody, MethodDef, StateBytes, StoredState};
 use super::stored::{self, Answer, CallResult};
@@ -150,12 +151,15 @@ impl Stage {
 
     async fn attempt(&self, job: &Job, stored: &StoredState, epoch: Epoch) -> Result<Called> {
         let method = job.method;
+        let input = self.input(method, &job.args);
+        if let Some(fault) = too_many(&input) {
+            return Err(self.fault(method, fault));
+        }
         let mut state = self
             .def
             .read(stored, &self.shared.objects)
             .map_err(|fault| self.fault(method, fault))?;
         let busy: Arc<[RunId]> = job.busy.iter().chain([&self.id]).cloned().collect();
-        let input = self.input(method, &job.args);
         let body: BoxFuture<'_, StepResult> = match method.body {
             MethodBody::Write(body) => body(&mut state, input),
             MethodBody::Read(body) => body(&state, input),

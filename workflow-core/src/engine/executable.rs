@@ -1,10 +1,5 @@
 //! Keeping the program with the runs that it started, and writing it out again.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "files are read and written where a thread may block"
-)]
-
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -208,10 +208,7 @@ pub(crate) fn fit(input: &mut StepInput, found: Found) -> Result<(), StepFault> 
 /// The fault of a call with more arguments than there are parameters.
 #[cold]
 pub(crate) fn too_many(n_args: usize, n_params: usize) -> StepFault {
-    let message = format_args!(
-        "the stored call has {n_args} arguments, and the step takes {n_params}; give the step another version that accepts \
-         this one's calls with `accepts` and `migrate`"
-    );
+    let message = format_args!("the stored call has {n_args} arguments, and {n_params} are taken");
     StepFault(Fault::Undecodable {
         param: TOO_MANY,
         error: serde::de::Error::custom(message),

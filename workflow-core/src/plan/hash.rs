@@ -282,6 +282,26 @@ mod tests {
     }
 
     #[test]
+    fn what_types_look_like_is_no_part_of_what_a_plan_is() {
+        let plan = |version, fingerprints: &[u32]| Plan {
+            steps: vec![crate::plan::StepRef {
+                name: "s".into(),
+                version,
+                fingerprints: fingerprints.into(),
+            }],
+            nodes: vec![PlanNode {
+                kind: NodeKind::Step {
+                    step: 0,
+                    args: Box::new([]),
+                },
+                extra: None,
+            }],
+        };
+        assert_eq!(hash(&plan(1, &[1, 2])), hash(&plan(1, &[3])));
+        assert_ne!(hash(&plan(1, &[])), hash(&plan(2, &[])));
+    }
+
+    #[test]
     fn every_kind_of_value_is_walked_to_its_end() {
         let value = serde_json::json!({"n": null, "b": [true, false], "i": [-1, -200, 70_000, 5_000_000_000u64, u64::MAX],
             "f": 1.5, "s": "x".repeat(300), "l": (0..100_000).collect::<Vec<u32>>(), "o": {"": {}}});

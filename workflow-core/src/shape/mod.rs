@@ -242,6 +242,7 @@ mod tests {
             }
         }
         #[derive(Deserialize)]
+        #[expect(dead_code, reason = "only its shape is looked at")]
         struct Refuses(#[serde(deserialize_with = "refuse")] u8);
         fn refuse<'de, D: serde::Deserializer<'de>>(decoder: D) -> Result<u8, D::Error> {
             u8::deserialize(decoder)?;

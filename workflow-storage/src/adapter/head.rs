@@ -106,7 +106,10 @@ impl Recent {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{BlobId, Build, Epoch, NodeId, Parent, Position, RunKind, StepCounts, StoredStatus, Timestamp};
+    use crate::{
+        BlobId, Build, Epoch, NodeId, Parent, Position, RunKind, StepCounts, StoredStatus,
+        Timestamp,
+    };
 
     pub(in super::super) fn record() -> RunRecord {
         RunRecord {
@@ -150,21 +153,21 @@ pub(super) mod tests {
         };
         let bytes = head.encode(b"key").unwrap();
         let expected = [
-            &[1][..],               // version
-            &[0, 1],                // workflow, running
-            &[1, 9],                // owner
-            &[2, 3],                // epoch, incarnation
-            &[3, b'a', b'd', b'd'], // workflow
-            &[1; 32],               // plan
-            &[251, 0xe8, 0x03],     // created
-            &[0, 0],                // started, ended
-            &[1, 251, 0xd0, 0x07],  // wake
-            &[4, 5, 6],             // first entry, next entry, bytes
-            &[7, 8, 9],             // steps
-            &[1, 1, b'r', 11, 10],  // parent
+            &[1][..],                // version
+            &[0, 1],                 // workflow, running
+            &[1, 9],                 // owner
+            &[2, 3],                 // epoch, incarnation
+            &[3, b'a', b'd', b'd'],  // workflow
+            &[1; 32],                // plan
+            &[251, 0xe8, 0x03],      // created
+            &[0, 0],                 // started, ended
+            &[1, 251, 0xd0, 0x07],   // wake
+            &[4, 5, 6],              // first entry, next entry, bytes
+            &[7, 8, 9],              // steps
+            &[1, 1, b'r', 11, 10],   // parent
             &[2, b'v', b'1', 12, 1], // build: label, steps, executable
             &[7; 32],
-            &[251, 0x2c, 0x01],     // next message
+            &[251, 0x2c, 0x01], // next message
         ]
         .concat();
         assert_eq!(bytes[..bytes.len() - 4], expected);
