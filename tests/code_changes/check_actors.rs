@@ -72,6 +72,7 @@ async fn as_if_of(lab: &Lab, name: &str) {
         to: id_of(name),
         key: None,
         body: message.body,
+        blobs: vec![],
         only_with: None,
     });
     let batch = Batch {
@@ -96,6 +97,7 @@ async fn found_as(name: &str) -> Vec<(Certainty, Cause)> {
         to: id_of("check/account"),
         key: None,
         body: body.into(),
+        blobs: vec![],
         only_with: None,
     };
     drop(account);
