@@ -184,8 +184,18 @@ async fn an_object_of_another_type_is_a_named_error() -> keepstep::Result<()> {
     engine.run("bytes", Workflow::value(bytes.clone())).await?;
     let as_number: ObjectRef<u64> = engine.output("text").await?;
     let error = as_number.get().await.unwrap_err();
-    assert!(matches!(&error, Error::Undecodable { type_name: "u64", .. }));
-    assert!(error.to_string().contains(&text.address().unwrap().to_string()));
+    assert!(matches!(
+        &error,
+        Error::Undecodable {
+            type_name: "u64",
+            ..
+        }
+    ));
+    assert!(
+        error
+            .to_string()
+            .contains(&text.address().unwrap().to_string())
+    );
     let as_text: ObjectRef<String> = engine.output("bytes").await?;
     let error = as_text.get().await.unwrap_err().to_string();
     assert!(error.contains("ObjectRef<Bytes>"), "{error}");

@@ -45,10 +45,7 @@ impl Shelf {
 }
 
 #[step]
-async fn shelve(
-    of: Nest,
-    event: ObjectRef<Bytes>,
-) -> keepstep::Result<Workflow<u64>> {
+async fn shelve(of: Nest, event: ObjectRef<Bytes>) -> keepstep::Result<Workflow<u64>> {
     let nest = of.0.get().await?;
     let shelf = Shelf::get_or_create("shelf").await?;
     Ok(total(
@@ -66,7 +63,12 @@ async fn total(
 ) -> keepstep::Result<u64> {
     let mut total = n as u64 + event.get().await?.len() as u64;
     for object in &objects {
-        total += object.get().await?.iter().map(|n| u64::from(*n)).sum::<u64>();
+        total += object
+            .get()
+            .await?
+            .iter()
+            .map(|n| u64::from(*n))
+            .sum::<u64>();
     }
     Ok(total)
 }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use keepstep::prelude::*;
 use keepstep::Bytes;
+use keepstep::prelude::*;
 use keepstep::storage::StorageError;
 use tokio::io::AsyncReadExt;
 
@@ -38,21 +38,37 @@ async fn a_damaged_object_is_an_error_that_names_it() -> keepstep::Result<()> {
         let bytes: ObjectRef<Bytes> = engine.output("bytes").await?;
         let value: ObjectRef<Vec<u8>> = engine.output("value").await?;
         let named = |error: Error, address: Option<keepstep::BlobId>| {
-            assert!(matches!(&error, Error::Storage(StorageError::Corrupt { .. })));
+            assert!(matches!(
+                &error,
+                Error::Storage(StorageError::Corrupt { .. })
+            ));
             let (error, address) = (error.to_string(), address.unwrap().to_string());
             assert!(error.contains(&address), "{error}");
         };
         named(bytes.get().await.unwrap_err(), bytes.address());
         named(value.get().await.unwrap_err(), value.address());
         let mut content = Vec::new();
-        let error = bytes.reader().await?.read_to_end(&mut content).await.unwrap_err();
+        let error = bytes
+            .reader()
+            .await?
+            .read_to_end(&mut content)
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
-        assert!(error.to_string().contains(&bytes.address().unwrap().to_string()));
+        assert!(
+            error
+                .to_string()
+                .contains(&bytes.address().unwrap().to_string())
+        );
         // To a step it is a failure, which names it too.
         let Err(Error::Failed { error, .. }) = engine.run("len", len(&value)).await else {
             panic!("it could be read");
         };
-        assert!(error.message.contains(&value.address().unwrap().to_string()));
+        assert!(
+            error
+                .message
+                .contains(&value.address().unwrap().to_string())
+        );
 
         // Put again, it is mended.
         assert_eq!(engine.put(&vec![2u8; size]).await?, value);

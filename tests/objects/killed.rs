@@ -3,9 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+use keepstep::Bytes;
 use keepstep::prelude::*;
 use keepstep::storage::Durability;
-use keepstep::Bytes;
 
 const STORE: &str = "KEEPSTEP_TEST_OBJECTS";
 const SIZE: usize = 1 << 20;
@@ -79,7 +79,11 @@ async fn what_a_killed_process_put_is_there_or_is_swept() -> keepstep::Result<()
             files.count() as u32
         };
         // The runs that are said to be done; one that was not may be there, resumable or even done.
-        assert!((2 * (done + 1)..=2 * (done + 2)).contains(&blobs()), "{}", blobs());
+        assert!(
+            (2 * (done + 1)..=2 * (done + 2)).contains(&blobs()),
+            "{}",
+            blobs()
+        );
         for run in 0..=done + 1 {
             let output = engine.run(run.to_string(), store(run)).await?;
             assert!(*output[0].get().await? == content(run, 1));

@@ -23,7 +23,8 @@ async fn len(of: ObjectRef<Vec<u8>>) -> keepstep::Result<usize> {
 }
 
 #[tokio::test]
-async fn a_reference_in_memory_keeps_its_object_whatever_runs_come_and_go() -> keepstep::Result<()> {
+async fn a_reference_in_memory_keeps_its_object_whatever_runs_come_and_go() -> keepstep::Result<()>
+{
     let store = memory();
     let engine = engine_on(&store).await;
     let object = engine.put(&vec![1u8; 100]).await?;
@@ -133,7 +134,10 @@ async fn what_a_crash_left_unnamed_is_swept_after_it() -> keepstep::Result<()> {
     assert_eq!(engine.maintain().await?.blobs_removed, 1);
     assert_eq!(engine.run("run", len(&named)).await?, 100);
     let gone = engine.run("other", len(&garbage)).await;
-    assert!(matches!(gone, Err(Error::ObjectNotFound { .. })), "{gone:?}");
+    assert!(
+        matches!(gone, Err(Error::ObjectNotFound { .. })),
+        "{gone:?}"
+    );
     engine.shutdown().await
 }
 
@@ -148,8 +152,13 @@ async fn a_run_that_would_name_a_missing_object_stops_and_harms_no_other() -> ke
     store.maintain().await.unwrap();
     let refused = engine.run("run", len(&object)).await;
     assert!(matches!(refused, Err(Error::ObjectNotFound { object }) if object == id));
-    assert!(matches!(engine.status("run").await, Err(Error::NotFound { .. })));
-    let run = engine.start("waits", event::<ObjectRef<Vec<u8>>>("object")).await?;
+    assert!(matches!(
+        engine.status("run").await,
+        Err(Error::NotFound { .. })
+    ));
+    let run = engine
+        .start("waits", event::<ObjectRef<Vec<u8>>>("object"))
+        .await?;
     let refused = engine.send_event("waits", "object", &object).await;
     assert!(matches!(refused, Err(Error::ObjectNotFound { .. })));
     let other = engine.put(&vec![2u8; 100]).await?;

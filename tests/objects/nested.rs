@@ -81,7 +81,11 @@ impl Lab {
         for n in 0..12 {
             numbers.push(self.numbers(n).await);
         }
-        let bytes = self.engine.put(&Bytes::from_static(b"bytes")).await.unwrap();
+        let bytes = self
+            .engine
+            .put(&Bytes::from_static(b"bytes"))
+            .await
+            .unwrap();
         let nested = vec![numbers[10].clone(), numbers[11].clone()];
         let nest = self.engine.put(&nested).await.unwrap();
         let mut ids: Vec<_> = numbers.iter().map(|one| one.address().unwrap()).collect();
@@ -203,21 +207,35 @@ async fn what_a_value_is_made_into_is_held_as_well() -> keepstep::Result<()> {
     let engine = &lab.engine;
     let mut ids = Vec::new();
     engine.run("all", all([makes(1), makes(2)])).await?;
-    engine.run("race", race(makes(3), event::<u32>("never"))).await?;
-    engine.run("select", select([makes(4), event("never")])).await?;
-    engine.run("caught", makes(5).catch()).await?;
+    engine
+        .run("race", race(makes(3), event::<u32>("never")))
+        .await?;
+    engine
+        .run("select", select([makes(4), event("never")]))
+        .await?;
+    assert!(engine.run("caught", makes(5).catch()).await?.is_ok());
     engine.run("child", child("inner", makes(6))).await?;
     engine.run("again", same(makes_again(7))).await?;
     engine.run("or", or(makes_again(8).catch())).await?;
-    engine.run("value", Workflow::value(Some(lab.numbers(9).await))).await?;
+    engine
+        .run("value", Workflow::value(Some(lab.numbers(9).await)))
+        .await?;
     engine.run("named", same(makes(10).name("made"))).await?;
     engine.run("list", pads(vec![makes(11)])).await?;
     let list = engine.output::<Vec<Numbers>>("all").await?;
     ids.extend(list.iter().map(ObjectRef::address));
     let left = engine.output::<Either<Numbers, u32>>("race").await?;
     ids.push(left.left().unwrap().address());
-    ids.push(engine.output::<(usize, Numbers)>("select").await?.1.address());
-    let caught = engine.output::<Result<Numbers, StepError>>("caught").await?;
+    ids.push(
+        engine
+            .output::<(usize, Numbers)>("select")
+            .await?
+            .1
+            .address(),
+    );
+    let caught = engine
+        .output::<Result<Numbers, StepError>>("caught")
+        .await?;
     ids.push(caught.unwrap().address());
     for run in ["child", "again", "or", "value", "named"] {
         // As an option, what is none is read, too.
@@ -228,7 +246,14 @@ async fn what_a_value_is_made_into_is_held_as_well() -> keepstep::Result<()> {
     let ids: Vec<_> = ids.into_iter().flatten().collect();
     drop(list);
     assert_eq!((ids.len(), lab.swept(&ids).await), (11, 11));
-    assert_eq!(*engine.step_output::<Numbers>("named", "made").await?.get().await?, [10; 10]);
+    assert_eq!(
+        *engine
+            .step_output::<Numbers>("named", "made")
+            .await?
+            .get()
+            .await?,
+        [10; 10]
+    );
     // A listing and the outputs as JSON are what they are without objects.
     for run in engine.list(Status::Successful).await?.runs {
         let json = engine.output::<serde_json::Value>(&run.id).await;
@@ -239,7 +264,6 @@ async fn what_a_value_is_made_into_is_held_as_well() -> keepstep::Result<()> {
     engine.shutdown().await
 }
 
-
 #[tokio::test]
 async fn an_object_in_an_object_is_held_through_it() -> keepstep::Result<()> {
     let lab = Lab::new().await;
@@ -248,7 +272,11 @@ async fn an_object_in_an_object_is_held_through_it() -> keepstep::Result<()> {
     let nest = engine.put(&vec![inner.clone()]).await?;
     let ids = [inner.address().unwrap(), nest.address().unwrap()];
     drop(inner);
-    assert_eq!(lab.swept(&ids).await, 2, "a reference to the outer one is in memory");
+    assert_eq!(
+        lab.swept(&ids).await,
+        2,
+        "a reference to the outer one is in memory"
+    );
     // Read back and returned, so that the step's own run must find out what is in it.
     engine.run("picks", picks(nest)).await?;
     let nest: ObjectRef<Vec<Numbers>> = engine.output("picks").await?;
@@ -274,7 +302,9 @@ async fn an_object_in_an_object_is_held_through_it() -> keepstep::Result<()> {
 async fn an_event_holds_what_it_brings() -> keepstep::Result<()> {
     let lab = Lab::new().await;
     let engine = &lab.engine;
-    let run = engine.start("run", event::<Vec<Numbers>>("numbers")).await?;
+    let run = engine
+        .start("run", event::<Vec<Numbers>>("numbers"))
+        .await?;
     engine.suspend("run").await?;
     drop(run);
     let numbers = lab.numbers(1).await;
@@ -307,7 +337,8 @@ impl Album {
     }
     pub async fn draw(&mut self, n: u32) -> keepstep::Result<usize> {
         self.pages.push(put(&vec![n; 10]).await?);
-        self.pages.push(ObjectRef::spawn(async move { vec![n + 1; 10] }));
+        self.pages
+            .push(ObjectRef::spawn(async move { vec![n + 1; 10] }));
         Ok(self.pages.len())
     }
     pub async fn pages(&self) -> Vec<ObjectRef<Vec<u32>>> {
@@ -319,12 +350,21 @@ impl Album {
 async fn an_actor_holds_what_it_has_and_what_it_was_sent() -> keepstep::Result<()> {
     let lab = Lab::new().await;
     let engine = &lab.engine;
-    let album = Album::on(engine).get_or_create("album", lab.numbers(0).await).await?;
+    let album = Album::on(engine)
+        .get_or_create("album", lab.numbers(0).await)
+        .await?;
     album.add(lab.numbers(1).await).await?;
     album.add(lab.numbers(2).await).id("two").await?;
     let in_an_hour = std::time::Duration::from_secs(3600);
-    album.add(lab.numbers(3).await).delay(in_an_hour).send().await?;
-    album.add(lab.numbers(4).await).every("again", in_an_hour).await?;
+    album
+        .add(lab.numbers(3).await)
+        .delay(in_an_hour)
+        .send()
+        .await?;
+    album
+        .add(lab.numbers(4).await)
+        .every("again", in_an_hour)
+        .await?;
     assert_eq!(album.draw(5).await?, 5);
     let step = album.add(lab.numbers(7).await).step();
     engine.run("step", step).await?;
@@ -360,7 +400,9 @@ async fn a_run_holds_what_its_children_are_to_be_given() -> keepstep::Result<()>
     async fn grows(_event: u32, list: Vec<Numbers>) -> Workflow<u32> {
         child("middle", child("inner", after(event("second"), list)))
     }
-    let run = engine.start("outer", grows(event::<u32>("first"), vec![numbers])).await?;
+    let run = engine
+        .start("outer", grows(event::<u32>("first"), vec![numbers]))
+        .await?;
     assert_eq!(lab.swept(&ids).await, 1);
     engine.send_event("outer", "first", &1).await?;
     // Sent again until the run is there.
@@ -383,7 +425,9 @@ async fn a_schedule_holds_what_its_runs_are_to_be_given() -> keepstep::Result<()
     let lab = Lab::new().await;
     let engine = &lab.engine;
     let (everything, ids) = lab.everything().await;
-    engine.schedule("yearly", "0 0 1 1 *", reads(everything)).await?;
+    engine
+        .schedule("yearly", "0 0 1 1 *", reads(everything))
+        .await?;
     assert_eq!(lab.swept(&ids).await, 14);
     engine.remove_schedule("yearly").await?;
     assert_eq!(lab.swept(&ids).await, 0);
@@ -402,7 +446,9 @@ async fn objects_outlive_the_entries_of_a_journal_that_named_them() -> keepstep:
         })
     }
     let store = memory();
-    let builder = Engine::builder().storage(Arc::clone(&store)).compact_above(0);
+    let builder = Engine::builder()
+        .storage(Arc::clone(&store))
+        .compact_above(0);
     let engine = builder.build().await?;
     let numbers = engine.put(&vec![1u32; 10]).await?;
     let id = numbers.address().unwrap();

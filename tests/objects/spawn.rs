@@ -70,7 +70,12 @@ async fn a_result_is_stored_when_the_work_is_done_that_it_refers_to() -> keepste
     let run = engine.start("run", gated()).await?;
     stage.0.begun.notified().await;
     assert_eq!(engine.status("run").await?, Status::Running);
-    assert!(engine.step_output::<serde_json::Value>("run", "gated").await.is_err());
+    assert!(
+        engine
+            .step_output::<serde_json::Value>("run", "gated")
+            .await
+            .is_err()
+    );
     stage.0.gate.notify_one();
     let (_, object) = run.await?;
     assert!(object.get().await?.ends_with("gated"));
@@ -125,9 +130,15 @@ async fn work_that_fails_fails_the_step_which_is_tried_again() -> keepstep::Resu
     let objects = engine.run("third", third_time()).await?;
     assert_eq!(*objects[0].get().await?, 3);
     let error = failed(engine.run("error", never("error")).await);
-    assert_eq!((error.kind, &*error.message), (StepErrorKind::Error, "it fails"));
+    assert_eq!(
+        (error.kind, &*error.message),
+        (StepErrorKind::Error, "it fails")
+    );
     let error = failed(engine.run("panic", never("panic")).await);
-    assert_eq!((error.kind, &*error.message), (StepErrorKind::Panic, "it panics"));
+    assert_eq!(
+        (error.kind, &*error.message),
+        (StepErrorKind::Panic, "it panics")
+    );
     let caught = engine.run("caught", never("error").catch()).await?;
     assert_eq!(caught.unwrap_err().message, "it fails");
     engine.shutdown().await
@@ -225,7 +236,10 @@ async fn work_that_nothing_refers_to_is_stopped() -> keepstep::Result<()> {
         std::future::pending().await
     });
     stage.0.begun.notified().await;
-    assert!(serde_json::to_string(&work).is_err(), "it has no address yet");
+    assert!(
+        serde_json::to_string(&work).is_err(),
+        "it has no address yet"
+    );
     let workflow = first(work.clone());
     drop(work);
     assert!(!stage.0.is_dropped.load(Ordering::SeqCst));
@@ -269,7 +283,9 @@ async fn a_long_result_may_refer_to_work_under_way() -> keepstep::Result<()> {
     assert_eq!(*object.get().await?, 9);
     drop(object);
     engine.maintain().await?;
-    let (_, object, _) = engine.output::<(Vec<u8>, ObjectRef<u32>, String)>("long").await?;
+    let (_, object, _) = engine
+        .output::<(Vec<u8>, ObjectRef<u32>, String)>("long")
+        .await?;
     assert_eq!(*object.get().await?, 9);
     engine.shutdown().await
 }

@@ -82,7 +82,11 @@ async fn a_reader_that_fails_is_an_error_and_stores_nothing() -> keepstep::Resul
     }
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().to_str().unwrap()).await?;
-    let broken = Counting { n: 0, len: 2_000_000 }.chain(Broken);
+    let broken = Counting {
+        n: 0,
+        len: 2_000_000,
+    }
+    .chain(Broken);
     let Err(Error::Storage(error)) = engine.put_reader(broken).await else {
         panic!("it is stored");
     };

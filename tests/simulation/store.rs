@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
-    Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
-    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
-    StorageError, Timestamp, ValueKey,
+    Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
+    Message, MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord,
+    Storage, StorageError, Timestamp, ValueKey,
 };
 
 use tokio::io::{AsyncRead, AsyncReadExt};

@@ -33,6 +33,7 @@ pub use actor::{
     PlannedCall, StoredState,
 };
 pub use arg::IntoArg;
+pub use bytes::Bytes;
 pub use clock::Clock;
 pub use context::{Context, context, try_context};
 pub use either::Either;
@@ -43,10 +44,9 @@ pub use engine::{
 };
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};
-pub use bytes::Bytes;
 pub use keepstep_storage::{BlobId, InvalidRunId};
-pub use object::{ObjectRef, put, put_reader};
 pub use listener::{BoxError, EventListener, wait_for};
+pub use object::{ObjectRef, put, put_reader};
 pub use run::StepId;
 #[cfg(feature = "schedules")]
 pub use schedule::{Missed, NewSchedule, ScheduleSummary};

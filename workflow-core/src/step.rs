@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::object::Objects;
 use crate::error::Error;
+use crate::object::Objects;
 use crate::plan::{Flattened, flatten};
 use crate::resource::Resources;
 use crate::source::{DecodeError, Source};

@@ -482,7 +482,10 @@ mod tests {
         let named = |names: &[BlobId], inner: &Value| {
             Value::from_bytes(&[&Value::header(names), inner.as_bytes()].concat())
         };
-        let (first, second) = (named(&[a, b], &plain), Value::blob(&Value::header(&[b]), blob, 2));
+        let (first, second) = (
+            named(&[a, b], &plain),
+            Value::blob(&Value::header(&[b]), blob, 2),
+        );
         let list = Value::list([&first.ok(), &second.ok(), &plain.ok()].into_iter());
         let value = list.either(true);
         let (mut names, mut parts, mut all) = (vec![], vec![], vec![]);

@@ -171,14 +171,16 @@ impl Stage {
         };
         let (answer, child) = match output {
             Settled::Value(value) => (Answer::Value(value), None),
-            Settled::Workflow(flattened) => match expansion(Arc::clone(&self.shared), *flattened).await {
-                Ok(Outcome::Value(value)) => (Answer::Value(value), None),
-                Ok(Outcome::Plan(plan)) => {
-                    let child = self.child(method, plan, epoch).await?;
-                    (Answer::Run(child.write.run.clone()), Some(Box::new(child)))
+            Settled::Workflow(flattened) => {
+                match expansion(Arc::clone(&self.shared), *flattened).await {
+                    Ok(Outcome::Value(value)) => (Answer::Value(value), None),
+                    Ok(Outcome::Plan(plan)) => {
+                        let child = self.child(method, plan, epoch).await?;
+                        (Answer::Run(child.write.run.clone()), Some(Box::new(child)))
+                    }
+                    Ok(other) | Err(other) => return Err(self.not_run(method, other)),
                 }
-                Ok(other) | Err(other) => return Err(self.not_run(method, other)),
-            },
+            }
         };
         Ok(Called {
             answer: Ok(answer),

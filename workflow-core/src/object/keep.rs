@@ -199,12 +199,7 @@ impl Objects {
     }
 
     /// Takes over what pins an object; pins it if nothing does, and it is there.
-    async fn pin(
-        &self,
-        pins: &[Arc<Pins>],
-        blob: BlobId,
-        names: &mut Names,
-    ) -> Result<(), Unkept> {
+    async fn pin(&self, pins: &[Arc<Pins>], blob: BlobId, names: &mut Names) -> Result<(), Unkept> {
         names.name(blob);
         let mut is_kept = false;
         for pins in pins {

@@ -223,10 +223,7 @@ impl Objects {
     }
 
     /// The objects that an object has references to, in whatever depth.
-    pub(super) async fn nested_in(
-        &self,
-        blob: BlobId,
-    ) -> Result<Arc<[BlobId]>, StorageError> {
+    pub(super) async fn nested_in(&self, blob: BlobId) -> Result<Arc<[BlobId]>, StorageError> {
         let known = self.nests().get(&blob).cloned();
         if let Some(nested) = known {
             return Ok(nested);

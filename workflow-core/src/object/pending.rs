@@ -139,4 +139,3 @@ pub(super) fn error_of(fault: Fault) -> Error {
         },
     }
 }
-

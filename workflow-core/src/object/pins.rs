@@ -31,7 +31,8 @@ impl Pins {
 
     /// Whether it keeps an object of this store.
     pub(super) fn keeps(&self, storage: &Arc<dyn Storage>, id: &BlobId) -> bool {
-        std::ptr::addr_eq(self.storage.as_ptr(), Arc::as_ptr(storage)) && self.ids.binary_search(id).is_ok()
+        std::ptr::addr_eq(self.storage.as_ptr(), Arc::as_ptr(storage))
+            && self.ids.binary_search(id).is_ok()
     }
 }
 

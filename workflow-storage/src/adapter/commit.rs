@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    Batch, BlobId, Committed, Expect, MessageId, Op, Position, Result, RunId, RunRecord, RunWrite, Send,
-    SendOutcome, WriteOutcome,
+    Batch, BlobId, Committed, Expect, MessageId, Op, Position, Result, RunId, RunRecord, RunWrite,
+    Send, SendOutcome, WriteOutcome,
 };
 
 use super::core::Core;

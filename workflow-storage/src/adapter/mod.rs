@@ -26,9 +26,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use self::core::Core;
 use crate::directory::Directory;
 use crate::{
-    Batch, BlobId, BlobReader, Blobs, Committed, Description, Durability, Epoch, JournalEntry, ListedRun,
-    Maintained, Message, MessageId, NodeId, OrderedMap, Position, Result, RunId, RunKind, RunPage,
-    RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
+    Batch, BlobId, BlobReader, Blobs, Committed, Description, Durability, Epoch, JournalEntry,
+    ListedRun, Maintained, Message, MessageId, NodeId, OrderedMap, Position, Result, RunId,
+    RunKind, RunPage, RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
 };
 
 /// How much of a stream is in memory, about.

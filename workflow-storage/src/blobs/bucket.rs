@@ -58,7 +58,9 @@ impl ObjectStoreBlobs {
             store,
             prefix: Path::from(prefix.as_ref()),
             // Uploads of processes that ran before may still be there.
-            next_upload: AtomicU64::new(u64::from(std::process::id()) << 32 | u64::from(now().subsec_nanos())),
+            next_upload: AtomicU64::new(
+                u64::from(std::process::id()) << 32 | u64::from(now().subsec_nanos()),
+            ),
             known: Mutex::default(),
         })
     }
@@ -150,7 +152,11 @@ impl Bucket {
 
     pub(super) fn begin(&self) -> Result<Upload> {
         let number = self.next_upload.fetch_add(1, Ordering::Relaxed);
-        let path = self.prefix.clone().join("tmp").join(format!("{number:016x}"));
+        let path = self
+            .prefix
+            .clone()
+            .join("tmp")
+            .join(format!("{number:016x}"));
         let upload = wait(self.store.put_multipart(&path));
         Ok(Upload {
             upload: Some(upload.map_err(|error| failed("begin to write a blob", error))?),

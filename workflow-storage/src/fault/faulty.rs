@@ -11,9 +11,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Call, Effect, Fault, On};
 use crate::{
-    Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
-    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
-    StorageError, Timestamp, ValueKey,
+    Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
+    Message, MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord,
+    Storage, StorageError, Timestamp, ValueKey,
 };
 
 /// A store in which chosen calls go wrong. Everything else passes through to the store inside.

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
-    Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
-    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
-    StorageError, Timestamp, ValueKey,
+    Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
+    Message, MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord,
+    Storage, StorageError, Timestamp, ValueKey,
 };
 
 /// A store that keeps a log of every call that changed it, in the order in which they changed it. For that, such calls
