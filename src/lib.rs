@@ -145,6 +145,12 @@
 //! while it is called. [`Engine::schedule`] starts a run of a workflow at set times.
 #![cfg_attr(any(doc, doctest), doc = "[`chapters::actors`] has both.")]
 //!
+//! # Large values
+//!
+//! [`put`] stores a large value once, and its [`ObjectRef`] is passed instead: all readers share one decoded value, bytes are mapped from
+//! their file without a copy, and what is larger than memory streams in and out.
+#![cfg_attr(any(doc, doctest), doc = "[`chapters::objects`] shows how.")]
+//!
 //! # Engines and runs
 //!
 //! An [`Engine`] is opened on a store and executes runs. [`run`](Engine::run) waits for the result; [`start`](Engine::start)
@@ -263,6 +269,8 @@ pub mod chapters {
 
     #[doc = include_str!("docs/code_changes.md")]
     pub mod code_changes {}
+    #[doc = include_str!("docs/objects.md")]
+    pub mod objects {}
 
     #[doc = include_str!("docs/errors.md")]
     pub mod errors {}

@@ -3,11 +3,13 @@
 //!
 //! `cargo bench --bench speed --features redb,fjall` measures all of it on every store that is built in; with words behind
 //! `--`, only what has one of them in its name. `KEEPSTEP_BENCH_STORE` names the stores (`sled,memory`),
-//! `KEEPSTEP_BENCH_DIR` the directory, `KEEPSTEP_BENCH_ROUNDS` the rounds of the loop. `idle-actors` runs only if it is asked for.
+//! `KEEPSTEP_BENCH_DIR` the directory, `KEEPSTEP_BENCH_ROUNDS` the rounds of the loop, `KEEPSTEP_BENCH_OBJECTS` how many objects of
+//! 1 MiB, `KEEPSTEP_BENCH_STREAM` the megabytes of an object that streams. `idle-actors` runs only if it is asked for.
 
 mod actors;
 mod floors;
 mod long;
+mod objects;
 mod short;
 mod table;
 mod waiting;
@@ -28,6 +30,9 @@ const SLEEPERS: u64 = 1_000_000;
 const EVENTS: u64 = 10_000;
 const CALLS: u64 = 1_000;
 const CALLS_AT_ONCE: u64 = 100_000;
+const OBJECT_BYTES: u64 = 100_000_000;
+const OBJECTS: u64 = 2_000;
+const STREAMED_MB: u64 = 2_000;
 const IDLE_ACTORS: u64 = 1_000_000;
 /// Every ratio is the median of so many rounds, in which keepstep and its floor take turns.
 const ROUNDS: usize = 5;
@@ -51,10 +56,7 @@ async fn main() -> anyhow::Result<()> {
     built.extend(cfg!(feature = "redb").then_some("redb"));
     built.extend(cfg!(feature = "fjall").then_some("fjall"));
     let stores = std::env::var("KEEPSTEP_BENCH_STORE").unwrap_or_else(|_| built.join(","));
-    let loops = match std::env::var("KEEPSTEP_BENCH_ROUNDS") {
-        Ok(rounds) => rounds.parse()?,
-        Err(_) => shrink(LOOP),
-    };
+    let loops = number("KEEPSTEP_BENCH_ROUNDS", shrink(LOOP))?;
     let root = std::env::var_os("KEEPSTEP_BENCH_DIR")
         .map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
     let root = root.join("speed");
@@ -89,8 +91,19 @@ async fn main() -> anyhow::Result<()> {
             actors::thousand_row(place, shrink(CALLS_AT_ONCE)).await?;
             place.clear();
         }
+        if wanted("objects") && !place.is_in_memory() {
+            objects::readers_row(place, shrink(OBJECT_BYTES) as usize).await?;
+            place.clear();
+            objects::many_row(place, number("KEEPSTEP_BENCH_OBJECTS", shrink(OBJECTS))?).await?;
+            place.clear();
+        }
         println!();
         table::print_figure_head();
+        if wanted("objects") && !place.is_in_memory() {
+            let mb = number("KEEPSTEP_BENCH_STREAM", shrink(STREAMED_MB))?;
+            objects::stream_rows(place, mb * 1_000_000).await?;
+            place.clear();
+        }
         if wanted("million") {
             long::million_rows(place, shrink(MILLION))?;
             place.clear();
@@ -118,4 +131,12 @@ async fn main() -> anyhow::Result<()> {
     }
     drop(std::fs::remove_dir_all(root));
     Ok(())
+}
+
+/// What a variable of the environment says.
+fn number(variable: &str, otherwise: u64) -> anyhow::Result<u64> {
+    match std::env::var(variable) {
+        Ok(number) => Ok(number.parse()?),
+        Err(_) => Ok(otherwise),
+    }
 }

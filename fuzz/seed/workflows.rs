@@ -152,6 +152,8 @@ pub async fn run_all() -> Pairs {
         to: RunId::new("waits").unwrap(),
         key: key.map(str::to_owned),
         body: "a message".into(),
+        blobs: vec![],
+        only_with: None,
     };
     let messages = vec![message(None), message(Some("once"))];
     store

@@ -6,6 +6,8 @@
 mod common;
 
 mod basics;
+#[cfg(feature = "object_store")]
+mod bucket;
 mod crashes;
 mod damage;
 mod killed;

@@ -129,6 +129,9 @@ pub use blobs::ObjectStoreBlobs;
 pub use error::{Result, StorageError};
 pub use id::{Epoch, InvalidRunId, MAX_RUN_ID_BYTES, NodeId, Position, RunId, Timestamp};
 pub use memory::memory;
+/// The crate whose stores [`ObjectStoreBlobs`] takes, in the version that it takes.
+#[cfg(feature = "object_store")]
+pub use object_store;
 pub use open::{open, open_with_blobs};
 pub use ordered::{Op, OrderedMap};
 pub use record::{
