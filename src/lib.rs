@@ -314,7 +314,7 @@ pub use keepstep_core::{
 
 // The process's default engine.
 pub use keepstep_core::{
-    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run,
+    cancel, check, default_engine, delete, init, list, metadata, output, resume, resume_all, run,
     send_event, start, status, step_output, suspend, try_init,
 };
 

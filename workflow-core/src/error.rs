@@ -25,7 +25,8 @@ pub enum Error {
     },
     /// There is a run of this id, of another workflow.
     #[error(
-        "run {run:?} exists and was made of another workflow; choose another id, or delete the run first"
+        "run {run:?} exists and was made of another workflow, by other code perhaps; `resume` goes on with it as it was made, and \
+         this workflow needs another id"
     )]
     IdConflict {
         /// The id.

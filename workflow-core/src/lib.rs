@@ -45,8 +45,9 @@ pub use context::{Context, context, try_context};
 pub use either::Either;
 pub use engine::{
     BuildInfo, Cursor, Engine, EngineBuilder, Filter, Handle, Metadata, Page, ProgressStream,
-    RunSummary, SendEvent, StorageSource, cancel, default_engine, delete, init, list, metadata,
-    output, resume, resume_all, run, send_event, start, status, step_output, suspend, try_init,
+    RunSummary, SendEvent, StorageSource, cancel, check, default_engine, delete, init, list,
+    metadata, output, resume, resume_all, run, send_event, start, status, step_output, suspend,
+    try_init,
 };
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
 pub use graph::{Graph, GraphNode, NodeState};

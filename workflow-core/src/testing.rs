@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use keepstep_storage::StorageError;
 
-use crate::check::{Report, check};
+use crate::check::{self, Report};
 use crate::engine::Engine;
 use crate::error::Result;
 
@@ -47,7 +47,7 @@ pub async fn check_store(path_or_url: impl AsRef<str>) -> Result<Report> {
         .into());
     }
     let engine = Engine::open(url).await?;
-    let report = check(&engine, false).await;
+    let report = check::check_store(&engine, false).await;
     engine.shutdown().await?;
     report
 }

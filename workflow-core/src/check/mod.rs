@@ -50,12 +50,12 @@ impl Engine {
     /// # }
     /// ```
     pub async fn check(&self) -> Result<Report> {
-        check(self, true).await
+        check_store(self, true).await
     }
 }
 
 /// Checks everything; resources only if they matter.
-pub(crate) async fn check(engine: &Engine, with_resources: bool) -> Result<Report> {
+pub(crate) async fn check_store(engine: &Engine, with_resources: bool) -> Result<Report> {
     let mut checker = Checker {
         shared: Arc::clone(engine.shared()),
         with_resources,

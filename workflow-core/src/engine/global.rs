@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
 use super::{Engine, Filter, Handle, Metadata, Page};
+use crate::check::Report;
 use crate::error::{Error, Result};
 use crate::status::Status;
 use crate::workflow::Workflow;
@@ -120,6 +121,14 @@ pub async fn list(filter: impl Into<Filter>) -> Result<Page> {
 /// As [`Engine::metadata`] and [`Engine::open`].
 pub async fn metadata(id: impl AsRef<str>) -> Result<Metadata> {
     default_engine().await?.metadata(id).await
+}
+
+/// [`Engine::check`] on the default engine.
+///
+/// # Errors
+/// As [`Engine::check`] and [`Engine::open`].
+pub async fn check() -> Result<Report> {
+    default_engine().await?.check().await
 }
 
 /// [`Engine::resume`] on the default engine.

@@ -25,7 +25,7 @@ pub use build::BuildInfo;
 pub use builder::{EngineBuilder, StorageSource};
 pub(crate) use child::{ChildEnd, NewRun};
 pub use global::{
-    cancel, default_engine, delete, init, list, metadata, output, resume, resume_all, run,
+    cancel, check, default_engine, delete, init, list, metadata, output, resume, resume_all, run,
     send_event, start, status, step_output, suspend, try_init,
 };
 pub use handle::{Handle, ProgressStream};
