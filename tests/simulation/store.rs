@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
     Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
-    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
-    StorageError, Timestamp, ValueKey,
+    MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord,
+    Storage, StorageError, Timestamp, ValueKey,
 };
 
 use tokio::sync::Semaphore;
@@ -29,6 +29,10 @@ pub(crate) struct Bottom {
 impl Storage for Bottom {
     fn describe(&self) -> Description {
         self.memory.describe()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.memory.is_shared()
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed> {
@@ -100,6 +104,19 @@ impl Storage for Bottom {
         Ok(claimed)
     }
 
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.memory
+            .claim_free(kind, except, node, lease, limit)
+            .await
+    }
+
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
         self.memory.renew(node, lease).await
     }
@@ -116,6 +133,14 @@ impl Storage for Bottom {
             self.ledger.deleted(run);
         }
         Ok(deleted)
+    }
+
+    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+        self.memory.watch(runs).await
+    }
+
+    async fn notices(&self) -> Vec<Notice> {
+        self.memory.notices().await
     }
 
     async fn notified(&self) {
@@ -258,6 +283,10 @@ impl Storage for Wire {
         self.bottom.describe()
     }
 
+    fn is_shared(&self) -> bool {
+        self.bottom.is_shared()
+    }
+
     async fn commit(&self, batch: Batch) -> Result<Committed> {
         let mut what = "commits".to_owned();
         for write in &batch.writes {
@@ -345,6 +374,19 @@ impl Storage for Wire {
         self.call(&format!("claims {runs:?}"), claiming).await
     }
 
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.bottom
+            .claim_free(kind, except, node, lease, limit)
+            .await
+    }
+
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
         self.call("renews", self.faulty.renew(node, lease)).await
     }
@@ -357,6 +399,14 @@ impl Storage for Wire {
     async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
         self.call(&format!("deletes {run}"), self.faulty.delete(run, epoch))
             .await
+    }
+
+    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+        self.bottom.watch(runs).await
+    }
+
+    async fn notices(&self) -> Vec<Notice> {
+        self.bottom.notices().await
     }
 
     async fn notified(&self) {

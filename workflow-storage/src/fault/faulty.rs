@@ -11,8 +11,8 @@ use tokio::sync::{oneshot, watch};
 use super::{Call, Effect, Fault, On};
 use crate::{
     Batch, BlobId, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained, Message,
-    MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, Storage,
-    StorageError, Timestamp, ValueKey,
+    MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord,
+    Storage, StorageError, Timestamp, ValueKey,
 };
 
 /// A store in which chosen calls go wrong. Everything else passes through to the store inside.
@@ -256,6 +256,10 @@ impl Storage for Faulty {
         self.inner.describe()
     }
 
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
     async fn commit(&self, mut batch: Batch) -> Result<Committed> {
         match self.enter(Call::Commit).await {
             Verdict::Tear(picked, error) => {
@@ -347,6 +351,18 @@ impl Storage for Faulty {
         }
     }
 
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        let claim = self.inner.claim_free(kind, except, node, lease, limit);
+        self.pass(Call::Claim, claim).await
+    }
+
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
         self.pass(Call::Renew, self.inner.renew(node, lease)).await
     }
@@ -367,6 +383,14 @@ impl Storage for Faulty {
 
     async fn notified(&self) {
         self.inner.notified().await;
+    }
+
+    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+        self.pass(Call::Read, self.inner.watch(runs)).await
+    }
+
+    async fn notices(&self) -> Vec<Notice> {
+        self.inner.notices().await
     }
 
     async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
