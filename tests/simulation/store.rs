@@ -139,6 +139,10 @@ impl Storage for Bottom {
         self.memory.watch(runs).await
     }
 
+    async fn want(&self, run: &RunId) -> Result<()> {
+        self.memory.want(run).await
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.memory.notices().await
     }
@@ -403,6 +407,10 @@ impl Storage for Wire {
 
     async fn watch(&self, runs: &[RunId]) -> Result<()> {
         self.bottom.watch(runs).await
+    }
+
+    async fn want(&self, run: &RunId) -> Result<()> {
+        self.bottom.want(run).await
     }
 
     async fn notices(&self) -> Vec<Notice> {

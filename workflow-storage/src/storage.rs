@@ -129,7 +129,7 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     }
 
     /// Makes every lease of `node` last `lease` from now; where it has none yet, of all that it comes to own. A run that
-    /// another node has claimed since stays that one's.
+    /// another node has claimed since stays that one's. With a `lease` of zero they end at once.
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()>;
 
     /// Gives runs up: their owner becomes `None`. A run whose epoch is another is left alone.
@@ -148,6 +148,12 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// they may have.
     async fn watch(&self, runs: &[RunId]) -> Result<()> {
         let _ = runs;
+        Ok(())
+    }
+
+    /// Asks whoever owns a run to give it up, if it can: it gets a [`Notice::Wanted`].
+    async fn want(&self, run: &RunId) -> Result<()> {
+        let _ = run;
         Ok(())
     }
 
@@ -186,6 +192,8 @@ pub enum Notice {
     Mail(RunId),
     /// This run, which is [watched](Storage::watch), has stopped.
     Changed(RunId),
+    /// Somebody else would like to have this run, which a node of this process owns.
+    Wanted(RunId),
     /// There are runs that nobody owns.
     Free,
     /// Something may have been missed: look at everything.

@@ -7,12 +7,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use keepstep_storage::{Durability, NodeId, Storage};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cluster::Cluster;
 use super::shared::{Roster, Shared};
 use super::{Engine, lock};
 use crate::actor::{Residents, actors};
@@ -74,6 +76,8 @@ pub struct EngineBuilder {
     clock: Option<Clock>,
     seed: Option<u64>,
     compact_above: Option<u64>,
+    is_submitter: bool,
+    lease: Option<Duration>,
 }
 
 impl EngineBuilder {
@@ -122,6 +126,23 @@ impl EngineBuilder {
     /// take a thread each, never more than 384.
     pub fn max_concurrent_steps(mut self, n: usize) -> Self {
         self.max_concurrent_steps = Some(n.clamp(1, Semaphore::MAX_PERMITS));
+        self
+    }
+
+    /// Whether this engine executes runs, where several share a store (`postgres://…`); otherwise it means nothing. Yes by
+    /// default: then it goes on with runs that nobody owns, also with those of engines that are gone. With `false` it starts
+    /// runs, sends events, waits and asks, and leaves execution to the others.
+    ///
+    /// Calls of actors are made where the caller is, in any case.
+    pub fn worker(mut self, executes: bool) -> Self {
+        self.is_submitter = !executes;
+        self
+    }
+
+    /// How long this engine may be silent, where several share a store, before others take its runs over; at least 1 second. 30
+    /// seconds by default.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = Some(lease.max(Duration::from_secs(1)));
         self
     }
 
@@ -186,6 +207,14 @@ impl EngineBuilder {
         let (timers, timer_requests) = mpsc::unbounded_channel();
         let halted = CancellationToken::new();
         let turn = committer.turn();
+        let lease = self.lease.unwrap_or(super::resume::LEASE);
+        let (cluster, looks) = match storage.is_shared() {
+            true => {
+                let (cluster, looks) = Cluster::new(!self.is_submitter, lease);
+                (Some(cluster), Some(looks))
+            }
+            false => (None, None),
+        };
         let shared = Arc::new(Shared {
             storage: Arc::clone(&storage),
             registry,
@@ -211,6 +240,7 @@ impl EngineBuilder {
                 queue: VecDeque::new(),
                 ..Roster::default()
             }),
+            cluster,
             locks: lock::KeyedLocks::default(),
             actors: Residents::default(),
             tasks: TaskTracker::new(),
@@ -223,6 +253,9 @@ impl EngineBuilder {
             shared,
             _halts_when_dropped: Some(Arc::new(halted.drop_guard())),
         };
+        if let Some(looks) = looks {
+            super::cluster::start(&engine.shared, looks).await?;
+        }
         if self.resume_on_open {
             for (id, resumed) in engine.resume_all().await? {
                 if let Err(error) = resumed {

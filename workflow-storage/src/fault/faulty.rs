@@ -389,6 +389,10 @@ impl Storage for Faulty {
         self.pass(Call::Read, self.inner.watch(runs)).await
     }
 
+    async fn want(&self, run: &RunId) -> Result<()> {
+        self.pass(Call::Read, self.inner.want(run)).await
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.inner.notices().await
     }

@@ -276,6 +276,10 @@ impl Storage for Recorded {
         self.inner.watch(runs).await
     }
 
+    async fn want(&self, run: &RunId) -> Result<()> {
+        self.inner.want(run).await
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.inner.notices().await
     }

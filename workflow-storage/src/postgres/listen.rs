@@ -126,12 +126,16 @@ fn understand(payload: &str, nodes: impl Fn() -> Vec<i64>) -> Option<Notice> {
     match word {
         "free" => Some(Notice::Free),
         "changed" => Some(Notice::Changed(RunId::stored(rest).ok()?)),
-        "mail" => {
+        "mail" | "wanted" => {
             let (owner, run) = rest.split_once(' ')?;
             let is_mine = owner == "*"
                 || u64::from_str_radix(owner, 16)
                     .is_ok_and(|owner| nodes().contains(&owner.cast_signed()));
-            is_mine.then_some(Notice::Mail(RunId::stored(run).ok()?))
+            let run = RunId::stored(run).ok().filter(|_| is_mine)?;
+            Some(match word {
+                "mail" => Notice::Mail(run),
+                _ => Notice::Wanted(run),
+            })
         }
         _ => None,
     }
@@ -149,6 +153,7 @@ mod tests {
             ("changed a b", Some(Notice::Changed(run("a b")))),
             ("mail ff a b", Some(Notice::Mail(run("a b")))),
             ("mail * a", Some(Notice::Mail(run("a")))),
+            ("wanted ff a", Some(Notice::Wanted(run("a")))),
             ("mail fe a", None),
             ("mail", None),
             ("later", None),

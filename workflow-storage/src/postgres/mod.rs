@@ -241,6 +241,12 @@ impl Storage for Postgres {
         watched.await.map(drop)
     }
 
+    async fn want(&self, run: &RunId) -> Result<()> {
+        let params: &[Param<'_>] = &[&run.as_str()];
+        let wanted = self.sessions.query("ask for a run", &self.sql.want, params);
+        wanted.await.map(drop)
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.listens.get_or_init(|| {
             let nodes = Arc::clone(&self.nodes);

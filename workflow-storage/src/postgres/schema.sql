@@ -320,7 +320,7 @@ BEGIN
         END LOOP;
     END IF;
 
-    -- Those who wait elsewhere for a run to stop, and those who look for one that nobody owns.
+    -- Those who wait elsewhere for a run to stop, who are told once, and those who look for one that nobody owns.
     IF 3 <= ANY (w_status) OR array_position(w_owner, NULL) IS NOT NULL THEN
         FOR target IN
             SELECT r.id, r.is_watched FROM unnest(nos, outcomes, w_status) AS w (no, outcome, status)
@@ -328,6 +328,7 @@ BEGIN
             WHERE w.outcome = 0 AND (w.status >= 3 AND r.is_watched OR w.status < 3 AND r.owner IS NULL AND r.kind = 1)
         LOOP
             PERFORM pg_notify(channel, CASE WHEN target.is_watched THEN 'changed ' || target.id ELSE 'free' END);
+            UPDATE keepstep.run r SET is_watched = false WHERE r.id = target.id AND r.is_watched;
         END LOOP;
     END IF;
 
@@ -343,10 +344,13 @@ BEGIN
             sent = excluded.sent, numbers = excluded.numbers, committed_at = excluded.committed_at;
 END $$;
 
--- Makes the leases of a node last.
+-- Makes the leases of a node last, or ends them: then what it owned is anybody's.
 CREATE FUNCTION keepstep.renew(a_node bigint, a_lease double precision, a_address text) RETURNS void LANGUAGE sql AS $$
-    INSERT INTO keepstep.node AS n (id, lease_until, address) VALUES (a_node, clock_timestamp() + make_interval(secs => a_lease), a_address)
-        ON CONFLICT (id) DO UPDATE SET lease_until = greatest(n.lease_until, excluded.lease_until)
+    INSERT INTO keepstep.node AS n (id, lease_until, address)
+        VALUES (a_node, clock_timestamp() + make_interval(secs => a_lease), a_address)
+        ON CONFLICT (id) DO UPDATE SET lease_until = CASE WHEN a_lease > 0
+            THEN greatest(n.lease_until, excluded.lease_until) ELSE excluded.lease_until END;
+    SELECT pg_notify('keepstep', 'free') WHERE a_lease <= 0
 $$;
 
 -- Whether another node has a run.
@@ -362,7 +366,8 @@ BEGIN
     PERFORM keepstep.renew(a_node, a_lease, a_address);
     PERFORM 1 FROM keepstep.run r WHERE r.id = ANY (a_ids) ORDER BY r.id FOR NO KEY UPDATE;
     RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1
-        WHERE r.id = ANY (a_ids) AND NOT keepstep.is_taken(r.owner, a_node) RETURNING r.*;
+        -- A schedule is owned for no longer than a write takes.
+        WHERE r.id = ANY (a_ids) AND (r.kind = 3 OR NOT keepstep.is_taken(r.owner, a_node)) RETURNING r.*;
 END $$;
 
 -- Claims runs that are to go on and that nobody owns: released ones first, then those whose owner's lease has ended.

@@ -22,6 +22,7 @@ pub(super) struct Statements {
     pub(super) release: String,
     pub(super) delete: String,
     pub(super) watch: String,
+    pub(super) want: String,
     pub(super) pin_blob: String,
     pub(super) put_chunk: String,
     pub(super) finish_blob: String,
@@ -81,6 +82,10 @@ impl Statements {
             delete: sql("SELECT keepstep.delete_run($1, $2)"),
             watch: sql(
                 "UPDATE keepstep.run r SET is_watched = true WHERE r.id = ANY ($1) AND NOT r.is_watched AND r.status < 3",
+            ),
+            want: sql(
+                "SELECT pg_notify('keepstep', 'wanted ' || to_hex(r.owner) || ' ' || r.id) FROM keepstep.run r
+                WHERE r.id = $1 AND r.owner IS NOT NULL",
             ),
             pin_blob: sql(
                 "INSERT INTO keepstep.blob AS b (id, size, is_whole, pins, pinned_until)
