@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
     Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
-    Message, MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord,
-    Storage, StorageError, Timestamp, ValueKey,
+    Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery,
+    RunRecord, Storage, StorageError, Timestamp, ValueKey,
 };
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -30,6 +30,10 @@ pub(crate) struct Bottom {
 impl Storage for Bottom {
     fn describe(&self) -> Description {
         self.memory.describe()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.memory.is_shared()
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed> {
@@ -101,6 +105,19 @@ impl Storage for Bottom {
         Ok(claimed)
     }
 
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.memory
+            .claim_free(kind, except, node, lease, limit)
+            .await
+    }
+
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
         self.memory.renew(node, lease).await
     }
@@ -117,6 +134,18 @@ impl Storage for Bottom {
             self.ledger.deleted(run);
         }
         Ok(deleted)
+    }
+
+    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+        self.memory.watch(runs).await
+    }
+
+    async fn want(&self, run: &RunId) -> Result<()> {
+        self.memory.want(run).await
+    }
+
+    async fn notices(&self) -> Vec<Notice> {
+        self.memory.notices().await
     }
 
     async fn notified(&self) {
@@ -294,6 +323,10 @@ impl Storage for Wire {
         self.bottom.describe()
     }
 
+    fn is_shared(&self) -> bool {
+        self.bottom.is_shared()
+    }
+
     async fn commit(&self, batch: Batch) -> Result<Committed> {
         let mut what = "commits".to_owned();
         for write in &batch.writes {
@@ -381,6 +414,19 @@ impl Storage for Wire {
         self.call(&format!("claims {runs:?}"), claiming).await
     }
 
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.bottom
+            .claim_free(kind, except, node, lease, limit)
+            .await
+    }
+
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
         self.call("renews", self.faulty.renew(node, lease)).await
     }
@@ -393,6 +439,18 @@ impl Storage for Wire {
     async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
         self.call(&format!("deletes {run}"), self.faulty.delete(run, epoch))
             .await
+    }
+
+    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+        self.bottom.watch(runs).await
+    }
+
+    async fn want(&self, run: &RunId) -> Result<()> {
+        self.bottom.want(run).await
+    }
+
+    async fn notices(&self) -> Vec<Notice> {
+        self.bottom.notices().await
     }
 
     async fn notified(&self) {

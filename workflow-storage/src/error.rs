@@ -87,6 +87,28 @@ pub enum StorageError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// The store is elsewhere and does not answer, or not now. What was asked for may have been done, or not: what is stored
+    /// counts.
+    #[error("{backend} at {location} is not available: could not {operation}")]
+    Unavailable {
+        /// The backend's name.
+        backend: &'static str,
+        /// The store, without secrets.
+        location: String,
+        /// What was tried.
+        operation: &'static str,
+        /// The last reason.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// A setting of the store's URL, or a file that it needs, is not as it must be.
+    #[error("{backend} cannot be opened: {what}")]
+    Setting {
+        /// The backend's name.
+        backend: &'static str,
+        /// What is wrong and what to do, without secrets.
+        what: String,
+    },
     /// An earlier write failed, so nothing more is written until the store is opened again.
     #[error(
         "store {location} takes no more writes since one failed ({cause}); open it again once that is mended"
@@ -110,7 +132,7 @@ impl StorageError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::InUse { .. } => true,
+            Self::InUse { .. } | Self::Unavailable { .. } => true,
             Self::Io { source, .. } => {
                 matches!(
                     source.kind(),

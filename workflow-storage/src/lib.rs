@@ -5,8 +5,8 @@
 //!
 //! # Opening
 //!
-//! [`open`] takes a path or a URL: `data`, `sled:data`, `redb:data`, `fjall:data`, `memory:`. A directory is locked while
-//! it is open. [`memory()`] is the store without a disk: it needs no threads, so tests and simulations can drive it.
+//! [`open`] takes a path or a URL: `data`, `sled:data`, `redb:data`, `fjall:data`, `memory:`, or
+//! `postgres://user@host/database`. A directory is locked while it is open. [`memory()`] is the store without a disk: it needs no threads, so tests and simulations can drive it.
 //!
 //! # What a store holds
 //!
@@ -79,6 +79,7 @@
 //! | sled | `sled`, on by default | for the least latency of single commits without another thought |
 //! | redb | `redb` | when damage to the disk must be noticed above all |
 //! | fjall | `fjall` | for many writes |
+//! | PostgreSQL | `postgres` | for several processes, on several machines |
 //! | memory | | for tests |
 //!
 //! A backend of your own implements [`OrderedMap`], an ordered map with atomic and durable batches, and an [`Adapter`]
@@ -111,6 +112,8 @@ mod open;
 mod ordered;
 #[cfg(any(feature = "sled", feature = "redb", feature = "fjall"))]
 mod poison;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod record;
 #[cfg(feature = "redb")]
 mod redb;
@@ -138,7 +141,7 @@ pub use record::{
     Build, ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts,
     StoredStatus,
 };
-pub use storage::{BlobReader, Description, Durability, Maintained, Storage};
+pub use storage::{BlobReader, Description, Durability, Maintained, Notice, Storage};
 
 /// The address of a blob: the BLAKE3 hash of its bytes.
 #[derive(

@@ -16,6 +16,12 @@ const DEFAULT: &str = "sled";
 /// | `data` | a directory, with the backend it was made with; a new one is sled's |
 /// | `sled:data`, `redb:data`, `fjall:data` | a directory of that backend |
 /// | `memory:` | a new store in memory |
+/// | `postgres://user@host/database`, `postgresql://…` | a schema of a PostgreSQL database |
+///
+/// Parameters of a PostgreSQL URL, beside those of its client (`host`, `port`, `connect_timeout`, `options`, …):
+/// `schema=keepstep`; `connections=8`, at most so many besides the one that listens; `patience=20`, for how many seconds a call
+/// is tried again whose connection was lost; `sslmode` and `sslrootcert` as PostgreSQL's own programs take them. A password that
+/// the URL does not have comes from `PGPASSWORD`, or from the file `PGPASSFILE` or `~/.pgpass`.
 ///
 /// A directory is locked until the store is closed or dropped.
 ///
@@ -36,6 +42,8 @@ const DEFAULT: &str = "sled";
 /// - [`StorageError::NotAStore`], [`StorageError::OtherBackend`], [`StorageError::UnknownFormat`]: the path holds
 ///   something else. It is left as it is.
 /// - [`StorageError::Corrupt`]: the store is damaged. It is left as it is.
+/// - [`StorageError::Setting`]: the URL, or a file that it names, is not as it must be.
+/// - [`StorageError::Unavailable`]: the server does not answer.
 pub async fn open(url: &str) -> Result<Arc<dyn Storage>> {
     open_any(url, None).await
 }
@@ -68,6 +76,15 @@ async fn open_any(url: &str, blobs: Option<Blobs>) -> Result<Arc<dyn Storage>> {
             None => Ok(memory()),
             Some(blobs) => Ok(Arc::new(crate::memory::with_blobs(blobs)?)),
         },
+        #[cfg(feature = "postgres")]
+        Target::Postgres if blobs.is_some() => Err(StorageError::Unsupported {
+            url: without_secrets(url),
+            hint: "a store in PostgreSQL keeps its blobs in the database".to_owned(),
+        }),
+        #[cfg(feature = "postgres")]
+        Target::Postgres => Ok(Arc::new(crate::postgres::open(url).await?)),
+        #[cfg(not(feature = "postgres"))]
+        Target::Postgres => Err(no_feature(url, "postgres")),
         Target::Directory(asked, path) => {
             let url = url.to_owned();
             let open = move || open_directory(&url, asked, path, blobs);
@@ -86,6 +103,7 @@ async fn open_any(url: &str, blobs: Option<Blobs>) -> Result<Arc<dyn Storage>> {
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
     Memory,
+    Postgres,
     Directory(Option<&'static str>, PathBuf),
 }
 
@@ -108,14 +126,15 @@ fn parse(url: &str) -> Result<Target> {
         "sled" => "sled",
         "redb" => "redb",
         "fjall" => "fjall",
+        "postgres" | "postgresql" if cfg!(feature = "postgres") => {
+            return Ok(Target::Postgres);
+        }
         "postgres" | "postgresql" => {
-            return unsupported(
-                "PostgreSQL is not in this version; open a directory, for example \"sled:data\"",
-            );
+            return Err(no_feature(url, "postgres"));
         }
         other => {
             return unsupported(&format!(
-                "{other:?} is not a backend; known are memory, sled, redb and fjall. For a directory of this name, \
+                "{other:?} is not a backend; known are memory, sled, redb, fjall and postgres. For a directory of this name, \
                  put \"./\" before it"
             ));
         }
@@ -257,10 +276,11 @@ mod tests {
             ("sled:", "\"sled:\"", "a directory must follow"),
             ("slde:data", "\"slde:data\"", "\"./\" before it"),
             ("memory:a", "\"memory:a\"", "has no name"),
+            #[cfg(not(feature = "postgres"))]
             (
                 "postgres://me:se@cret@db.example/runs?password=secret",
                 "\"postgres://db.example/runs\"",
-                "not in this version",
+                "the cargo feature",
             ),
         ] {
             let error = parse(url).unwrap_err().to_string();

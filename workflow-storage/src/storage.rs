@@ -52,7 +52,12 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
         Err(batch)
     }
 
-    /// A run's catalog record; `None` if there is no such run.
+    /// Whether other processes may have the store open at the same time, and take over runs whose owner's lease has ended.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// A run's catalog record; `None` if there is no such run. In a shared store, an owner whose lease has ended is `None`.
     async fn record(&self, run: &RunId) -> Result<Option<RunRecord>>;
 
     /// A page of runs, in order of creation.
@@ -111,7 +116,25 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<Option<RunRecord>>>;
 
-    /// Makes every lease of `node` last `lease` from now.
+    /// Takes ownership of runs of a kind that are to go on and that nobody owns, or whose owner's lease has ended, without
+    /// waiting for those that others are taking: the oldest first, at most `limit`, none of `except`. What they are now.
+    ///
+    /// To be correct: durable when it returns; no two calls get one run. A store that is not shared has none to give, since
+    /// nobody but its one process may go on with a run.
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        let _ = (kind, except, node, lease, limit);
+        Ok(Vec::new())
+    }
+
+    /// Makes every lease of `node` last `lease` from now; where it has none yet, of all that it comes to own. A run that
+    /// another node has claimed since stays that one's. With a `lease` of zero they end at once.
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()>;
 
     /// Gives runs up: their owner becomes `None`. A run whose epoch is another is left alone.
@@ -125,6 +148,27 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
 
     /// Waits until something may have arrived for this process: a hint, which may come without a cause.
     async fn notified(&self);
+
+    /// Asks to be told, by [`notices`](Self::notices), when these runs stop: end, or are suspended. Look at them after, since
+    /// they may have.
+    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+        let _ = runs;
+        Ok(())
+    }
+
+    /// Asks whoever owns a run to give it up, if it can: it gets a [`Notice::Wanted`].
+    async fn want(&self, run: &RunId) -> Result<()> {
+        let _ = run;
+        Ok(())
+    }
+
+    /// What other processes did since this was called last; waits until there is something. Hints: some may come without a
+    /// cause, and after a time without a connection there is one [`Notice::Missed`].
+    ///
+    /// To be correct: a store that is not shared has nothing to tell, and waits for ever.
+    async fn notices(&self) -> Vec<Notice> {
+        std::future::pending().await
+    }
 
     /// Stores bytes under their content's address, and [pins](Self::pin_blob) them. Durable when it returns; storing the same bytes
     /// again costs nothing.
@@ -199,6 +243,21 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// Writes down what is buffered and lets go of the store, so that another process can open it. Calls after it fail with
     /// [`StorageError::Closed`](crate::StorageError::Closed).
     async fn close(&self) -> Result<()>;
+}
+
+/// What another process did that one may care for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// This run, which a node of this process owns or nobody does, has a message.
+    Mail(RunId),
+    /// This run, which is [watched](Storage::watch), has stopped.
+    Changed(RunId),
+    /// Somebody else would like to have this run, which a node of this process owns.
+    Wanted(RunId),
+    /// There are runs that nobody owns.
+    Free,
+    /// Something may have been missed: look at everything.
+    Missed,
 }
 
 /// What a store is.

@@ -88,6 +88,8 @@ pub(super) enum Exit {
     Idle(Option<Timestamp>),
     /// It was deleted, and this is who asked for it.
     Deleted(oneshot::Sender<Result<()>>),
+    /// Another engine is to have it.
+    HandedOver,
 }
 
 /// What a task knows of its actor.
@@ -154,7 +156,9 @@ impl Actor {
         let record = shared.storage.record(id).await?;
         let record = record.filter(|record| record.kind == RunKind::Actor);
         let mut record = record.ok_or_else(|| not_found(stage))?;
-        if record.owner != Some(shared.node) {
+        if shared.is_shared() {
+            record = stage.take_over().await?;
+        } else if record.owner != Some(shared.node) {
             record = shared
                 .claim_one(id)
                 .await?
@@ -193,6 +197,14 @@ impl Actor {
         self.work.is_none()
             && self.committing.is_none()
             && self.child.is_none()
+            && self.done.is_empty()
+            && !self.is_agenda_changed
+    }
+
+    /// Whether what was done so far is committed, and nothing is under way.
+    pub(super) fn is_settled(&self) -> bool {
+        self.work.is_none()
+            && self.committing.is_none()
             && self.done.is_empty()
             && !self.is_agenda_changed
     }

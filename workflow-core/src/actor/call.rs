@@ -8,21 +8,21 @@ use std::time::{Duration, SystemTime};
 
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
-use keepstep_storage::{RunId, SendOutcome, Timestamp};
+use keepstep_storage::{RunId, SendOutcome, Timestamp, ValueKey};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::active::{From, Job};
 use super::current::current_call;
-use super::def::{ActorDef, MethodBody, MethodDef};
+use super::def::{ActorDef, MethodBody, MethodDef, StoredState};
 use super::execute::{Stage, panicked};
 use super::handle::ActorHandle;
-use super::residents::Mail;
-use super::stored::{self, Answer, Call, Message, Reminder};
+use super::residents::{Committed, Mail};
+use super::stored::{self, Answer, Call, Message, Reminder, State};
 use crate::arg::{ArgShape, BuildArg};
 use crate::context::try_context;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::source::{DecodeError, Source};
 use crate::step::{Fault, Output, StepFault, StepFuture, StepInput, StepOutput};
 use crate::value::Value;
@@ -344,11 +344,16 @@ impl ActorHandle {
     /// Makes a query.
     async fn look(&self, method: &'static MethodDef, args: Vec<Source>) -> Result<Value> {
         self.shared.check_resources(&[method.step])?;
-        let seat = self.shared.actor(self.def, &self.id, None)?;
-        let mut committed = seat.committed.subscribe();
-        let committed = committed.wait_for(Option::is_some).await;
-        let committed = committed.map_err(|_| Error::ShutDown)?.clone();
-        let committed = committed.ok_or(Error::ShutDown)??;
+        let committed = if self.shared.is_shared() && !self.shared.actors.is_resident(&self.id) {
+            // Another engine may have it, which keeps nobody from looking at what is committed.
+            self.stored().await?
+        } else {
+            let seat = self.shared.actor(self.def, &self.id, None)?;
+            let mut committed = seat.committed.subscribe();
+            let committed = committed.wait_for(Option::is_some).await;
+            let committed = committed.map_err(|_| Error::ShutDown)?.clone();
+            committed.ok_or(Error::ShutDown)??
+        };
         let stage = Stage {
             shared: Arc::clone(&self.shared),
             def: self.def,
@@ -366,6 +371,22 @@ impl ActorHandle {
         looked.unwrap_or_else(|panic| Err(stage.fault(method, panicked(&*panic))))
     }
 
+    /// The state as it is stored.
+    async fn stored(&self) -> Result<Arc<Committed>> {
+        let storage = &self.shared.storage;
+        if let Some(state) = storage.value(&self.id, &ValueKey::State).await? {
+            let State { version, value } = stored::decode(&self.id, "state", &state)?;
+            return Ok(Committed::new(StoredState { version, value }));
+        }
+        match storage.record(&self.id).await? {
+            Some(_) => Err(Error::Damaged {
+                run: self.id.clone(),
+                damage: Damage::Missing { what: "state" },
+            }),
+            None => Err(self.not_found()),
+        }
+    }
+
     /// Puts a message into the inbox.
     pub(super) async fn post(&self, message: &Message, key: Option<String>) -> Result<()> {
         let message = keepstep_storage::Send {
@@ -377,6 +398,11 @@ impl ActorHandle {
         };
         match self.shared.send(message).await? {
             SendOutcome::BlobMissing { blob: object } => Err(Error::ObjectNotFound { object }),
+            SendOutcome::Accepted(_) if self.shared.is_shared() => {
+                // Whoever has it elsewhere is told by the store.
+                self.shared.wake_actor_if_free(self.id.clone());
+                Ok(())
+            }
             SendOutcome::Accepted(_) => {
                 self.shared.actor(self.def, &self.id, Some(Mail::Inbox))?;
                 Ok(())

@@ -3,10 +3,11 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
-use keepstep_storage::{Epoch, RunId, ValueKey};
+use keepstep_storage::{Epoch, RunId, RunRecord, ValueKey};
 
 use super::active::Job;
 use super::check::too_many;
@@ -80,7 +81,32 @@ impl ActorDef {
     }
 }
 
+/// The pauses before asking again for an actor that another engine has: they double.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 impl Stage {
+    /// Takes an actor over on a store that others share. Another engine that has it is asked for it, until it gives it up or its
+    /// lease ends.
+    pub(super) async fn take_over(&self) -> Result<RunRecord> {
+        let (shared, id) = (&self.shared, &self.id);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Some(record) = shared.claim_one(id).await? {
+                return Ok(record);
+            }
+            if shared.storage.record(id).await?.is_none() {
+                return Err(Error::ActorNotFound { actor: id.clone() });
+            }
+            if shared.is_closing() {
+                return Err(Error::ShutDown);
+            }
+            shared.storage.want(id).await?;
+            shared.until_freed(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     /// Makes a call that may change the state. `Err` if the store failed.
     pub(super) async fn call(
         &self,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keepstep_storage::{RunId, RunKind};
 use rustc_hash::FxHashMap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::active::Job;
 use super::def::{ActorDef, ActorState, StoredState, actors};
@@ -22,7 +22,11 @@ const PAGE: usize = 1_000;
 
 /// The actors of an engine that are in memory.
 #[derive(Debug, Default)]
-pub(crate) struct Residents(Mutex<Inner>);
+pub(crate) struct Residents {
+    inner: Mutex<Inner>,
+    /// Something was given up, perhaps an actor that is wanted here.
+    freed: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -49,6 +53,10 @@ pub(super) enum Mail {
     Inbox,
     /// Delete the actor.
     Delete(oneshot::Sender<Result<()>>),
+    /// Another engine wants the actor.
+    HandOver,
+    /// The engine's leases have ended: another may have the actor.
+    LeaseLost,
     /// Stop where you are.
     ShutDown,
 }
@@ -86,7 +94,7 @@ impl Committed {
 impl Residents {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Nothing that holds the lock can panic half-way through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn are_many(&self) -> bool {
@@ -119,6 +127,22 @@ impl Residents {
         let mut inner = self.inner();
         mailbox.close();
         inner.seats.remove(id);
+    }
+
+    pub(super) fn is_resident(&self, id: &RunId) -> bool {
+        self.inner().seats.contains_key(id)
+    }
+
+    /// Those that wait for an actor which another engine has may try again.
+    pub(crate) fn try_again(&self) {
+        self.freed.notify_waiters();
+    }
+
+    /// Tells every actor that others may have it by now.
+    pub(crate) fn lose_leases(&self) {
+        for seat in self.inner().seats.values() {
+            drop(seat.mailbox.send(Mail::LeaseLost));
+        }
     }
 
     /// Tells every actor to stop; none comes into memory any more.
@@ -175,11 +199,70 @@ impl Shared {
         match kind.as_deref() {
             None => self.unpark(id),
             Some(_) if !self.actors.is_awake() => {}
+            Some(super::NAMESPACE) if self.is_shared() => self.wake_actor_if_free(id),
             Some(super::NAMESPACE) => self.wake_actor(&id),
             #[cfg(feature = "schedules")]
             Some(crate::schedule::NAMESPACE) => self.wake_schedule(id),
             // A later version of keepstep knows what it is.
             Some(_) => {}
+        }
+    }
+
+    /// Takes an actor into memory that has something to do, unless another engine has it.
+    pub(super) fn wake_actor_if_free(self: &Arc<Self>, id: RunId) {
+        if self.actors.is_resident(&id) {
+            return self.tell_inbox(&id);
+        }
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            match shared.storage.record(&id).await {
+                Ok(Some(record)) if record.owner.is_none_or(|owner| owner == shared.node) => {
+                    shared.wake_actor(&id);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(actor = %id, %error, "actor could not be read; trying again");
+                    let soon = shared.clock.timestamp().after(Duration::from_secs(1));
+                    shared.set_timer(soon, id);
+                }
+            }
+        });
+    }
+
+    /// An actor that is in memory may have mail.
+    fn tell_inbox(&self, id: &RunId) {
+        if let Some(seat) = self.actors.inner().seats.get(id) {
+            drop(seat.mailbox.send(Mail::Inbox));
+        }
+    }
+
+    /// Gives an actor up that another engine wants.
+    pub(crate) fn hand_over(self: &Arc<Self>, id: &RunId) {
+        if let Some(seat) = self.actors.inner().seats.get(id) {
+            return drop(seat.mailbox.send(Mail::HandOver));
+        }
+        let (shared, id) = (Arc::clone(self), id.clone());
+        self.tasks.spawn(async move {
+            let record = shared.storage.record(&id).await.ok().flatten();
+            let record = record.filter(|record| {
+                record.kind == RunKind::Actor && record.owner == Some(shared.node)
+            });
+            if let Some(record) = record
+                && !shared.actors.is_resident(&id)
+            {
+                // Whoever wants it asks again if this fails.
+                drop(shared.storage.release(&[(id, record.epoch)]).await);
+            }
+        });
+    }
+
+    /// Waits until an actor may have been given up, or a little.
+    pub(super) async fn until_freed(&self, pause: Duration) {
+        let until = self.clock.timestamp().after(pause);
+        tokio::select! {
+            () = self.actors.freed.notified() => {}
+            () = self.clock.sleep_towards(until) => {}
+            () = self.halted.cancelled() => {}
         }
     }
 
@@ -245,7 +328,7 @@ impl Shared {
             let actors = page
                 .iter()
                 .take_while(|id| id.parts().next() == Some(super::NAMESPACE));
-            actors.for_each(|id| self.wake_actor(id));
+            actors.for_each(|id| self.wake(id.clone()));
             after = match page.last() {
                 Some(last) if page.len() == PAGE && last.parts().next().is_some() => {
                     Some(last.clone())

@@ -14,7 +14,7 @@ use keepstep_storage::{RunId, StorageError, Timestamp};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::active::{Actor, Exit, Item, PAGE, not_found, outcome_of, reply_of, step};
+use super::active::{Actor, Exit, From, Item, PAGE, not_found, outcome_of, reply_of, step};
 use super::def::ActorDef;
 use super::execute::Stage;
 use super::residents::{Committed, Mail, Seat};
@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 
 /// How long an actor stays in memory with nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
+/// How long an actor that another engine wants still makes calls that are waiting here.
+const TURN: Duration = Duration::from_millis(100);
 /// How long after a failure of the store an actor is looked at again.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -33,6 +35,8 @@ pub(super) struct Task {
     queue: VecDeque<Item>,
     /// What is not there before the actor was loaded.
     actor: Option<Actor>,
+    /// Since when another engine wants the actor.
+    wanted_at: Option<Timestamp>,
 }
 
 impl Task {
@@ -49,6 +53,37 @@ impl Task {
             mailbox,
             queue: VecDeque::new(),
             actor: None,
+            wanted_at: None,
+        }
+    }
+
+    /// Gives the actor to the engine that wants it; calls that were not made are made when it is back.
+    async fn hand_over(mut self) {
+        let (shared, id) = (Arc::clone(&self.stage.shared), self.stage.id.clone());
+        shared.actors.remove(&id, &mut self.mailbox);
+        while let Ok(mail) = self.mailbox.try_recv() {
+            match mail {
+                Mail::Call(job) => self.queue.push_back(Item::Call(job)),
+                Mail::Delete(reply) => self.queue.push_back(Item::Delete(reply)),
+                Mail::Inbox | Mail::HandOver | Mail::LeaseLost | Mail::ShutDown => {}
+            }
+        }
+        if let Some(actor) = self.actor.take() {
+            debug!(actor = %id, "actor is handed over");
+            let released = [(id.clone(), actor.record.epoch)];
+            if let Err(error) = shared.storage.release(&released).await {
+                tracing::warn!(actor = %id, %error, "could not hand the actor over; it stays until it is asked for again");
+            }
+        }
+        for item in std::mem::take(&mut self.queue) {
+            let mail = match item {
+                // What is stored is found again by whoever has the actor.
+                Item::Call(job) if matches!(job.from, From::Caller(_)) => Mail::Call(job),
+                Item::Delete(reply) => Mail::Delete(reply),
+                Item::Call(_) | Item::Inbox => continue,
+            };
+            // Those who wait are told of a shutdown by the end of their channel.
+            drop(shared.actor(self.stage.def, &id, Some(mail)));
         }
     }
 
@@ -73,6 +108,7 @@ impl Task {
                 drop(reply.send(Ok(())));
                 return;
             }
+            Ok(Ok(Exit::HandedOver)) => return self.hand_over().await,
             Ok(Err(error)) => error,
             Err(_) => Error::Interrupted {
                 run: id.clone(),
@@ -125,7 +161,7 @@ impl Task {
             match mail {
                 Mail::Call(job) => self.queue.push_back(Item::Call(job)),
                 Mail::Delete(reply) => self.queue.push_back(Item::Delete(reply)),
-                Mail::Inbox | Mail::ShutDown => {}
+                Mail::Inbox | Mail::HandOver | Mail::LeaseLost | Mail::ShutDown => {}
             }
         }
         for item in self.queue {
@@ -160,8 +196,17 @@ impl Task {
             actor.begin(&self.stage, &mut self.queue);
             let is_at_rest = actor.is_at_rest() && self.queue.is_empty();
             let now = shared.clock.timestamp();
+            if let Some(wanted_at) = self.wanted_at
+                && actor.is_settled()
+                && (self.queue.is_empty() || actor.child.is_some() || now >= wanted_at.after(TURN))
+            {
+                return Ok(Exit::HandedOver);
+            }
             let due_at = actor.next_due();
             let mut wake_at = due_at;
+            if let Some(wanted_at) = self.wanted_at {
+                wake_at = Some(due_at.unwrap_or(Timestamp::MAX).min(wanted_at.after(TURN)));
+            }
             if is_at_rest {
                 let leaves_at = idle_since.after(IDLE);
                 if (now >= leaves_at || shared.actors.are_many())
@@ -204,6 +249,14 @@ impl Task {
                     Mail::Call(job) => self.queue.push_back(Item::Call(job)),
                     Mail::Inbox => self.queue.push_back(Item::Inbox),
                     Mail::Delete(reply) => self.queue.push_back(Item::Delete(reply)),
+                    Mail::HandOver => {
+                        self.wanted_at.get_or_insert(shared.clock.timestamp());
+                    }
+                    Mail::LeaseLost => {
+                        return Err(Error::Fenced {
+                            run: self.stage.id.clone(),
+                        });
+                    }
                     Mail::ShutDown => {
                         // What is being written may be durable: who waits for it is told.
                         if let Some(actor) = &mut self.actor

@@ -7,12 +7,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use keepstep_storage::{Blobs, Build, Durability, NodeId, Storage, StorageError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cluster::Cluster;
 use super::shared::{Roster, Shared};
 use super::{Engine, build, executable, lock};
 use crate::actor::{Residents, actors};
@@ -82,6 +84,8 @@ pub struct EngineBuilder {
     keeps_store_for_references: bool,
     build_id: String,
     keep_executable: bool,
+    is_submitter: bool,
+    lease: Option<Duration>,
 }
 
 impl EngineBuilder {
@@ -166,6 +170,23 @@ impl EngineBuilder {
     /// References to objects keep what they need, also when the engine is gone: for [`Workflow::eval`](crate::Workflow::eval).
     pub(crate) fn keep_store_for_references(mut self) -> Self {
         self.keeps_store_for_references = true;
+        self
+    }
+
+    /// Whether this engine executes runs, where several share a store (`postgres://…`); otherwise it means nothing. Yes by
+    /// default: then it goes on with runs that nobody owns, also with those of engines that are gone. With `false` it starts
+    /// runs, sends events, waits and asks, and leaves execution to the others.
+    ///
+    /// Calls of actors are made where the caller is, in any case.
+    pub fn worker(mut self, executes: bool) -> Self {
+        self.is_submitter = !executes;
+        self
+    }
+
+    /// How long this engine may be silent, where several share a store, before others take its runs over; at least 1 second. 30
+    /// seconds by default.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = Some(lease.max(Duration::from_secs(1)));
         self
     }
 
@@ -281,6 +302,14 @@ impl EngineBuilder {
             self.object_cache.unwrap_or(DEFAULT_OBJECT_CACHE),
             self.keeps_store_for_references,
         );
+        let lease = self.lease.unwrap_or(super::resume::LEASE);
+        let (cluster, looks) = match storage.is_shared() {
+            true => {
+                let (cluster, looks) = Cluster::new(!self.is_submitter, lease);
+                (Some(cluster), Some(looks))
+            }
+            false => (None, None),
+        };
         let shared = Arc::new(Shared {
             storage: Arc::clone(&storage),
             objects: Arc::new(objects),
@@ -308,6 +337,7 @@ impl EngineBuilder {
                 queue: VecDeque::new(),
                 ..Roster::default()
             }),
+            cluster,
             locks: lock::KeyedLocks::default(),
             actors: Residents::default(),
             tasks: TaskTracker::new(),
@@ -320,6 +350,9 @@ impl EngineBuilder {
             shared,
             _halts_when_dropped: Some(Arc::new(halted.drop_guard())),
         };
+        if let Some(looks) = looks {
+            super::cluster::start(&engine.shared, looks).await?;
+        }
         engine.pin_executable().await?;
         if self.resume_on_open {
             for (id, resumed) in engine.resume_all().await? {

@@ -122,16 +122,14 @@ impl Shared {
                 Ok(())
             }
             Admission::Queue(place) => self.enqueue(&write.run, seat, write.record.epoch, place),
+            Admission::Offer => Ok(()),
         }
     }
 
     /// Takes one run or actor over.
     pub(crate) async fn claim_one(self: &Arc<Self>, id: &RunId) -> Result<Option<RunRecord>> {
         let ids = std::slice::from_ref(id);
-        let claimed = self
-            .storage
-            .claim(ids, self.node, super::resume::LEASE)
-            .await?;
+        let claimed = self.storage.claim(ids, self.node, self.lease()).await?;
         Ok(claimed.into_iter().next().flatten())
     }
 

@@ -3,6 +3,7 @@
 mod build;
 mod builder;
 mod child;
+mod cluster;
 mod executable;
 mod global;
 mod handle;
@@ -16,6 +17,7 @@ mod stop;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keepstep_storage::{Epoch, Parent, Position, RunId, RunRecord, RunWrite, WriteOutcome};
 use serde::de::DeserializeOwned;
@@ -198,7 +200,7 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
-        match self.create(id, plan, hash, admission, None).await? {
+        match self.create(id, plan, hash, admission, None, None).await? {
             Some(attached) => Ok(attached),
             None => match self.shared.storage.record(id).await? {
                 Some(record) => self.attach_to_stored(id, Some(hash), record).await,
@@ -215,12 +217,17 @@ impl Engine {
         hash: [u8; 32],
         admission: Admission,
         parent: Option<Parent>,
+        by: Option<RunWrite>,
     ) -> Result<Option<Attached>> {
         let shared = &self.shared;
         let is_admitted = matches!(admission, Admission::Run(_));
-        let NewRun { write, run } = shared.new_run(id, plan, hash, is_admitted, parent).await?;
+        let parent_run = parent.as_ref().map(|parent| parent.run.clone());
+        let NewRun { mut write, run } = shared.new_run(id, plan, hash, is_admitted, parent).await?;
+        if matches!(admission, Admission::Offer) {
+            write.record.owner = None;
+        }
         let record = write.record.clone();
-        let written = self.write(write, Vec::new()).await.inspect_err(|_| {
+        let written = self.write_new(write, by).await.inspect_err(|_| {
             // It may be there all the same; then it is nobody's.
             self.shared.roster().lost.insert(id.clone());
         });
@@ -231,7 +238,8 @@ impl Engine {
                 return Err(Error::ObjectNotFound { object });
             }
             WriteOutcome::Fenced { .. } | WriteOutcome::NotFound | WriteOutcome::Skipped => {
-                return Err(Error::Fenced { run: id.clone() });
+                let run = parent_run.unwrap_or_else(|| id.clone());
+                return Err(Error::Fenced { run });
             }
         }
         let seat = Seat::new(hash);
@@ -241,8 +249,23 @@ impl Engine {
                 .shared
                 .drive(id.clone(), seat, run, record, None, place),
             Admission::Queue(place) => self.shared.enqueue(id, seat, record.epoch, place)?,
+            Admission::Offer => {
+                let seat = self.shared.wait_elsewhere(id, &record)?;
+                return Ok(Some(Attached::to(&seat)));
+            }
         }
         Ok(Some(attached))
+    }
+
+    /// Commits the write that creates a run. One that is created by a run is so only while its creator owns that: `by` is a
+    /// write that leaves the creator as it is.
+    async fn write_new(&self, write: RunWrite, by: Option<RunWrite>) -> Result<WriteOutcome> {
+        let Some(by) = by else {
+            return self.write(write, Vec::new()).await;
+        };
+        let committed = self.shared.commit_all(Some(by), vec![write], Vec::new());
+        let created = committed.await?.writes.get(1).copied();
+        Ok(created.unwrap_or(WriteOutcome::NotFound))
     }
 
     /// Commits a write that no run's task makes.
@@ -301,7 +324,9 @@ impl Engine {
                         queued.push((id.clone(), *epoch));
                         seat.ended.send_replace(Some(Ended::ShutDown));
                     }
-                    SeatState::Parked => drop(seat.ended.send_replace(Some(Ended::ShutDown))),
+                    SeatState::Parked | SeatState::Remote => {
+                        drop(seat.ended.send_replace(Some(Ended::ShutDown)));
+                    }
                 }
             }
             roster.to_release.extend(queued);
@@ -314,6 +339,11 @@ impl Engine {
             Ok(())
         } else {
             shared.storage.release(&to_release).await
+        };
+        let released = match &shared.cluster {
+            // Runs that wait outside memory, too, are anybody's at once.
+            Some(_) => released.and(shared.storage.renew(shared.node, Duration::ZERO).await),
+            None => released,
         };
         shared.halted.cancel();
         shared.objects.close();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{Parent, RunId, RunQuery, RunRecord, StorageError, StoredStatus};
+use keepstep_storage::{Parent, RunId, RunQuery, RunRecord, RunWrite, StorageError, StoredStatus};
 
 use super::handle::{Attached, Handle};
 use super::shared::{Admission, Ended, Place, Seat, SeatState, Shared};
 use super::{Engine, forbid_in_step};
 use crate::error::{Damage, Error, Result};
-use crate::executor::load_run;
+use crate::executor::{RunMessage, load_run};
 use crate::run::{ChildToBegin, Event};
 use crate::status::Status;
 
@@ -144,6 +144,7 @@ impl Engine {
         &self,
         parent: Parent,
         to_begin: ChildToBegin,
+        by: RunWrite,
     ) -> Result<Option<Ended>> {
         let child = to_begin.child;
         let (id, hash) = (child.id.clone(), child.hash);
@@ -160,7 +161,8 @@ impl Engine {
                 },
             })?;
             let admission = self.shared.take_place_for_child()?;
-            let created = self.create(&id, plan, hash, admission, Some(parent.clone()));
+            let parent = Some(parent.clone());
+            let created = self.create(&id, plan, hash, admission, parent, Some(by));
             match created.await? {
                 Some(_) => return Ok(None),
                 None => record = Some(self.record(&id).await?),
@@ -175,18 +177,25 @@ impl Engine {
         }
         if self.seat(&id).is_none() && self.shared.status_of(&id, &record) == Status::Resumable {
             let admission = self.shared.take_place_for_child()?;
-            let record = self.claim(&id).await?;
-            self.begin(&id, record, admission).await?;
+            // Where another engine was faster, that one goes on with it.
+            if let Some(record) = self.claim(&id).await? {
+                self.begin(&id, record, admission).await?;
+            }
         }
         Ok(None)
     }
 
-    pub(super) async fn claim(&self, id: &RunId) -> Result<RunRecord> {
+    /// Takes a run over; `None` if another engine has it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such run.
+    pub(super) async fn claim(&self, id: &RunId) -> Result<Option<RunRecord>> {
         let mut claimed = self.claim_all(std::slice::from_ref(id)).await?;
-        claimed
-            .pop()
-            .flatten()
-            .ok_or_else(|| Error::NotFound { run: id.clone() })
+        match claimed.pop().flatten() {
+            Some(record) => Ok(Some(record)),
+            None if self.shared.is_shared() => self.record(id).await.map(|_| None),
+            None => Err(Error::NotFound { run: id.clone() }),
+        }
     }
 
     async fn claim_all(&self, ids: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
@@ -198,7 +207,10 @@ impl Engine {
             // Until a task drives them, they are this engine's by the store alone.
             roster.lost.extend(ids.iter().cloned());
         }
-        let claiming = self.shared.storage.claim(ids, self.shared.node, LEASE);
+        let claiming = self
+            .shared
+            .storage
+            .claim(ids, self.shared.node, self.shared.lease());
         let claimed = claiming
             .await
             .inspect_err(|error| self.shared.give_up_waiting(ids, error))?;
@@ -224,7 +236,15 @@ impl Engine {
             return Err(Error::IdConflict { run: id.clone() });
         }
         match self.shared.status_of(id, &record) {
+            Status::Resumable if !self.shared.is_worker() => {
+                let seat = self.shared.wait_elsewhere(id, &record)?;
+                Ok(Attached::to(&seat))
+            }
             Status::Suspended | Status::Resumable => self.take_over(id).await,
+            Status::Pending | Status::Running if record.owner != Some(self.shared.node) => {
+                let seat = self.shared.wait_elsewhere(id, &record)?;
+                Ok(Attached::to(&seat))
+            }
             Status::Pending | Status::Running => {
                 // It waits outside memory: since the caller holds the lock of its id, it stays there until it has a seat.
                 let seat = Seat::new(record.plan_hash);
@@ -254,12 +274,23 @@ impl Engine {
     /// Claims a run and goes on with it, or queues it.
     async fn take_over(&self, id: &RunId) -> Result<Attached> {
         let admission = self.shared.take_place()?;
-        let record = self.claim(id).await?;
-        self.begin(id, record, admission).await
+        match self.claim(id).await? {
+            Some(record) => self.begin(id, record, admission).await,
+            None => {
+                let record = self.record(id).await?;
+                let seat = self.shared.wait_elsewhere(id, &record)?;
+                Ok(Attached::to(&seat))
+            }
+        }
     }
 
     /// Goes on with a run that was claimed, or queues it.
-    async fn begin(&self, id: &RunId, record: RunRecord, admission: Admission) -> Result<Attached> {
+    pub(super) async fn begin(
+        &self,
+        id: &RunId,
+        record: RunRecord,
+        admission: Admission,
+    ) -> Result<Attached> {
         if matches!(
             record.status,
             StoredStatus::Successful | StoredStatus::Canceled
@@ -271,7 +302,7 @@ impl Engine {
                 progress,
             ));
         }
-        let seat = Seat::new(record.plan_hash);
+        let seat = self.shared.seat_for(id, record.plan_hash);
         let attached = Attached::to(&seat);
         let opening = (!record.status.is_active()).then_some(Event::RunResumed);
         match admission {
@@ -290,6 +321,20 @@ impl Engine {
                 };
                 self.shared.enqueue(id, seat, record.epoch, place)?;
             }
+            Admission::Offer => {
+                let record = match opening {
+                    Some(event) => {
+                        self.append(id, &record, event, StoredStatus::Pending)
+                            .await?
+                    }
+                    None => record,
+                };
+                let released = [(id.clone(), record.epoch)];
+                self.shared.storage.release(&released).await?;
+                self.shared.roster().lost.remove(id);
+                let seat = self.shared.wait_elsewhere(id, &record)?;
+                return Ok(Attached::to(&seat));
+            }
         }
         Ok(attached)
     }
@@ -307,7 +352,18 @@ impl Shared {
         let run = load_run(&*self.storage, id, &record).await?;
         seat.report(run.progress());
         self.drive(id.clone(), seat, run, record, opening, place);
+        self.look_at_mail(id);
         Ok(())
+    }
+
+    /// Has a run that came into memory read its inbox: another engine may have asked it to stop.
+    fn look_at_mail(&self, id: &RunId) {
+        if !self.is_shared() {
+            return;
+        }
+        if let Some((SeatState::Active(messages, _), _)) = self.roster().seats.get(id) {
+            drop(messages.send(RunMessage::Mail));
+        }
     }
 
     /// Tells those who wait for runs outside memory that these could not be claimed: nothing here will wake them.
@@ -355,7 +411,7 @@ impl Shared {
         self.tasks.spawn(async move {
             let _lock = shared.locks.lock(&id).await;
             let waiting = match shared.roster().seats.get(&id) {
-                Some((SeatState::Parked, seat)) => Some(Arc::clone(seat)),
+                Some((SeatState::Parked | SeatState::Remote, seat)) => Some(Arc::clone(seat)),
                 Some(_) => return,
                 None => None,
             };
@@ -393,8 +449,10 @@ impl Shared {
                 } else {
                     Seat::new(record.plan_hash)
                 };
-                return self.drive(id.clone(), seat, run, record, None, place);
+                self.drive(id.clone(), seat, run, record, None, place);
+                return self.look_at_mail(id);
             }
+            Ok(None) if self.goes_on_elsewhere(id, &seat) => return,
             Ok(None) => Ended::Fenced,
             Err(Error::Storage(error)) if self.forget_unless_watched(id, &seat) => {
                 tracing::warn!(run = %id, %error, "run could not be read; trying again");

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cluster::Cluster;
 use super::lock::KeyedLocks;
 use crate::actor::Residents;
 use crate::clock::Clock;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(super) timers: mpsc::UnboundedSender<Wake>,
     pub(super) random: Mutex<fastrand::Rng>,
     pub(super) roster: Mutex<Roster>,
+    /// What there is to do because others share the store; `None` if nobody can.
+    pub(super) cluster: Option<Cluster>,
     /// One call at a time changes a run that is not in execution.
     pub(super) locks: KeyedLocks,
     pub(crate) actors: Residents,
@@ -66,6 +69,8 @@ pub(super) struct Roster {
     pub(super) n_queueing: usize,
     /// Runs that this engine owns by the store, and whose task is gone: a write failed.
     pub(super) lost: HashSet<RunId>,
+    /// Runs that this program cannot go on with, and until when it does not try again.
+    pub(super) left_to_others: FxHashMap<RunId, Timestamp>,
     /// Runs to release when the engine has shut down.
     pub(super) to_release: Vec<(RunId, Epoch)>,
     pub(super) is_closed: bool,
@@ -79,6 +84,8 @@ pub(super) enum SeatState {
     Active(RunSender, Epoch),
     /// It waits for a timer outside memory, and somebody waits for it.
     Parked,
+    /// Another engine owns it, or will, and somebody here waits for it.
+    Remote,
 }
 
 /// Where those who wait for a run are told of it.
@@ -120,6 +127,8 @@ pub(crate) enum Ended {
     Interrupted(StorageError),
     /// It belongs to somebody else.
     Fenced,
+    /// It may belong to somebody else.
+    LeaseLost,
     /// It could not be read.
     Unreadable(Error),
     ShutDown,
@@ -171,6 +180,8 @@ impl Drop for QueuePlace {
 pub(crate) enum Admission {
     Run(Place),
     Queue(QueuePlace),
+    /// There is no place here; whoever shares the store may have one.
+    Offer,
 }
 
 impl Drop for Place {
@@ -268,7 +279,12 @@ impl Shared {
 
     /// The status that a record means.
     pub(super) fn status_of(&self, run: &RunId, record: &RunRecord) -> Status {
-        let is_owned = record.owner == Some(self.node) && !self.roster().lost.contains(run);
+        let is_owned = match record.owner {
+            Some(owner) if owner == self.node => !self.roster().lost.contains(run),
+            // Its lease lasts, or the store would not name it.
+            Some(_) => self.is_shared(),
+            None => false,
+        };
         Status::of(record.status, is_owned)
     }
 
@@ -304,9 +320,15 @@ impl Shared {
         if roster.is_closed {
             return Err(Error::ShutDown);
         }
+        if !self.is_worker() {
+            return Ok(Admission::Offer);
+        }
         if roster.n_running < self.max_running_runs && roster.queue.is_empty() {
             roster.n_running += 1;
             return Ok(Admission::Run(Place::taken(self)));
+        }
+        if self.is_shared() {
+            return Ok(Admission::Offer);
         }
         if roster.queue.len() + roster.n_queueing < self.max_pending_runs {
             roster.n_queueing += 1;
@@ -350,6 +372,7 @@ impl Shared {
     fn give_place_back(self: &Arc<Self>) {
         self.roster().n_running -= 1;
         self.fill_places();
+        self.may_work();
     }
 
     /// A run has mail: its task is told, and one that waits outside memory is taken back.
@@ -364,7 +387,7 @@ impl Shared {
             }
             // It reads its mail when it begins.
             Some((SeatState::Queued(_), _)) => return,
-            Some((SeatState::Parked, _)) | None => {}
+            Some((SeatState::Parked | SeatState::Remote, _)) | None => {}
         }
         self.unpark(id);
     }
@@ -386,6 +409,21 @@ impl Shared {
         seat: &Arc<Seat>,
         ended: Ended,
     ) {
+        if matches!(ended, Ended::Fenced | Ended::LeaseLost) {
+            let epoch = match self.roster().seats.get(id) {
+                Some((SeatState::Active(_, epoch), current)) if Arc::ptr_eq(current, seat) => {
+                    Some(*epoch)
+                }
+                _ => None,
+            };
+            if self.goes_on_elsewhere(id, seat) {
+                if let (Ended::LeaseLost, Some(epoch)) = (&ended, epoch) {
+                    self.give_up(id.clone(), epoch);
+                }
+                return self.give_place_back();
+            }
+        }
+        let mut given_up = None;
         {
             let mut roster = self.roster();
             if roster
@@ -393,9 +431,14 @@ impl Shared {
                 .get(id)
                 .is_some_and(|(_, current)| Arc::ptr_eq(current, seat))
                 && let Some((SeatState::Active(_, epoch), _)) = roster.seats.remove(id)
-                && matches!(ended, Ended::ShutDown)
             {
-                roster.to_release.push((id.clone(), epoch));
+                match &ended {
+                    Ended::ShutDown => roster.to_release.push((id.clone(), epoch)),
+                    Ended::Interrupted(error) if error.is_retryable() && self.is_shared() => {
+                        given_up = Some(epoch);
+                    }
+                    _ => {}
+                }
             }
             let is_lost = matches!(
                 ended,
@@ -407,6 +450,9 @@ impl Shared {
             if is_lost {
                 roster.lost.insert(id.clone());
             }
+        }
+        if let Some(epoch) = given_up {
+            self.give_up(id.clone(), epoch);
         }
         if let (Ended::Interrupted(_), Some(parent)) = (&ended, parent) {
             self.child_was_lost(parent);

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keepstep_storage::{Expect, RunId, RunRecord, RunWrite, StoredStatus, ValueKey, WriteOutcome};
+use keepstep_storage::{
+    Expect, RunId, RunRecord, RunWrite, Send, SendOutcome, StoredStatus, ValueKey, WriteOutcome,
+};
 
 use super::Engine;
 use super::handle::Attached;
 use super::shared::{Ended, SeatState, Shared};
 use crate::error::{Error, Result, SuspendReason};
-use crate::executor::{RunMessage, letters, load_run};
+use crate::executor::{Mail, RunMessage, letters, load_run};
 use crate::journal::EntryWriter;
 use crate::run::Event;
 use crate::status::Status;
@@ -91,6 +93,11 @@ impl Engine {
         message: fn() -> RunMessage,
         event: Event,
     ) -> Result<()> {
+        let mail = match event {
+            Event::RunSuspended { .. } => Mail::Suspend,
+            _ => Mail::Cancel,
+        };
+        let mut is_asked = false;
         // Twice is usual if the run leaves memory in between; a run that comes and goes all the time is not waited for.
         loop {
             let lock = self.shared.locks.lock(&id).await;
@@ -116,10 +123,46 @@ impl Engine {
                     if status.is_final() {
                         return Err(Error::AlreadyEnded { run: id, status });
                     }
-                    return self.stop_stored(&id, to, event).await;
+                    let is_elsewhere = record.owner.is_some_and(|owner| owner != self.shared.node);
+                    if is_elsewhere && record.status.is_active() && self.shared.is_shared() {
+                        drop(lock);
+                        self.ask_owner(&id, &mail, to, &mut is_asked).await?;
+                        continue;
+                    }
+                    match self.stop_stored(&id, to, event.clone()).await? {
+                        true => return Ok(()),
+                        // Another engine has taken it over since.
+                        false => continue,
+                    }
                 }
             }
         }
+    }
+
+    /// Asks the engine that owns a run to stop it, once, and waits until it may have.
+    async fn ask_owner(
+        &self,
+        id: &RunId,
+        mail: &Mail,
+        to: Status,
+        is_asked: &mut bool,
+    ) -> Result<()> {
+        if !*is_asked {
+            let body = mail.encode().ok_or(Error::PlanTooLarge)?;
+            let message = Send {
+                to: id.clone(),
+                key: None,
+                body,
+                only_with: None,
+            };
+            match self.shared.send(message).await? {
+                SendOutcome::Accepted(_) => *is_asked = true,
+                // The record says how it ended.
+                _ => return Ok(()),
+            }
+            tracing::debug!(run = %id, ?to, "asked the owner of a run to stop it");
+        }
+        self.until_changed(id).await
     }
 
     /// Gives a message to the task of a run.
@@ -136,9 +179,11 @@ impl Engine {
         }
     }
 
-    /// Stops a run that no task drives: one entry at the end of its journal.
-    async fn stop_stored(&self, id: &RunId, to: Status, event: Event) -> Result<()> {
-        let record = self.claim(id).await?;
+    /// Stops a run that no task drives: one entry at the end of its journal. `false` if another engine has it.
+    async fn stop_stored(&self, id: &RunId, to: Status, event: Event) -> Result<bool> {
+        let Some(record) = self.claim(id).await? else {
+            return Ok(false);
+        };
         let (status, ended) = match &event {
             Event::RunSuspended { reason } => {
                 (StoredStatus::Suspended, Ended::Suspended(reason.clone()))
@@ -172,7 +217,7 @@ impl Engine {
         }
         let status = Status::of(appended?.status, true);
         if status == to {
-            return Ok(());
+            return Ok(true);
         }
         Err(Error::AlreadyEnded {
             run: id.clone(),
@@ -261,7 +306,9 @@ impl Engine {
             return Err(Error::StillActive { run: id, status });
         }
         // Whoever else believes to own the run is fenced off first.
-        let record = self.claim(&id).await?;
+        let Some(record) = self.claim(&id).await? else {
+            return Err(Error::StillActive { run: id, status });
+        };
         if !self.shared.storage.delete(&id, record.epoch).await? {
             return Err(Error::NotFound { run: id });
         }

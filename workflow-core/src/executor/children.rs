@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use keepstep_storage::{Parent, RunId, Send, StorageError, StoredStatus};
+use keepstep_storage::{Expect, Parent, RunId, RunWrite, Send, StorageError, StoredStatus};
 
 use super::mail::Mail;
 use super::{Happened, RunMessage, RunTask};
@@ -23,6 +23,8 @@ pub(crate) enum Found {
     /// There will be no result.
     Failed(Failure),
     Storage(StorageError),
+    /// Another engine has taken the run over that asked for it.
+    Fenced,
     ShutDown,
 }
 
@@ -44,9 +46,21 @@ impl RunTask {
         let had_begun = to_begin.has_begun;
         self.n_looking += 1;
         self.n_beginning += usize::from(!had_begun);
+        // Nothing of this run is being committed while a child is not known to be there, so this is how it stands.
+        let by = RunWrite {
+            run: self.id.clone(),
+            expect: Expect::Epoch(self.record.epoch),
+            record: self.record.clone(),
+            entry: None,
+            truncate: false,
+            values: Vec::new(),
+            blobs: Vec::new(),
+            consumed: Vec::new(),
+            only_with: None,
+        };
         self.shared.tasks.spawn(async move {
             let step = to_begin.step;
-            let found = Box::new(begin(&shared, parent, to_begin).await);
+            let found = Box::new(begin(&shared, parent, to_begin, by).await);
             // The run may be gone: then nobody needs to know.
             drop(to.send(RunMessage::Child {
                 step,
@@ -76,6 +90,7 @@ impl RunTask {
             Found::Ended(value) => self.happened.push_back(Happened::Ended { step, value }),
             Found::Failed(failure) => self.happened.push_back(Happened::Failed { step, failure }),
             Found::Storage(error) => return Err(Ended::Interrupted(error)),
+            Found::Fenced => return Err(Ended::Fenced),
             Found::ShutDown => {}
         }
         Ok(())
@@ -123,10 +138,16 @@ pub(crate) fn letters(
     to_children.chain(to_parent).flatten().collect()
 }
 
-async fn begin(shared: &Arc<Shared>, parent: Parent, to_begin: ChildToBegin) -> Found {
+async fn begin(
+    shared: &Arc<Shared>,
+    parent: Parent,
+    to_begin: ChildToBegin,
+    by: RunWrite,
+) -> Found {
     let id = to_begin.child.id.clone();
+    let creator = by.run.clone();
     match Engine::detached(Arc::clone(shared))
-        .begin_child(parent, to_begin)
+        .begin_child(parent, to_begin, by)
         .await
     {
         Ok(None) => Found::There,
@@ -139,6 +160,7 @@ async fn begin(shared: &Arc<Shared>, parent: Parent, to_begin: ChildToBegin) -> 
         Ok(Some(_)) => failed(format!("run {id:?} was canceled")),
         Err(Error::Storage(error)) => Found::Storage(error),
         Err(Error::ShutDown) => Found::ShutDown,
+        Err(Error::Fenced { run }) if run == creator => Found::Fenced,
         Err(Error::IdConflict { .. }) => failed(format!(
             "there is a run {id:?} that this workflow did not start; give the child another id"
         )),

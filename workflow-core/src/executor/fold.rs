@@ -97,6 +97,9 @@ impl RunTask {
         if status == StoredStatus::Canceled {
             consumed.extend(self.mailbox.take_abandoned());
         }
+        if status == StoredStatus::Suspended || status.is_final() {
+            consumed.extend(self.mailbox.take_suspending());
+        }
         if entry.is_empty() && consumed.is_empty() && status == self.record.status {
             return Ok(());
         }

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::RunTask;
 use crate::engine::Ended;
-use crate::error::{Damage, Error};
+use crate::error::{Damage, Error, SuspendReason};
 use crate::run::StepId;
 use crate::value::Value;
 
@@ -32,6 +32,10 @@ pub(crate) enum Mail {
     ChildEnded { step: StepId },
     /// The run that this one was started by was canceled, or needs it no more.
     Abandoned,
+    /// Somebody canceled the run where another engine is.
+    Cancel,
+    /// Somebody suspended the run where another engine is.
+    Suspend,
 }
 
 impl Mail {
@@ -71,6 +75,10 @@ pub(super) struct Mailbox {
     taken: Vec<MessageId>,
     /// Messages that the run is not needed any more, to be consumed with the commit that ends it.
     abandoned: Vec<MessageId>,
+    /// Messages that the run is to stop, to be consumed with the commit that stops it.
+    suspending: Vec<MessageId>,
+    /// Whether somebody said that there is mail.
+    is_told: bool,
 }
 
 impl Default for Mailbox {
@@ -82,6 +90,8 @@ impl Default for Mailbox {
             events: HashMap::new(),
             taken: Vec::new(),
             abandoned: Vec::new(),
+            suspending: Vec::new(),
+            is_told: false,
         }
     }
 }
@@ -90,6 +100,7 @@ impl Mailbox {
     /// Something arrived.
     pub(super) fn arrived(&mut self) {
         self.may_have_more = true;
+        self.is_told = true;
     }
 
     /// Messages that are done with.
@@ -101,12 +112,19 @@ impl Mailbox {
     pub(super) fn take_abandoned(&mut self) -> Vec<MessageId> {
         std::mem::take(&mut self.abandoned)
     }
+
+    /// Messages that are done with once the run has stopped, in whatever way.
+    pub(super) fn take_suspending(&mut self) -> Vec<MessageId> {
+        std::mem::take(&mut self.suspending)
+    }
 }
 
 impl RunTask {
     /// Reads the mail, if the run may have some and can do something with it.
     pub(super) async fn read_mail(&mut self) -> Result<(), Ended> {
-        let may_matter = self.run.waits_for_others() || self.record.parent.is_some();
+        let may_matter = self.run.waits_for_others()
+            || self.record.parent.is_some()
+            || self.mailbox.is_told && self.shared.is_shared();
         // A cancel goes before a failure that is not the end yet.
         let may_change = self.run.is_active() || self.run.is_failing();
         if !may_matter || !may_change || self.is_shutting_down {
@@ -147,9 +165,14 @@ impl RunTask {
                 self.mailbox.taken.push(id);
                 self.look_after_child(step);
             }
-            Mail::Abandoned => {
+            Mail::Abandoned | Mail::Cancel => {
                 self.mailbox.abandoned.push(id);
                 self.run.cancel();
+                self.stop_steps();
+            }
+            Mail::Suspend => {
+                self.mailbox.suspending.push(id);
+                self.run.suspend(SuspendReason::Requested);
                 self.stop_steps();
             }
         }
@@ -189,6 +212,8 @@ mod tests {
             (Mail::Event { name, value }, "01000470616964020107"),
             (Mail::ChildEnded { step: StepId(300) }, "0101fb2c01"),
             (Mail::Abandoned, "0102"),
+            (Mail::Cancel, "0103"),
+            (Mail::Suspend, "0104"),
         ] {
             let bytes = mail.encode().unwrap();
             let found: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

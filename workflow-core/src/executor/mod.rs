@@ -77,6 +77,8 @@ pub(crate) enum RunMessage {
     Suspend,
     /// Which steps are executing now?
     Running(oneshot::Sender<Vec<StepId>>),
+    /// The engine's leases have ended: stop without a trace, since another may have the run.
+    LeaseLost,
     /// Stop without a trace: the engine is shutting down.
     ShutDown,
 }
@@ -364,6 +366,7 @@ impl RunTask {
                 self.stop_steps();
             }
             RunMessage::Running(reply) => drop(reply.send(self.steps.running())),
+            RunMessage::LeaseLost => return Some(Exit::Ended(Ended::LeaseLost)),
             RunMessage::ShutDown => {
                 self.is_shutting_down = true;
                 self.steps.forbid();

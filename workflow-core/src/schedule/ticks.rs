@@ -106,9 +106,15 @@ impl Engine {
     ) -> Result<NewRun> {
         let run = run_id(name_of(id), at)?;
         let is_admitted = matches!(place, Admission::Run(_));
-        self.shared()
-            .new_run(&run, spec.plan.clone(), spec.hash, is_admitted, None)
-            .await
+        let plan = spec.plan.clone();
+        let new = self
+            .shared()
+            .new_run(&run, plan, spec.hash, is_admitted, None);
+        let mut new = new.await?;
+        if matches!(place, Admission::Offer) {
+            new.write.record.owner = None;
+        }
+        Ok(new)
     }
 }
 

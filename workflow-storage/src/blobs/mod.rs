@@ -24,7 +24,7 @@ pub use self::bucket::ObjectStoreBlobs;
 use self::files::{Files, NewFile};
 use self::pins::Pins;
 pub(crate) use self::pins::Removal;
-use self::read::Verified;
+pub(crate) use self::read::Verified;
 use crate::{BlobId, BlobReader, Result, StorageError};
 
 /// Where a store keeps its blobs: memory, files of a directory, or a bucket.
@@ -270,7 +270,7 @@ fn missing(location: String, id: &BlobId) -> StorageError {
     }
 }
 
-fn damaged(location: String, id: &BlobId) -> StorageError {
+pub(crate) fn damaged(location: String, id: &BlobId) -> StorageError {
     StorageError::Corrupt {
         location,
         what: format!("blob {id} is not what its address says"),

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::{BlobId, StorageError};
 
 /// Reads, and hashes what it reads.
-pub(super) struct Verified<R, F> {
+pub(crate) struct Verified<R, F> {
     inner: R,
     id: BlobId,
     hasher: blake3::Hasher,
@@ -20,7 +20,7 @@ pub(super) struct Verified<R, F> {
 }
 
 impl<R, F: FnOnce()> Verified<R, F> {
-    pub(super) fn new(inner: R, id: BlobId, location: String, verified: F) -> Self {
+    pub(crate) fn new(inner: R, id: BlobId, location: String, verified: F) -> Self {
         Self {
             inner,
             id,

@@ -12,8 +12,8 @@ use tokio::sync::{oneshot, watch};
 use super::{Call, Effect, Fault, On};
 use crate::{
     Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
-    Message, MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord,
-    Storage, StorageError, Timestamp, ValueKey,
+    Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery,
+    RunRecord, Storage, StorageError, Timestamp, ValueKey,
 };
 
 /// A store in which chosen calls go wrong. Everything else passes through to the store inside.
@@ -257,6 +257,10 @@ impl Storage for Faulty {
         self.inner.describe()
     }
 
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
     async fn commit(&self, mut batch: Batch) -> Result<Committed> {
         match self.enter(Call::Commit).await {
             Verdict::Tear(picked, error) => {
@@ -348,6 +352,18 @@ impl Storage for Faulty {
         }
     }
 
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        let claim = self.inner.claim_free(kind, except, node, lease, limit);
+        self.pass(Call::Claim, claim).await
+    }
+
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
         self.pass(Call::Renew, self.inner.renew(node, lease)).await
     }
@@ -368,6 +384,18 @@ impl Storage for Faulty {
 
     async fn notified(&self) {
         self.inner.notified().await;
+    }
+
+    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+        self.pass(Call::Read, self.inner.watch(runs)).await
+    }
+
+    async fn want(&self, run: &RunId) -> Result<()> {
+        self.pass(Call::Read, self.inner.want(run)).await
+    }
+
+    async fn notices(&self) -> Vec<Notice> {
+        self.inner.notices().await
     }
 
     async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
     Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
-    Message, MessageId, NodeId, Position, Result, RunId, RunKind, RunPage, RunQuery, RunRecord,
-    Storage, StorageError, Timestamp, ValueKey,
+    Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery,
+    RunRecord, Storage, StorageError, Timestamp, ValueKey,
 };
 
 /// A store that keeps a log of every call that changed it, in the order in which they changed it. For that, such calls
@@ -140,6 +140,10 @@ impl Storage for Recorded {
         self.inner.describe()
     }
 
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
     async fn commit(&self, batch: Batch) -> Result<Committed> {
         let _turn = self.turn.lock().await;
         let committed = self.inner.commit(batch.clone()).await?;
@@ -223,6 +227,31 @@ impl Storage for Recorded {
         Ok(claimed)
     }
 
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        let _turn = self.turn.lock().await;
+        let claimed = self
+            .inner
+            .claim_free(kind, except, node, lease, limit)
+            .await?;
+        self.entries().push(Mutation::Claim {
+            runs: claimed.iter().map(|listed| listed.run.clone()).collect(),
+            node,
+            lease,
+            claimed: claimed
+                .iter()
+                .map(|listed| Some(listed.record.clone()))
+                .collect(),
+        });
+        Ok(claimed)
+    }
+
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
         self.inner.renew(node, lease).await
     }
@@ -244,6 +273,18 @@ impl Storage for Recorded {
 
     async fn notified(&self) {
         self.inner.notified().await;
+    }
+
+    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+        self.inner.watch(runs).await
+    }
+
+    async fn want(&self, run: &RunId) -> Result<()> {
+        self.inner.want(run).await
+    }
+
+    async fn notices(&self) -> Vec<Notice> {
+        self.inner.notices().await
     }
 
     async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {

@@ -1,0 +1,107 @@
+//! Who owns a run: leases, what happens when they end, and handing over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keepstep::prelude::*;
+use keepstep::storage::fault::{Call, Effect, Fault, Faulty};
+
+use crate::common::{Do, join, leaf};
+use crate::{Cluster, soon};
+
+#[tokio::test]
+async fn a_crashed_engines_runs_go_on_elsewhere_and_repeat_no_step() -> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    cluster.world.tell("b", Do::Hold);
+    let doomed = cluster.short_lived().await;
+    let other = cluster.worker().await;
+    drop(doomed.start("run", join("b", [leaf("a")]).build()).await?);
+    let waiting = other.start("run", join("b", [leaf("a")]).build()).await?;
+    soon(cluster.world.until("b")).await;
+    drop(doomed);
+    soon(cluster.world.until_times("b", 2)).await;
+    cluster.world.tell("b", Do::Succeed);
+    assert_eq!(soon(waiting).await?, 2);
+    assert_eq!(cluster.world.sorted_log(), ["a", "b", "b", "b dropped"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_for_as_long_as_its_engine_lives() -> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    cluster.world.tell("a", Do::Hold);
+    let owner = cluster.short_lived().await;
+    let handle = owner.start("run", leaf("a").build()).await?;
+    soon(cluster.world.until("a")).await;
+    let _other = cluster.worker().await;
+    // Three leases long.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster.world.tell("a", Do::Succeed);
+    assert_eq!(soon(handle).await?, 1);
+    assert_eq!(cluster.world.log(), ["a"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_shutdown_hands_runs_over_at_once() -> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    cluster.world.tell("a", Do::Hold);
+    let (leaving, submitter) = (cluster.worker().await, cluster.submitter().await);
+    // One that runs, and one that waits outside memory.
+    let running = submitter.start("running", leaf("a").build()).await?;
+    let waiting = submitter
+        .start("waiting", keepstep::event::<u32>("go"))
+        .await?;
+    soon(cluster.world.until("a")).await;
+    soon(async {
+        while submitter.status("waiting").await.unwrap() != Status::Running {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let _staying = cluster.worker().await;
+    let start = Instant::now();
+    soon(leaving.shutdown()).await?;
+    soon(cluster.world.until_times("a", 2)).await;
+    // Much less than a lease.
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    cluster.world.tell("a", Do::Succeed);
+    submitter.send_event("waiting", "go", &3_u32).await?;
+    assert_eq!(soon(running).await?, 1);
+    assert_eq!(soon(waiting).await?, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_engine_that_was_silent_for_too_long_writes_nothing_more() -> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    cluster.world.tell("b", Do::Hold);
+    let store = keepstep::storage::open(&cluster.url).await.unwrap();
+    let store = Arc::new(Faulty::new(store));
+    let builder = cluster.builder().lease(Duration::from_secs(1));
+    let silent = builder.storage(Arc::clone(&store)).build().await?;
+    let workflow = join("c", [join("b", [leaf("a")])]).build();
+    let first = silent.start("run", &workflow).await?;
+    soon(cluster.world.until("b")).await;
+
+    // It cannot reach the store: neither to renew its lease nor to write.
+    for call in [Call::Renew, Call::Commit] {
+        store.inject(Fault::next(call, Effect::Delay));
+    }
+    store.until_held(1).await;
+    let other = cluster.worker().await;
+    let second = other.start("run", &workflow).await?;
+    soon(cluster.world.until_times("b", 2)).await;
+    cluster.world.tell("b", Do::Succeed);
+    assert_eq!(soon(second).await?, 3);
+    store.release_held();
+    // Its caller is told what came of the run elsewhere.
+    assert_eq!(soon(first).await?, 3);
+    let log = cluster.world.sorted_log();
+    assert_eq!(log.iter().filter(|what| *what == "c").count(), 1, "{log:?}");
+    Ok(())
+}

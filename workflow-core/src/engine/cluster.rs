@@ -1,0 +1,512 @@
+//! What an engine does on a store that it shares with others: it keeps its leases, takes up runs that nobody owns, hears of what
+//! others do, and waits for runs that others own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord, StoredStatus, Timestamp};
+use tokio::sync::{Notify, mpsc};
+
+use super::Engine;
+use super::shared::{Ended, Seat, SeatState, Shared};
+use crate::error::{Error, Result};
+use crate::executor::RunMessage;
+
+/// How many runs are taken up at a time.
+const CLAIMED_AT_ONCE: usize = 128;
+/// How often it is looked for what no notice told of: each is lost only with its connection.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long after a failure of the store it is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How many inboxes are looked up at a time.
+const UNREAD_PAGE: usize = 1_000;
+/// A run that this program cannot go on with is left to others for so long.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
+/// How many of those are told to the store.
+const MOST_LEFT: usize = 1_000;
+
+/// What the tasks of a cluster are told by others of the engine.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    /// Whether runs are executed here, and not only submitted.
+    pub(super) is_worker: bool,
+    pub(super) lease: Duration,
+    /// There may be something to take up, and a place for it.
+    pub(super) may_work: Notify,
+    /// Runs that others own and somebody here waits for.
+    to_look_at: mpsc::UnboundedSender<RunId>,
+}
+
+impl Cluster {
+    pub(super) fn new(is_worker: bool, lease: Duration) -> (Self, mpsc::UnboundedReceiver<RunId>) {
+        let (to_look_at, looks) = mpsc::unbounded_channel();
+        let cluster = Self {
+            is_worker,
+            lease,
+            may_work: Notify::new(),
+            to_look_at,
+        };
+        (cluster, looks)
+    }
+
+    /// A third of a lease: two renewals may fail.
+    fn renewal(&self) -> Duration {
+        self.lease / 3
+    }
+}
+
+impl Shared {
+    /// Whether others share the store.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    /// Whether runs that nobody owns are taken up here without anybody's asking.
+    pub(super) fn takes_up_runs(&self) -> bool {
+        self.cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.is_worker)
+    }
+
+    /// Whether this engine may execute what it is given.
+    pub(super) fn is_worker(&self) -> bool {
+        self.cluster
+            .as_ref()
+            .is_none_or(|cluster| cluster.is_worker)
+    }
+
+    pub(super) fn lease(&self) -> Duration {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or(super::resume::LEASE, |cluster| cluster.lease)
+    }
+
+    /// There is something to take up, or a place for it.
+    pub(super) fn may_work(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.may_work.notify_one();
+        }
+    }
+
+    /// Has a run looked at that another engine owns and somebody here waits for.
+    pub(super) fn look_at(&self, id: &RunId) {
+        if let Some(cluster) = &self.cluster {
+            drop(cluster.to_look_at.send(id.clone()));
+        }
+    }
+
+    /// A seat for those who wait for a run that another engine owns, or will. The caller holds the lock of the id.
+    pub(super) fn wait_elsewhere(&self, id: &RunId, record: &RunRecord) -> Result<Arc<Seat>> {
+        let seat = {
+            let mut roster = self.roster();
+            if roster.is_closed {
+                return Err(Error::ShutDown);
+            }
+            let new = || (SeatState::Remote, Seat::new(record.plan_hash));
+            let (_, seat) = roster.seats.entry(id.clone()).or_insert_with(new);
+            Arc::clone(seat)
+        };
+        seat.report(super::read::progress_of(record));
+        self.look_at(id);
+        Ok(seat)
+    }
+
+    /// The seat of those who wait for a run that this engine now goes on with; a new one if there are none.
+    pub(super) fn seat_for(&self, id: &RunId, plan_hash: [u8; 32]) -> Arc<Seat> {
+        match self.roster().seats.get(id) {
+            Some((SeatState::Remote, seat)) if seat.plan_hash == plan_hash => Arc::clone(seat),
+            _ => Seat::new(plan_hash),
+        }
+    }
+
+    /// Hands those who wait for a run on: another engine owns it now. `false` if they are to be told of an end instead.
+    pub(super) fn goes_on_elsewhere(&self, id: &RunId, seat: &Arc<Seat>) -> bool {
+        if !self.is_shared() {
+            return false;
+        }
+        let mut roster = self.roster();
+        if roster.is_closed {
+            return false;
+        }
+        if seat.is_watched() {
+            let remote = (SeatState::Remote, Arc::clone(seat));
+            roster.seats.insert(id.clone(), remote);
+            drop(roster);
+            self.look_at(id);
+        } else {
+            roster.seats.remove(id);
+        }
+        true
+    }
+
+    /// Gives a run up whose store had failed, as soon as the store takes that: somebody goes on with it.
+    pub(super) fn give_up(self: &Arc<Self>, id: RunId, epoch: Epoch) {
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let runs = [(id, epoch)];
+            while let Err(error) = shared.storage.release(&runs).await {
+                if !error.is_retryable() || shared.is_closing() {
+                    return;
+                }
+                shared.pause(AGAIN_AFTER).await;
+            }
+            let [(id, _)] = runs;
+            shared.roster().lost.remove(&id);
+            shared.may_work();
+        });
+    }
+
+    async fn pause(&self, pause: Duration) {
+        let until = self.clock.timestamp().after(pause);
+        tokio::select! {
+            () = self.clock.sleep_towards(until) => {}
+            () = self.halted.cancelled() => {}
+        }
+    }
+}
+
+/// Starts the tasks of an engine on a shared store, once it has a lease.
+pub(super) async fn start(
+    shared: &Arc<Shared>,
+    looks: mpsc::UnboundedReceiver<RunId>,
+) -> Result<()> {
+    let lease = shared.lease();
+    shared.storage.renew(shared.node, lease).await?;
+    let tasks = [
+        tokio::spawn(keep_leases(Arc::clone(shared), shared.clock.timestamp())),
+        tokio::spawn(hear(Arc::clone(shared))),
+        tokio::spawn(look(Arc::clone(shared), looks)),
+    ];
+    drop(tasks);
+    if shared.takes_up_runs() {
+        shared.awaken();
+        tokio::spawn(work(Arc::clone(shared)));
+    }
+    Ok(())
+}
+
+/// Renews the leases until the engine halts. When they have ended, so does all that relies on them.
+async fn keep_leases(shared: Arc<Shared>, mut renewed_at: Timestamp) {
+    let Some(cluster) = &shared.cluster else {
+        return;
+    };
+    let mut next = renewed_at.after(cluster.renewal());
+    let mut is_lost = false;
+    loop {
+        while shared.clock.timestamp() < next {
+            tokio::select! {
+                () = shared.clock.sleep_towards(next) => {}
+                () = shared.halted.cancelled() => return,
+            }
+        }
+        // Before anything is asked of the store: this process may have been stopped for long.
+        if shared.clock.timestamp() >= renewed_at.after(cluster.lease) && !is_lost {
+            is_lost = true;
+            shared.lose_leases();
+        }
+        let asked_at = shared.clock.timestamp();
+        let ends_at = renewed_at.after(cluster.lease);
+        let renewal = shared.storage.renew(shared.node, cluster.lease);
+        let renewal = async {
+            tokio::select! {
+                renewed = renewal => Some(renewed),
+                () = shared.clock.sleep_towards(ends_at), if !is_lost => None,
+                () = shared.halted.cancelled() => None,
+            }
+        };
+        next = match renewal.await {
+            Some(Ok(())) => {
+                if is_lost {
+                    tracing::info!("the leases of this engine are renewed");
+                    shared.may_work();
+                }
+                (renewed_at, is_lost) = (asked_at, false);
+                asked_at.after(cluster.renewal())
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "could not renew the leases of this engine's runs");
+                shared.clock.timestamp().after(AGAIN_AFTER)
+            }
+            None => shared.clock.timestamp(),
+        };
+        if shared.halted.is_cancelled() {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    /// Stops everything that is in execution: others may have it by now, and what they do must not be done twice.
+    fn lose_leases(self: &Arc<Self>) {
+        tracing::warn!(
+            "the leases of this engine have ended; its runs go on where they are taken up"
+        );
+        let mut parked = Vec::new();
+        {
+            let roster = self.roster();
+            for (id, (state, seat)) in &roster.seats {
+                match state {
+                    SeatState::Active(messages, _) => drop(messages.send(RunMessage::LeaseLost)),
+                    SeatState::Parked => parked.push((id.clone(), Arc::clone(seat))),
+                    SeatState::Queued(_) | SeatState::Remote => {}
+                }
+            }
+        }
+        for (id, seat) in parked {
+            self.goes_on_elsewhere(&id, &seat);
+        }
+        self.actors.lose_leases();
+    }
+}
+
+/// Takes up runs that nobody owns, as long as there are places.
+async fn work(shared: Arc<Shared>) {
+    let Some(cluster) = &shared.cluster else {
+        return;
+    };
+    let engine = Engine::detached(Arc::clone(&shared));
+    loop {
+        let is_full = match engine.take_up_some().await {
+            Ok(n) => n == CLAIMED_AT_ONCE,
+            Err(Error::ShutDown) => return,
+            Err(error) => {
+                tracing::warn!(%error, "could not look for runs that nobody owns; trying again");
+                shared.pause(AGAIN_AFTER).await;
+                true
+            }
+        };
+        if is_full {
+            continue;
+        }
+        let later = shared.clock.timestamp().after(LOOK_EVERY);
+        tokio::select! {
+            () = cluster.may_work.notified() => {}
+            () = shared.clock.sleep_towards(later) => {}
+            () = shared.halted.cancelled() => return,
+        }
+    }
+}
+
+impl Engine {
+    /// Takes up runs that nobody owns, at most as many as there are places for; how many that were.
+    async fn take_up_some(&self) -> Result<usize> {
+        let shared = &self.shared;
+        let free = {
+            let mut roster = shared.roster();
+            if roster.is_closed || shared.halted.is_cancelled() {
+                return Err(Error::ShutDown);
+            }
+            let now = shared.clock.timestamp();
+            roster.left_to_others.retain(|_, until| *until > now);
+            let taken = roster.n_running + roster.queue.len();
+            shared.max_running_runs.saturating_sub(taken)
+        };
+        let wanted = free.min(CLAIMED_AT_ONCE);
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let except: Vec<RunId> = {
+            let roster = shared.roster();
+            roster
+                .left_to_others
+                .keys()
+                .take(MOST_LEFT)
+                .cloned()
+                .collect()
+        };
+        let kind = RunKind::Workflow;
+        let claiming =
+            shared
+                .storage
+                .claim_free(kind, &except, shared.node, shared.lease(), wanted);
+        let claimed = claiming.await?;
+        let n = claimed.len();
+        if n > 0 {
+            tracing::debug!(n, "took up runs that nobody owned");
+        }
+        shared.lose(claimed.iter().map(|listed| &listed.run));
+        let taking_up = claimed
+            .into_iter()
+            .map(|listed| self.take_up_claimed(listed.run, listed.record));
+        futures_util::future::join_all(taking_up).await;
+        Ok(n)
+    }
+
+    /// Goes on with a run that was claimed because nobody owned it.
+    async fn take_up_claimed(&self, id: RunId, record: RunRecord) {
+        let shared = &self.shared;
+        let _lock = shared.locks.lock(&id).await;
+        let epoch = record.epoch;
+        let begun = match shared.take_place_for_child() {
+            Ok(admission) => self.begin(&id, record, admission).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(()) => {}
+            Err(Error::ShutDown) => shared.roster().to_release.push((id, epoch)),
+            Err(Error::Storage(error)) if error.is_retryable() => shared.give_up(id, epoch),
+            Err(error) => {
+                tracing::warn!(run = %id, %error, "run could not be taken up; it is left to others for a while");
+                let until = shared.clock.timestamp().after(LEFT_TO_OTHERS);
+                shared.roster().left_to_others.insert(id.clone(), until);
+                shared.give_up(id, epoch);
+            }
+        }
+    }
+}
+
+/// Does what others' doings ask for, until the engine halts.
+async fn hear(shared: Arc<Shared>) {
+    loop {
+        let notices = tokio::select! {
+            notices = shared.storage.notices() => notices,
+            () = shared.halted.cancelled() => return,
+        };
+        for notice in notices {
+            match notice {
+                Notice::Mail(run) => shared.mail_from_elsewhere(run),
+                Notice::Changed(run) => shared.look_at(&run),
+                Notice::Wanted(run) => shared.hand_over(&run),
+                Notice::Free => {
+                    shared.may_work();
+                    shared.actors.try_again();
+                }
+                Notice::Missed => {
+                    shared.may_work();
+                    shared.look_at_all();
+                    while let Err(error) = shared.look_up_mail().await {
+                        if shared.is_closing() {
+                            return;
+                        }
+                        tracing::warn!(%error, "could not look up inboxes; trying again");
+                        shared.pause(AGAIN_AFTER).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn mail_from_elsewhere(self: &Arc<Self>, run: RunId) {
+        if run.parts().next().is_some() {
+            if self.is_worker() {
+                self.wake(run);
+            }
+        } else {
+            self.mail_arrived(run);
+        }
+    }
+
+    /// Tells every run and actor here of its mail: it is not known who has got some.
+    async fn look_up_mail(self: &Arc<Self>) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.storage.unread(after.as_ref(), UNREAD_PAGE).await?;
+            after = page.last().filter(|_| page.len() == UNREAD_PAGE).cloned();
+            for run in page {
+                self.mail_from_elsewhere(run);
+            }
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn look_at_all(&self) {
+        let roster = self.roster();
+        let remote = roster.seats.iter();
+        for (id, _) in remote.filter(|(_, (state, _))| matches!(state, SeatState::Remote)) {
+            self.look_at(id);
+        }
+    }
+}
+
+/// Looks at runs that others own and somebody here waits for, whenever they may have stopped.
+async fn look(shared: Arc<Shared>, mut looks: mpsc::UnboundedReceiver<RunId>) {
+    let engine = Engine::detached(Arc::clone(&shared));
+    let mut runs = Vec::new();
+    let mut look_at_all_at = shared.clock.timestamp().after(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.halted.cancelled() => return,
+            n = looks.recv_many(&mut runs, 1_000) => if n == 0 { return },
+            () = shared.clock.sleep_towards(look_at_all_at) => {
+                if shared.clock.timestamp() >= look_at_all_at {
+                    shared.look_at_all();
+                    look_at_all_at = shared.clock.timestamp().after(LOOK_EVERY);
+                }
+                continue;
+            }
+        }
+        runs.sort_unstable();
+        runs.dedup();
+        if let Err(error) = engine.look_at_some(&runs).await {
+            tracing::warn!(%error, "could not look at runs that others own; trying again");
+            shared.pause(AGAIN_AFTER).await;
+            runs.iter().for_each(|run| shared.look_at(run));
+        }
+        runs.clear();
+    }
+}
+
+impl Engine {
+    async fn look_at_some(&self, runs: &[RunId]) -> Result<()> {
+        // First, so that what happens after the look is told.
+        self.shared.storage.watch(runs).await?;
+        for run in runs {
+            let _lock = self.shared.locks.lock(run).await;
+            let seat = match self.shared.roster().seats.get(run) {
+                Some((SeatState::Remote, seat)) => Arc::clone(seat),
+                _ => continue,
+            };
+            let Some(ended) = self.end_elsewhere(run, &seat).await? else {
+                continue;
+            };
+            self.shared.roster().seats.remove(run);
+            seat.ended.send_replace(ended);
+        }
+        Ok(())
+    }
+
+    /// How a run ended that another engine owned; `Some(None)` if nobody wants to know any more.
+    async fn end_elsewhere(&self, id: &RunId, seat: &Seat) -> Result<Option<Option<Ended>>> {
+        if !seat.is_watched() {
+            return Ok(Some(None));
+        }
+        let Some(record) = self.shared.storage.record(id).await? else {
+            let error = Error::NotFound { run: id.clone() };
+            return Ok(Some(Some(Ended::Unreadable(error))));
+        };
+        seat.report(super::read::progress_of(&record));
+        if record.status.is_active() {
+            return Ok(None);
+        }
+        match self.stored_end(id, &record).await {
+            // It goes on since.
+            Ok(Ended::Fenced) => Ok(None),
+            Ok(ended) => Ok(Some(Some(ended))),
+            Err(error @ Error::Storage(_)) => Err(error),
+            Err(error) => Ok(Some(Some(Ended::Unreadable(error)))),
+        }
+    }
+
+    /// Waits until a run that another engine owns may have stopped.
+    pub(super) async fn until_changed(&self, id: &RunId) -> Result<()> {
+        let (seat, _lock) = {
+            let lock = self.shared.locks.lock(id).await;
+            let record = self.record(id).await?;
+            if !matches!(record.status, StoredStatus::Pending | StoredStatus::Running) {
+                return Ok(());
+            }
+            (self.shared.wait_elsewhere(id, &record)?, drop(lock))
+        };
+        let mut ended = seat.ended.subscribe();
+        let later = self.shared.clock.timestamp().after(LOOK_EVERY);
+        tokio::select! {
+            _ = ended.wait_for(Option::is_some) => {}
+            () = self.shared.clock.sleep_towards(later) => {}
+        }
+        Ok(())
+    }
+}

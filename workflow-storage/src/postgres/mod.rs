@@ -1,0 +1,318 @@
+//! [`Storage`] on a PostgreSQL server, which several processes may share.
+//!
+//! A batch is one call of a function in the database, which checks, writes and answers in one transaction. Leases belong to
+//! nodes, so that one row is renewed however many runs a node owns. `schema.sql` has the tables, the functions, and what a
+//! person may look at.
+
+mod blobs;
+mod commit;
+mod error;
+mod listen;
+mod names;
+mod numbers;
+mod own;
+mod passfile;
+mod pins;
+mod read;
+mod schema;
+mod session;
+mod statements;
+mod tls;
+mod url;
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::io::AsyncRead;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use self::commit::Writers;
+use self::listen::{Heard, Listener};
+use self::pins::Pins;
+use self::session::{Param, Sessions};
+use self::statements::Statements;
+use self::url::Surroundings;
+use crate::{
+    Batch, BlobId, BlobReader, Committed, Description, Durability, Epoch, JournalEntry, ListedRun,
+    Maintained, Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage,
+    RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
+};
+
+/// A store in a schema of a database.
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    sessions: Arc<Sessions>,
+    sql: Statements,
+    /// Whether the server syncs.
+    durability: Durability,
+    writers: Writers,
+    pins: Arc<Pins>,
+    /// The ids under which this process owns runs.
+    nodes: Arc<Mutex<Vec<i64>>>,
+    /// What this process is called in the table of nodes.
+    address: String,
+    /// A message was committed here.
+    arrived: Notify,
+    heard: Arc<Heard>,
+    listener: Mutex<Option<Listener>>,
+    listens: OnceLock<()>,
+}
+
+/// Opens the store that a URL names, and makes it if there is none.
+pub(crate) async fn open(url: &str) -> Result<Postgres> {
+    let settings = url::parse(url, &Surroundings::of_process())?;
+    let sql = Statements::new(&settings.schema);
+    let location = settings.location.clone();
+    let sessions = Sessions::new(settings)?;
+    let found = sessions.install().await?;
+    if !found.is_readable() {
+        return Err(url::wrong(format!(
+            "the database at {location} has the encoding {}; make one with UTF8",
+            found.encoding
+        )));
+    }
+    if found.format != schema::FORMAT {
+        return Err(StorageError::UnknownFormat {
+            location,
+            found: found.format.to_string(),
+            supported: schema::FORMAT.to_string(),
+        });
+    }
+    Ok(Postgres {
+        sessions: Arc::new(sessions),
+        sql,
+        durability: if found.syncs {
+            Durability::PowerLoss
+        } else {
+            Durability::Process
+        },
+        writers: Writers::default(),
+        pins: Arc::new(Pins::new(commit::random_id())),
+        nodes: Arc::default(),
+        address: address(),
+        arrived: Notify::new(),
+        heard: Arc::default(),
+        listener: Mutex::default(),
+        listens: OnceLock::new(),
+    })
+}
+
+/// Where this process is, for people.
+fn address() -> String {
+    let host = std::env::var("HOSTNAME").ok();
+    let host = host.or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+    let host = host.as_deref().map_or("?", str::trim).replace('\0', "");
+    format!("{host} process {}", std::process::id())
+}
+
+impl Postgres {
+    fn nodes(&self) -> Vec<i64> {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.clone()
+    }
+
+    /// Notes that this process owns runs as `node`.
+    fn know(&self, node: NodeId) {
+        let node = numbers::node(node);
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+
+    fn listener(&self) -> std::sync::MutexGuard<'_, Option<Listener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Storage for Postgres {
+    fn describe(&self) -> Description {
+        Description {
+            backend: "postgres",
+            location: self.sessions.settings.location.clone(),
+            durability: self.durability,
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed> {
+        self.commit_batch(&batch).await
+    }
+
+    fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
+        Err(batch)
+    }
+
+    async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
+        self.read_record(run).await
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage> {
+        self.read_page(query).await
+    }
+
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.read_by_id(kind, id_prefix, after, limit).await
+    }
+
+    async fn journal(
+        &self,
+        run: &RunId,
+        from: Position,
+        max_bytes: usize,
+    ) -> Result<Vec<JournalEntry>> {
+        self.read_journal(run, from, max_bytes).await
+    }
+
+    async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>> {
+        self.read_value(run, key).await
+    }
+
+    async fn due(
+        &self,
+        kind: RunKind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.read_due(kind, until, limit).await
+    }
+
+    async fn inbox(
+        &self,
+        run: &RunId,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Message>> {
+        self.read_inbox(run, after, limit).await
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        self.read_unread(after, limit).await
+    }
+
+    async fn claim(
+        &self,
+        runs: &[RunId],
+        node: NodeId,
+        lease: Duration,
+    ) -> Result<Vec<Option<RunRecord>>> {
+        self.claim_runs(runs, node, lease).await
+    }
+
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.claim_some(kind, except, node, lease, limit).await
+    }
+
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+        self.renew_leases(node, lease).await
+    }
+
+    async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        self.release_runs(runs).await
+    }
+
+    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
+        self.delete_run(run, epoch).await
+    }
+
+    async fn notified(&self) {
+        self.arrived.notified().await;
+    }
+
+    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+        let ids: Vec<&str> = runs.iter().map(RunId::as_str).collect();
+        let params: &[Param<'_>] = &[&ids];
+        let watched = self.sessions.query("watch runs", &self.sql.watch, params);
+        watched.await.map(drop)
+    }
+
+    async fn want(&self, run: &RunId) -> Result<()> {
+        let params: &[Param<'_>] = &[&run.as_str()];
+        let wanted = self.sessions.query("ask for a run", &self.sql.want, params);
+        wanted.await.map(drop)
+    }
+
+    async fn notices(&self) -> Vec<Notice> {
+        self.listens.get_or_init(|| {
+            let nodes = Arc::clone(&self.nodes);
+            let nodes = move || nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let listener =
+                Listener::start(Arc::clone(&self.sessions), Arc::clone(&self.heard), nodes);
+            *self.listener() = Some(listener);
+        });
+        self.heard.take().await
+    }
+
+    async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
+        self.put_bytes(bytes).await
+    }
+
+    async fn put_blob_from(
+        &self,
+        reader: &mut (dyn AsyncRead + std::marker::Send + Unpin),
+    ) -> Result<(BlobId, u64)> {
+        self.put_stream(reader).await
+    }
+
+    async fn blob(&self, id: &BlobId) -> Result<Bytes> {
+        self.read_blob(id).await
+    }
+
+    async fn blob_reader(&self, id: &BlobId) -> Result<BlobReader> {
+        self.stream_blob(id).await
+    }
+
+    async fn blob_len(&self, id: &BlobId) -> Result<Option<u64>> {
+        self.blob_size(id).await
+    }
+
+    fn maps_blobs(&self) -> bool {
+        false
+    }
+
+    fn pin_blob(&self, id: &BlobId) {
+        if self.pins.pin(id)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let (pins, sessions) = (Arc::clone(&self.pins), Arc::clone(&self.sessions));
+            let sql = self.sql.pin.clone();
+            // If it fails, it is tried again with the next renewal of a lease.
+            runtime.spawn(async move { drop(pins.write(&sessions, &sql).await) });
+        }
+    }
+
+    fn unpin_blob(&self, id: &BlobId) {
+        self.pins.unpin(id);
+    }
+
+    async fn maintain(&self) -> Result<Maintained> {
+        self.sweep().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.sessions.close();
+        drop(self.listener().take());
+        Ok(())
+    }
+}

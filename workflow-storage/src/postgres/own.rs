@@ -1,0 +1,115 @@
+//! Ownership: claims, leases, releases, and deleting.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+
+use super::numbers::{node as number, stored};
+use super::session::Param;
+use super::{Postgres, commit};
+use crate::{Epoch, ListedRun, NodeId, Result, RunId, RunKind, RunRecord};
+
+impl Postgres {
+    pub(super) async fn claim_runs(
+        &self,
+        runs: &[RunId],
+        node: NodeId,
+        lease: Duration,
+    ) -> Result<Vec<Option<RunRecord>>> {
+        self.sessions.check_open()?;
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.know(node);
+        let ids: Vec<&str> = runs.iter().map(RunId::as_str).collect();
+        let params: &[Param<'_>] = &[&ids, &number(node), &lease.as_secs_f64(), &self.address];
+        // Claimed once more if the answer was lost, which is as good.
+        let rows = self.sessions.query("claim runs", &self.sql.claim, params);
+        let claimed = self.all_listed(&rows.await?)?;
+        let record = |run: &RunId| {
+            let listed = claimed.iter().find(|listed| listed.run == *run);
+            listed.map(|listed| listed.record.clone())
+        };
+        if runs.len() < 16 {
+            return Ok(runs.iter().map(record).collect());
+        }
+        let claimed: std::collections::HashMap<_, _> = claimed
+            .into_iter()
+            .map(|listed| (listed.run, listed.record))
+            .collect();
+        Ok(runs.iter().map(|run| claimed.get(run).cloned()).collect())
+    }
+
+    pub(super) async fn claim_some(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        self.know(node);
+        let except: Vec<&str> = except.iter().map(RunId::as_str).collect();
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        let writer = self.writers.take(commit::random_id);
+        let (id, turn) = writer.params();
+        let params: &[Param<'_>] = &[
+            id,
+            turn,
+            &(kind as i16),
+            &except,
+            &number(node),
+            &lease.as_secs_f64(),
+            &self.address,
+            &limit,
+        ];
+        let rows = self
+            .sessions
+            .query("claim runs", &self.sql.claim_free, params);
+        let rows = rows.await;
+        self.writers.give_back(writer);
+        let mut claimed = self.all_listed(&rows?)?;
+        claimed.sort_by(|a, b| {
+            let of = |listed: &ListedRun| (listed.record.created_at, listed.run.clone());
+            of(a).cmp(&of(b))
+        });
+        Ok(claimed)
+    }
+
+    fn all_listed(&self, rows: &[Row]) -> Result<Vec<ListedRun>> {
+        rows.iter().map(|row| self.sessions.listed(row)).collect()
+    }
+
+    pub(super) async fn renew_leases(&self, node: NodeId, lease: Duration) -> Result<()> {
+        self.know(node);
+        let params: &[Param<'_>] = &[&number(node), &lease.as_secs_f64(), &self.address];
+        let renewed = self.sessions.query("renew leases", &self.sql.renew, params);
+        renewed.await?;
+        self.keep_pins().await
+    }
+
+    pub(super) async fn release_runs(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        let ids: Vec<&str> = runs.iter().map(|(run, _)| run.as_str()).collect();
+        let epochs: Vec<i64> = runs.iter().map(|(_, epoch)| stored(epoch.0)).collect();
+        let params: &[Param<'_>] = &[&ids, &epochs];
+        let released = self
+            .sessions
+            .query("release runs", &self.sql.release, params);
+        released.await.map(drop)
+    }
+
+    pub(super) async fn delete_run(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
+        let params: &[Param<'_>] = &[&run.as_str(), &stored(epoch.0)];
+        let deleting = self
+            .sessions
+            .query_unsure("delete a run", &self.sql.delete, params);
+        let (rows, attempts) = deleting.await?;
+        let is_deleted = match rows.first() {
+            Some(row) => self.sessions.column(row, 0)?,
+            None => false,
+        };
+        // If an answer was lost, that attempt may have deleted it.
+        let is_gone = !is_deleted && attempts.is_unsure && self.read_record(run).await?.is_none();
+        Ok(is_deleted || is_gone)
+    }
+}

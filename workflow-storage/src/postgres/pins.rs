@@ -1,0 +1,108 @@
+//! Pins of this process, counted here and written down as rows, which other processes' sweeps look at.
+//!
+//! A row that should be gone is taken away with the next sweep of this process or the next renewal of its leases; rows of a
+//! process that ended without doing so stay for a day.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::session::{Param, Sessions};
+use crate::{BlobId, Result};
+
+#[derive(Debug)]
+pub(super) struct Pins {
+    /// What this process is called in the table.
+    pub(super) process: i64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counts: HashMap<BlobId, u32>,
+    /// Blobs whose row may not say what the counts do.
+    changed: HashSet<BlobId>,
+}
+
+impl Pins {
+    pub(super) fn new(process: i64) -> Self {
+        let state = Mutex::default();
+        Self { process, state }
+    }
+
+    /// Pins a blob; whether its row has to be written.
+    pub(super) fn pin(&self, id: &BlobId) -> bool {
+        let mut state = self.state();
+        let count = state.counts.entry(*id).or_default();
+        *count += 1;
+        *count == 1 && state.changed.insert(*id)
+    }
+
+    pub(super) fn unpin(&self, id: &BlobId) {
+        let mut state = self.state();
+        if let Some(count) = state.counts.get_mut(id) {
+            *count -= 1;
+            if *count == 0 {
+                state.counts.remove(id);
+                state.changed.insert(*id);
+            }
+        }
+    }
+
+    /// Pins a blob that is being stored, whose row is written with it, until the guard is dropped or kept.
+    pub(super) fn hold(&self, id: BlobId) -> Held<'_> {
+        self.pin(&id);
+        Held { pins: self, id }
+    }
+
+    /// Writes down what has changed.
+    pub(super) async fn write(&self, sessions: &Sessions, sql: &str) -> Result<()> {
+        let (pinned, unpinned): (Vec<BlobId>, Vec<BlobId>) = {
+            let mut state = self.state();
+            let changed: Vec<BlobId> = state.changed.drain().collect();
+            changed
+                .into_iter()
+                .partition(|id| state.counts.contains_key(id))
+        };
+        if pinned.is_empty() && unpinned.is_empty() {
+            return Ok(());
+        }
+        let bytes = |ids: &[BlobId]| -> Vec<Vec<u8>> { ids.iter().map(|id| id.0.into()).collect() };
+        let params: &[Param<'_>] = &[&bytes(&pinned), &bytes(&unpinned), &self.process];
+        let written = sessions.query("pin blobs", sql, params).await;
+        if written.is_err() {
+            self.state().changed.extend(pinned.iter().chain(&unpinned));
+        }
+        written.map(drop)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes its pin away when it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Held<'a> {
+    pins: &'a Pins,
+    id: BlobId,
+}
+
+impl Held<'_> {
+    pub(super) fn id(&self) -> BlobId {
+        self.id
+    }
+
+    /// Leaves the pin to whoever gets the blob.
+    pub(super) fn keep(self) -> BlobId {
+        let id = self.id;
+        std::mem::forget(self);
+        id
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.pins.unpin(&self.id);
+    }
+}

@@ -1,0 +1,196 @@
+//! Connections, and trying again what the loss of one made fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
+};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::error::Failure;
+use super::url::Settings;
+use super::{schema, tls};
+use crate::{Result, StorageError};
+
+/// For how long a server may be silent before the connection counts as lost.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// The pauses before further attempts: they double.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What every session is set to. The statements are few and each is served by an index, so their plans are made once; and what
+/// was committed must be on disk, whatever is usual for the database.
+const SET_UP: &str = "
+    SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    SET plan_cache_mode = force_generic_plan;
+    SET enable_seqscan = off;
+    SET jit = off;
+    SET client_min_messages = warning;
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
+pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
+
+/// The way to the server.
+pub(super) struct Sessions {
+    pub(super) settings: Settings,
+    pub(super) tls: tokio_postgres_rustls::MakeRustlsConnect,
+    pool: Pool,
+    is_closed: AtomicBool,
+}
+
+impl std::fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.settings.fmt(f)
+    }
+}
+
+/// Which calls of another attempt may have been done by an earlier one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Attempts {
+    /// An earlier attempt may have been done.
+    pub(super) is_unsure: bool,
+}
+
+impl Sessions {
+    pub(super) fn new(settings: Settings) -> Result<Self> {
+        let tls = tls::connector(&settings)?;
+        let manager = Manager::from_config(
+            settings.config.clone(),
+            tls.clone(),
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
+        let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
+            Box::pin(async move {
+                client
+                    .batch_execute(SET_UP)
+                    .await
+                    .map_err(HookError::Backend)
+            })
+        });
+        let pool = Pool::builder(manager)
+            .max_size(settings.connections)
+            .runtime(Runtime::Tokio1)
+            .create_timeout(Some(ANSWER_WITHIN))
+            .post_create(set_up)
+            .build()
+            .map_err(|error| super::url::wrong(error.to_string()))?;
+        Ok(Self {
+            settings,
+            tls,
+            pool,
+            is_closed: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(StorageError::Closed {
+                location: self.settings.location.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.pool.close();
+    }
+
+    /// Rows of a statement that may be run again if nobody knows whether it was.
+    pub(super) async fn query(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>> {
+        let (rows, _) = self.query_unsure(operation, sql, params).await?;
+        Ok(rows)
+    }
+
+    /// As [`query`](Self::query), and whether an earlier attempt may have been done.
+    pub(super) async fn query_unsure(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<(Vec<Row>, Attempts)> {
+        let gives_up_at = Instant::now() + self.settings.patience;
+        let mut pause = FIRST_PAUSE;
+        let mut attempts = Attempts::default();
+        loop {
+            self.check_open()?;
+            let failure = match self.attempt(sql, params).await {
+                Ok(rows) => return Ok((rows, attempts)),
+                Err(failure) => failure,
+            };
+            self.check_open()?;
+            attempts.is_unsure |= failure.is_unknown();
+            if !failure.passes() || Instant::now() + pause >= gives_up_at {
+                return Err(self.error(operation, failure));
+            }
+            tracing::debug!(operation, error = %failure, "trying again");
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn attempt(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failure> {
+        let session = self.pool.get().await?;
+        let answer = async {
+            let statement = session.prepare_cached(sql).await?;
+            session.query(&statement, params).await
+        };
+        match timeout(ANSWER_WITHIN, answer).await {
+            Ok(rows) => Ok(rows?),
+            Err(_) => {
+                // It still waits for its answer: nobody else can use it.
+                drop(Object::take(session));
+                Err(Failure::NoAnswer(ANSWER_WITHIN))
+            }
+        }
+    }
+
+    /// Makes the schema, or brings it up to date. A server that is just starting is waited for; one that is not there is not.
+    pub(super) async fn install(&self) -> Result<schema::Found> {
+        let gives_up_at = Instant::now() + self.settings.patience;
+        loop {
+            let attempt = async {
+                let mut session = self.pool.get().await?;
+                Ok(schema::install(&mut session, &self.settings.schema).await?)
+            };
+            let failure: Failure = match attempt.await {
+                Ok(found) => return Ok(found),
+                Err(failure) => failure,
+            };
+            if !failure.passes_soon() || Instant::now() + LONGEST_PAUSE >= gives_up_at {
+                return Err(self.error("open the store", failure));
+            }
+            sleep(LONGEST_PAUSE / 4).await;
+        }
+    }
+
+    pub(super) fn error(&self, operation: &'static str, failure: Failure) -> StorageError {
+        failure.into_error(&self.settings.location, operation)
+    }
+
+    pub(super) fn corrupt(&self, what: impl Into<String>) -> StorageError {
+        StorageError::Corrupt {
+            location: self.settings.location.clone(),
+            what: what.into(),
+        }
+    }
+
+    pub(super) fn refused(&self, what: String) -> StorageError {
+        StorageError::Backend {
+            backend: super::error::BACKEND,
+            operation: "commit",
+            source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(what)),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The statements, with the schema's name put in.
+
+use super::read::{CLAIMED, SELECT};
+use super::schema::named;
+
+/// How many parameters `keepstep.commit` takes.
+const COMMIT_PARAMETERS: usize = 48;
+
+#[derive(Debug)]
+pub(super) struct Statements {
+    pub(super) commit: String,
+    pub(super) record: String,
+    pub(super) by_id: String,
+    pub(super) journal: String,
+    pub(super) value: String,
+    pub(super) due: String,
+    pub(super) inbox: String,
+    pub(super) unread: String,
+    pub(super) claim: String,
+    pub(super) claim_free: String,
+    pub(super) renew: String,
+    pub(super) release: String,
+    pub(super) delete: String,
+    pub(super) watch: String,
+    pub(super) want: String,
+    pub(super) begin_blob: String,
+    pub(super) put_chunk: String,
+    pub(super) finish_blob: String,
+    pub(super) finish_stream: String,
+    pub(super) pin: String,
+    pub(super) keep_pins: String,
+    pub(super) blob: String,
+    pub(super) chunks: String,
+    pub(super) sweep: String,
+    pub(super) forget_writers: String,
+    pub(super) forget_nodes: String,
+}
+
+impl Statements {
+    pub(super) fn new(schema: &str) -> Self {
+        let sql = |sql: &str| named(sql, schema);
+        let places: Vec<String> = (1..=COMMIT_PARAMETERS).map(|n| format!("${n}")).collect();
+        Self {
+            commit: sql(&format!("SELECT * FROM keepstep.commit({})", places.join(", "))),
+            record: sql(&format!("{SELECT} WHERE r.id = $2")),
+            by_id: sql(&format!(
+                "{SELECT} WHERE r.kind = $2 AND r.id >= $3 AND r.id > $4 \
+                 AND r.id < coalesce($5, repeat(chr(1114111), 300)) ORDER BY r.id LIMIT $6"
+            )),
+            journal: sql(
+                "SELECT p.position, p.bytes FROM (
+                    SELECT e.position, e.bytes, sum(octet_length(e.bytes)) OVER (ORDER BY e.position) AS total,
+                        row_number() OVER (ORDER BY e.position) AS n
+                    FROM (
+                        SELECT e.position, e.bytes FROM keepstep.entry e
+                        WHERE e.run_no = (SELECT r.no FROM keepstep.run r WHERE r.id = $1) AND e.position >= $2
+                        ORDER BY e.position LIMIT $5
+                    ) e
+                ) p WHERE p.total <= $3 OR p.n = 1 AND $4 ORDER BY p.position",
+            ),
+            value: sql(
+                "SELECT v.bytes FROM keepstep.value v
+                WHERE v.run_no = (SELECT r.no FROM keepstep.run r WHERE r.id = $1) AND v.kind = $2 AND v.name = $3",
+            ),
+            due: sql(
+                "SELECT r.wake_at, r.id FROM keepstep.run r
+                WHERE r.kind = $1 AND r.status IN (1, 2) AND r.wake_at IS NOT NULL AND r.wake_at <= $2
+                ORDER BY r.wake_at, r.id LIMIT $3",
+            ),
+            inbox: sql(
+                "SELECT m.number, m.body FROM keepstep.message m
+                WHERE m.run_no = (SELECT r.no FROM keepstep.run r WHERE r.id = $1) AND m.number > $2
+                ORDER BY m.number LIMIT $3",
+            ),
+            unread: sql(
+                "SELECT r.id FROM (SELECT DISTINCT m.run_no FROM keepstep.message m) u
+                JOIN keepstep.run r ON r.no = u.run_no WHERE r.id > $1 ORDER BY r.id LIMIT $2",
+            ),
+            claim: sql(&format!("{CLAIMED} keepstep.claim($1, $2, $3, $4) AS r")),
+            claim_free: sql(&format!(
+                "{CLAIMED} keepstep.claim_free($1, $2, $3, $4, $5, $6, $7, $8) AS r"
+            )),
+            renew: sql("SELECT keepstep.renew($1, $2, $3)"),
+            release: sql("SELECT keepstep.release($1, $2)"),
+            delete: sql("SELECT keepstep.delete_run($1, $2)"),
+            watch: sql(
+                "UPDATE keepstep.run r SET is_watched = true WHERE r.id = ANY ($1) AND NOT r.is_watched AND r.status < 3",
+            ),
+            want: sql(
+                "SELECT pg_notify('keepstep', 'wanted ' || to_hex(r.owner) || ' ' || r.id) FROM keepstep.run r
+                WHERE r.id = $1 AND r.owner IS NOT NULL",
+            ),
+            begin_blob: sql("SELECT keepstep.begin_blob($1, $2, $3)"),
+            put_chunk: sql(
+                "INSERT INTO keepstep.blob_chunk (blob, number, bytes) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            ),
+            finish_blob: sql("UPDATE keepstep.blob SET is_whole = true WHERE id = $1"),
+            finish_stream: sql("SELECT keepstep.finish_stream($1, $2, $3, $4)"),
+            pin: sql("SELECT keepstep.pin($1, $2, $3)"),
+            keep_pins: sql(
+                "UPDATE keepstep.blob_pin SET until = now() + interval '1 day'
+                WHERE process = $1 AND until < now() + interval '12 hours'",
+            ),
+            blob: sql("SELECT b.size FROM keepstep.blob b WHERE b.id = $1 AND b.is_whole"),
+            chunks: sql(
+                "SELECT c.number, c.bytes FROM keepstep.blob_chunk c WHERE c.blob = $1 AND c.number >= $2
+                ORDER BY c.number LIMIT $3",
+            ),
+            sweep: sql("SELECT found, removed, bytes FROM keepstep.sweep()"),
+            forget_writers: sql(
+                "DELETE FROM keepstep.writer w WHERE w.committed_at < now() - interval '1 day'",
+            ),
+            forget_nodes: sql(
+                "DELETE FROM keepstep.node n WHERE n.lease_until < now() - interval '1 day'
+                AND NOT EXISTS (SELECT FROM keepstep.run r WHERE r.owner = n.id AND r.status IN (1, 2))",
+            ),
+        }
+    }
+}
