@@ -153,6 +153,7 @@ impl Engine {
                 to: id.clone(),
                 key: None,
                 body,
+                blobs: Vec::new(),
                 only_with: None,
             };
             match self.shared.send(message).await? {

@@ -503,9 +503,9 @@ CREATE FUNCTION keepstep.pin(a_pinned bytea[], a_unpinned bytea[], a_process big
         ON CONFLICT (blob, process) DO UPDATE SET until = excluded.until;
 $$;
 
--- Removes some blobs that no run names and no process has pinned, and what is left of streams that broke off. `found` is 0 when
+-- Removes some blobs that no run names and no process has pinned, and what is left of streams that broke off. `n_found` is 0 when
 -- there are no more.
-CREATE FUNCTION keepstep.sweep(OUT found int, OUT removed bigint, OUT bytes bigint) LANGUAGE plpgsql AS $$
+CREATE FUNCTION keepstep.sweep(OUT n_found int, OUT removed bigint, OUT bytes bigint) LANGUAGE plpgsql AS $$
 DECLARE
     ids bytea[];
 BEGIN
@@ -524,7 +524,7 @@ BEGIN
     DELETE FROM keepstep.blob_chunk c WHERE c.blob = ANY (ids);
     WITH gone AS (DELETE FROM keepstep.blob b WHERE b.id = ANY (ids) RETURNING b.size, b.is_whole)
         SELECT count(*) FILTER (WHERE g.is_whole), coalesce(sum(g.size), 0) INTO removed, bytes FROM gone g;
-    found := cardinality(ids);
+    n_found := cardinality(ids);
 END $$;
 
 -- What follows is for people.

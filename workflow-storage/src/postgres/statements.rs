@@ -106,7 +106,7 @@ impl Statements {
                 "SELECT c.number, c.bytes FROM keepstep.blob_chunk c WHERE c.blob = $1 AND c.number >= $2
                 ORDER BY c.number LIMIT $3",
             ),
-            sweep: sql("SELECT found, removed, bytes FROM keepstep.sweep()"),
+            sweep: sql("SELECT n_found, removed, bytes FROM keepstep.sweep()"),
             forget_writers: sql(
                 "DELETE FROM keepstep.writer w WHERE w.committed_at < now() - interval '1 day'",
             ),
