@@ -387,7 +387,7 @@ impl ActorHandle {
         match self.shared.send(message).await? {
             SendOutcome::Accepted(_) if self.shared.is_shared() => {
                 // Whoever has it elsewhere is told by the store.
-                self.shared.wake_actor_if_free(self.id.clone());
+                self.shared.post_to(&self.id);
                 Ok(())
             }
             SendOutcome::Accepted(_) => {

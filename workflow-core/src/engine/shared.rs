@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(super) max_pending_runs: usize,
     /// A journal with fewer bytes than this is not compacted.
     pub(crate) compact_above: u64,
+    /// Steps that are as if this program had them not.
+    pub(super) lacking: Vec<String>,
     pub(crate) committer: Committer,
     pub(super) timers: mpsc::UnboundedSender<Wake>,
     pub(super) random: Mutex<fastrand::Rng>,
@@ -130,6 +132,8 @@ pub(crate) enum Ended {
     Fenced,
     /// It may belong to somebody else.
     LeaseLost,
+    /// It needs a step that this program has not.
+    LeftToOthers,
     /// It could not be read.
     Unreadable(Error),
     ShutDown,
@@ -281,6 +285,14 @@ impl Shared {
             None => false,
         };
         Status::of(record.status, is_owned)
+    }
+
+    /// The step of a name and version, if this program has it.
+    pub(crate) fn find_step(&self, name: &str, version: u32) -> Option<&'static StepDef> {
+        if self.lacking.iter().any(|lacking| lacking == name) {
+            return None;
+        }
+        self.registry.find(name, version)
     }
 
     /// Checks that the engine has what these steps need.
@@ -447,7 +459,13 @@ impl Shared {
         seat: &Arc<Seat>,
         ended: Ended,
     ) {
-        if matches!(ended, Ended::Fenced | Ended::LeaseLost) {
+        if matches!(
+            ended,
+            Ended::Fenced | Ended::LeaseLost | Ended::LeftToOthers
+        ) {
+            if matches!(ended, Ended::LeftToOthers) {
+                self.leave_to_others(id);
+            }
             let epoch = match self.roster().seats.get(id) {
                 Some((SeatState::Active(_, epoch), current)) if Arc::ptr_eq(current, seat) => {
                     Some(*epoch)
@@ -455,7 +473,7 @@ impl Shared {
                 _ => None,
             };
             if self.goes_on_elsewhere(id, seat) {
-                if let (Ended::LeaseLost, Some(epoch)) = (&ended, epoch) {
+                if let (Ended::LeaseLost | Ended::LeftToOthers, Some(epoch)) = (&ended, epoch) {
                     self.give_up(id.clone(), epoch);
                 }
                 return self.give_place_back();
@@ -483,6 +501,8 @@ impl Shared {
                 Ended::Interrupted(_)
                     | Ended::Unreadable(_)
                     | Ended::ShutDown
+                    | Ended::LeaseLost
+                    | Ended::LeftToOthers
                     | Ended::Suspended(SuspendReason::Invariant { .. })
             );
             if is_lost {
