@@ -278,6 +278,9 @@ pub mod chapters {
     #[doc = include_str!("docs/storage.md")]
     pub mod storage {}
 
+    #[doc = include_str!("docs/postgres.md")]
+    pub mod postgres {}
+
     #[doc = include_str!("docs/limits.md")]
     pub mod limits {}
 }

@@ -9,6 +9,7 @@ mod common;
 mod server;
 
 mod actors;
+mod chaos;
 mod owners;
 mod runs;
 

@@ -1,10 +1,8 @@
 //! Who owns a run: leases, what happens when they end, and handing over.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keepstep::prelude::*;
-use keepstep::storage::fault::{Call, Effect, Fault, Faulty};
 
 use crate::common::{Do, join, leaf};
 use crate::{Cluster, soon};
@@ -76,32 +74,47 @@ async fn a_shutdown_hands_runs_over_at_once() -> keepstep::Result<()> {
     Ok(())
 }
 
+/// An engine in a thread of its own, which stands still as a process does that was stopped.
 #[tokio::test]
-async fn an_engine_that_was_silent_for_too_long_writes_nothing_more() -> keepstep::Result<()> {
+async fn an_engine_that_stood_still_for_too_long_does_nothing_twice() -> keepstep::Result<()> {
     let cluster = Cluster::new();
     cluster.world.tell("b", Do::Hold);
-    let store = keepstep::storage::open(&cluster.url).await.unwrap();
-    let store = Arc::new(Faulty::new(store));
-    let builder = cluster.builder().lease(Duration::from_secs(1));
-    let silent = builder.storage(Arc::clone(&store)).build().await?;
     let workflow = join("c", [join("b", [leaf("a")])]).build();
-    let first = silent.start("run", &workflow).await?;
+    let (thaw, frozen) = std::sync::mpsc::channel::<()>();
+    let (freeze, freezing) = tokio::sync::oneshot::channel::<()>();
+    let builder = cluster.builder().lease(Duration::from_secs(1));
+    let started = workflow.clone();
+    let stopped = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let engine = builder.build().await.unwrap();
+            let handle = engine.start("run", started).await.unwrap();
+            freezing.await.unwrap();
+            // Nothing else happens in this thread meanwhile.
+            frozen.recv().unwrap();
+            let output = soon(handle).await;
+            drop(engine);
+            output
+        })
+    });
     soon(cluster.world.until("b")).await;
+    freeze.send(()).unwrap();
 
-    // It cannot reach the store: neither to renew its lease nor to write.
-    for call in [Call::Renew, Call::Commit] {
-        store.inject(Fault::next(call, Effect::Delay));
-    }
-    store.until_held(1).await;
     let other = cluster.worker().await;
     let second = other.start("run", &workflow).await?;
     soon(cluster.world.until_times("b", 2)).await;
+    cluster.world.tell("c", Do::Hold);
     cluster.world.tell("b", Do::Succeed);
+    soon(cluster.world.until("c")).await;
+    thaw.send(()).unwrap();
+    cluster.world.tell("c", Do::Succeed);
     assert_eq!(soon(second).await?, 3);
-    store.release_held();
-    // Its caller is told what came of the run elsewhere.
-    assert_eq!(soon(first).await?, 3);
-    let log = cluster.world.sorted_log();
-    assert_eq!(log.iter().filter(|what| *what == "c").count(), 1, "{log:?}");
+    // Who waits where it stood still is told what came of the run elsewhere.
+    let output = tokio::task::spawn_blocking(|| stopped.join().unwrap());
+    assert_eq!(soon(output).await.unwrap()?, 3);
+    let mut log = cluster.world.sorted_log();
+    log.retain(|what| !what.ends_with("dropped"));
+    assert_eq!(log, ["a", "b", "b", "c"]);
     Ok(())
 }

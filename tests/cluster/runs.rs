@@ -168,3 +168,42 @@ async fn many_workers_share_many_runs_and_run_each_step_once() -> keepstep::Resu
     assert_eq!(log.len(), 180);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_step_that_one_program_lacks_runs_where_another_has_it() -> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    let old = cluster
+        .builder()
+        .without_step("or_minus_one")
+        .build()
+        .await?;
+    let new = cluster.builder().build().await?;
+    // Whichever takes it up first, the first two steps run once, and the third where it is known.
+    let mut handles = Vec::new();
+    for n in 0..10 {
+        let first = crate::common::grow(&format!("{n}b"), leaf(&format!("{n}a")));
+        let workflow = crate::common::caught(&format!("{n}c"), first).build();
+        handles.push(old.start(format!("run{n}"), workflow).await?);
+    }
+    for handle in handles {
+        assert_eq!(soon(handle).await?, 1);
+    }
+    let log = cluster.world.sorted_log();
+    assert_eq!(log.len(), 30, "{log:?}");
+    new.shutdown().await?;
+    let waiting = old
+        .start("none", crate::common::caught("x", leaf("y")).build())
+        .await?;
+    soon(cluster.world.until("y")).await;
+    soon(async {
+        while old.status("none").await.unwrap() != Status::Resumable {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // It waits for a program that has all of its steps.
+    let _newer = cluster.worker().await;
+    assert_eq!(soon(waiting).await?, 1);
+    assert_eq!(cluster.world.sorted_log(), ["x", "y"]);
+    Ok(())
+}

@@ -400,7 +400,7 @@ impl ActorHandle {
             SendOutcome::BlobMissing { blob: object } => Err(Error::ObjectNotFound { object }),
             SendOutcome::Accepted(_) if self.shared.is_shared() => {
                 // Whoever has it elsewhere is told by the store.
-                self.shared.wake_actor_if_free(self.id.clone());
+                self.shared.post_to(&self.id);
                 Ok(())
             }
             SendOutcome::Accepted(_) => {

@@ -264,7 +264,8 @@ pub(crate) fn creation(
         record: RunRecord {
             kind,
             status: StoredStatus::Running,
-            owner: Some(shared.node),
+            // Where others share the store, it is whose it is called by.
+            owner: (!shared.is_shared()).then_some(shared.node),
             // Not the first one there is: whoever still serves a deleted one of this id must not meet its own epoch again.
             epoch: Epoch(1 + (shared.random_u64() >> 16)),
             incarnation: shared.random_u64(),

@@ -129,7 +129,7 @@ impl Residents {
         inner.seats.remove(id);
     }
 
-    pub(super) fn is_resident(&self, id: &RunId) -> bool {
+    pub(crate) fn is_resident(&self, id: &RunId) -> bool {
         self.inner().seats.contains_key(id)
     }
 
@@ -199,7 +199,7 @@ impl Shared {
         match kind.as_deref() {
             None => self.unpark(id),
             Some(_) if !self.actors.is_awake() => {}
-            Some(super::NAMESPACE) if self.is_shared() => self.wake_actor_if_free(id),
+            Some(super::NAMESPACE) if self.is_shared() => self.wake_if_free(id),
             Some(super::NAMESPACE) => self.wake_actor(&id),
             #[cfg(feature = "schedules")]
             Some(crate::schedule::NAMESPACE) => self.wake_schedule(id),
@@ -209,7 +209,7 @@ impl Shared {
     }
 
     /// Takes an actor into memory that has something to do, unless another engine has it.
-    pub(super) fn wake_actor_if_free(self: &Arc<Self>, id: RunId) {
+    pub(crate) fn wake_if_free(self: &Arc<Self>, id: RunId) {
         if self.actors.is_resident(&id) {
             return self.tell_inbox(&id);
         }
@@ -227,6 +227,16 @@ impl Shared {
                 }
             }
         });
+    }
+
+    /// A message was put into an actor's inbox here, on a store that others share: those that have the actor are told by it, and
+    /// workers if nobody has.
+    pub(super) fn post_to(self: &Arc<Self>, id: &RunId) {
+        if self.actors.is_resident(id) {
+            self.tell_inbox(id);
+        } else if self.is_worker() {
+            self.wake_if_free(id.clone());
+        }
     }
 
     /// An actor that is in memory may have mail.

@@ -95,6 +95,10 @@ impl Task {
         let error = match ended {
             Ok(Ok(Exit::Idle(due_at))) => {
                 debug!(actor = %id, "actor left memory");
+                if let (true, Some(epoch)) = (shared.is_shared(), epoch) {
+                    // Nobody has to ask for it. If this fails they have to.
+                    drop(shared.storage.release(&[(id.clone(), epoch)]).await);
+                }
                 if let Some(due_at) = due_at {
                     shared.set_timer(due_at, id);
                 }

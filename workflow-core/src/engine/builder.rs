@@ -86,6 +86,7 @@ pub struct EngineBuilder {
     keep_executable: bool,
     is_submitter: bool,
     lease: Option<Duration>,
+    lacking: Vec<String>,
 }
 
 impl EngineBuilder {
@@ -242,6 +243,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Does without a step, as a program of another version does: for tests.
+    #[doc(hidden)]
+    pub fn without_step(mut self, name: impl Into<String>) -> Self {
+        self.lacking.push(name.into());
+        self
+    }
+
     /// Opens the engine on a directory or a storage URL: see [`Engine::open`].
     ///
     /// # Errors
@@ -327,6 +335,7 @@ impl EngineBuilder {
             max_running_runs: self.max_running_runs.unwrap_or(usize::MAX),
             max_pending_runs: self.max_pending_runs.unwrap_or(usize::MAX),
             compact_above: self.compact_above.unwrap_or(COMPACT_ABOVE),
+            lacking: self.lacking,
             committer,
             timers,
             random: Mutex::new(

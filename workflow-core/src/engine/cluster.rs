@@ -69,7 +69,7 @@ impl Shared {
     }
 
     /// Whether this engine may execute what it is given.
-    pub(super) fn is_worker(&self) -> bool {
+    pub(crate) fn is_worker(&self) -> bool {
         self.cluster
             .as_ref()
             .is_none_or(|cluster| cluster.is_worker)
@@ -153,6 +153,12 @@ impl Shared {
             shared.roster().lost.remove(&id);
             shared.may_work();
         });
+    }
+
+    /// Does not take a run up for a while.
+    pub(super) fn leave_to_others(&self, id: &RunId) {
+        let until = self.clock.timestamp().after(LEFT_TO_OTHERS);
+        self.roster().left_to_others.insert(id.clone(), until);
     }
 
     async fn pause(&self, pause: Duration) {
@@ -346,8 +352,7 @@ impl Engine {
             Err(Error::Storage(error)) if error.is_retryable() => shared.give_up(id, epoch),
             Err(error) => {
                 tracing::warn!(run = %id, %error, "run could not be taken up; it is left to others for a while");
-                let until = shared.clock.timestamp().after(LEFT_TO_OTHERS);
-                shared.roster().left_to_others.insert(id.clone(), until);
+                shared.leave_to_others(&id);
                 shared.give_up(id, epoch);
             }
         }
@@ -356,6 +361,7 @@ impl Engine {
 
 /// Does what others' doings ask for, until the engine halts.
 async fn hear(shared: Arc<Shared>) {
+    let mut looked_up_at = shared.clock.timestamp();
     loop {
         let notices = tokio::select! {
             notices = shared.storage.notices() => notices,
@@ -369,10 +375,20 @@ async fn hear(shared: Arc<Shared>) {
                 Notice::Free => {
                     shared.may_work();
                     shared.actors.try_again();
+                    // Something that waits for a time may have been given up, too.
+                    let now = shared.clock.timestamp();
+                    if shared.is_worker() && now >= looked_up_at.after(AGAIN_AFTER) {
+                        looked_up_at = now;
+                        shared.look_up_timers();
+                    }
                 }
                 Notice::Missed => {
                     shared.may_work();
+                    shared.actors.try_again();
                     shared.look_at_all();
+                    if shared.is_worker() {
+                        shared.look_up_timers();
+                    }
                     while let Err(error) = shared.look_up_mail().await {
                         if shared.is_closing() {
                             return;
@@ -389,8 +405,8 @@ async fn hear(shared: Arc<Shared>) {
 impl Shared {
     fn mail_from_elsewhere(self: &Arc<Self>, run: RunId) {
         if run.parts().next().is_some() {
-            if self.is_worker() {
-                self.wake(run);
+            if self.is_worker() || self.actors.is_resident(&run) {
+                self.wake_if_free(run);
             }
         } else {
             self.mail_arrived(run);

@@ -188,7 +188,9 @@ impl Engine {
             Ended::Interrupted(source) => Error::Interrupted { run, source },
             Ended::Fenced => Error::Fenced { run },
             Ended::Unreadable(error) => error,
-            Ended::Successful(_) | Ended::LeaseLost | Ended::ShutDown => Error::ShutDown,
+            Ended::Successful(_) | Ended::LeaseLost | Ended::LeftToOthers | Ended::ShutDown => {
+                Error::ShutDown
+            }
         }
     }
 }

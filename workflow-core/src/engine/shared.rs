@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
 use crate::executor::{CommitRequest, Committer, Reply, RunMessage, RunSender, Wake};
 use crate::object::Objects;
-use crate::registry::Registry;
+use crate::registry::{Found, Registry};
 use crate::resource::Resources;
 use crate::run::StepId;
 use crate::status::{Progress, Status};
@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub(super) max_pending_runs: usize,
     /// A journal with fewer bytes than this is not compacted.
     pub(crate) compact_above: u64,
+    /// Steps that are as if this program had them not.
+    pub(super) lacking: Vec<String>,
     pub(crate) committer: Committer,
     pub(super) timers: mpsc::UnboundedSender<Wake>,
     pub(super) random: Mutex<fastrand::Rng>,
@@ -129,6 +131,8 @@ pub(crate) enum Ended {
     Fenced,
     /// It may belong to somebody else.
     LeaseLost,
+    /// It needs a step that this program has not.
+    LeftToOthers,
     /// It could not be read.
     Unreadable(Error),
     ShutDown,
@@ -288,6 +292,14 @@ impl Shared {
         Status::of(record.status, is_owned)
     }
 
+    /// The step of a name and version, if this program has it.
+    pub(crate) fn find_step(&self, name: &str, version: u32) -> Option<Found> {
+        if self.lacking.iter().any(|lacking| lacking == name) {
+            return None;
+        }
+        self.registry.find(name, version)
+    }
+
     /// Checks that the engine has what these steps need.
     pub(crate) fn check_resources(&self, defs: &[&'static StepDef]) -> Result<()> {
         let missing = defs
@@ -409,7 +421,13 @@ impl Shared {
         seat: &Arc<Seat>,
         ended: Ended,
     ) {
-        if matches!(ended, Ended::Fenced | Ended::LeaseLost) {
+        if matches!(
+            ended,
+            Ended::Fenced | Ended::LeaseLost | Ended::LeftToOthers
+        ) {
+            if matches!(ended, Ended::LeftToOthers) {
+                self.leave_to_others(id);
+            }
             let epoch = match self.roster().seats.get(id) {
                 Some((SeatState::Active(_, epoch), current)) if Arc::ptr_eq(current, seat) => {
                     Some(*epoch)
@@ -417,7 +435,7 @@ impl Shared {
                 _ => None,
             };
             if self.goes_on_elsewhere(id, seat) {
-                if let (Ended::LeaseLost, Some(epoch)) = (&ended, epoch) {
+                if let (Ended::LeaseLost | Ended::LeftToOthers, Some(epoch)) = (&ended, epoch) {
                     self.give_up(id.clone(), epoch);
                 }
                 return self.give_place_back();
@@ -445,6 +463,8 @@ impl Shared {
                 Ended::Interrupted(_)
                     | Ended::Unreadable(_)
                     | Ended::ShutDown
+                    | Ended::LeaseLost
+                    | Ended::LeftToOthers
                     | Ended::Suspended(SuspendReason::Invariant { .. })
             );
             if is_lost {

@@ -117,6 +117,8 @@ pub(crate) struct RunTask {
     /// How long the last snapshot was.
     snapshot_bytes: u64,
     is_shutting_down: bool,
+    /// Whether the run has a step that this program has not, and goes to another engine as soon as nothing is executing.
+    is_leaving: bool,
 }
 
 /// Something that the run waited for, and that is not yet folded.
@@ -183,6 +185,7 @@ impl RunTask {
             opening,
             snapshot_bytes: 0,
             is_shutting_down: false,
+            is_leaving: false,
         }
     }
 
@@ -398,7 +401,7 @@ impl RunTask {
             let ready = self.run.take_ready();
             self.steps.allow(ready);
             self.start_steps();
-            if !self.is_shutting_down {
+            if !self.is_shutting_down && !self.is_leaving {
                 self.begin_children();
             }
         }
@@ -413,6 +416,9 @@ impl RunTask {
         // A run that has ended is not given up: who waits for it gets what it came to.
         if self.is_shutting_down && !self.is_successful() {
             return Some(Exit::Ended(Ended::ShutDown));
+        }
+        if self.is_leaving && self.run.is_active() && self.record.status.is_active() {
+            return Some(Exit::Ended(Ended::LeftToOthers));
         }
         match self.run.settle(true) {
             Settled::Successful => {

@@ -239,10 +239,17 @@ impl RunTask {
     fn start_step(&mut self, step: StepId, permit: OwnedSemaphorePermit) -> Option<Member> {
         let start = self.run.start(step)?;
         let step_ref = start.plan.step_of(start.index)?;
-        let registry = self.shared.registry;
-        let Some(found) = registry.find(&step_ref.name, step_ref.version) else {
+        let found = self.shared.find_step(&step_ref.name, step_ref.version);
+        let Some(found) = found else {
             let (name, version) = (step_ref.name.to_string(), step_ref.version);
             self.run.stopped(step);
+            if self.shared.is_shared() {
+                // Another worker may have it, as while one version of a program replaces another.
+                tracing::warn!(run = %self.id, step = name, version, "this program has no such step; the run is left to others");
+                self.is_leaving = true;
+                self.steps.forbid();
+                return None;
+            }
             self.run.suspend(SuspendReason::UnknownStep {
                 step: name,
                 version,

@@ -403,8 +403,8 @@ BEGIN
     PERFORM keepstep.renew(a_node, a_lease, a_address);
     PERFORM 1 FROM keepstep.run r WHERE r.id = ANY (a_ids) ORDER BY r.id FOR NO KEY UPDATE;
     RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1
-        -- A schedule is owned for no longer than a write takes.
-        WHERE r.id = ANY (a_ids) AND (r.kind = 3 OR NOT keepstep.is_taken(r.owner, a_node)) RETURNING r.*;
+        -- A run that has stopped is nobody's, and a schedule is owned for no longer than a write takes.
+        WHERE r.id = ANY (a_ids) AND (r.status >= 3 OR r.kind = 3 OR NOT keepstep.is_taken(r.owner, a_node)) RETURNING r.*;
 END $$;
 
 -- Claims runs that are to go on and that nobody owns: released ones first, then those whose owner's lease has ended.

@@ -1,9 +1,13 @@
-//! PostgreSQL is a store: the whole suite, each case in a schema of its own.
+//! PostgreSQL is a store: the whole suite, each case in a schema of its own, and what a shared store does besides.
 
 #![cfg(all(unix, feature = "conformance", feature = "postgres"))]
+#![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod kit;
+mod lost;
 #[path = "../server/mod.rs"]
 mod server;
+mod shared;
 
 keepstep_storage::conformance!(postgres, {
     let url = server::url();

@@ -1,0 +1,254 @@
+//! What holds when several processes have the store open: leases, free runs, notices.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepstep_storage::{
+    Batch, Epoch, NodeId, Notice, RunKind, RunQuery, Send, Storage, StorageError, StoredStatus,
+    WriteOutcome,
+};
+
+use crate::kit::{creation, id, open, record, run_record};
+use crate::server;
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(50);
+const A: NodeId = NodeId(u64::MAX - 1);
+const B: NodeId = NodeId(2);
+
+/// Waits until it is so: leases end by the clock of the server.
+async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.unwrap();
+}
+
+async fn two() -> (Arc<dyn Storage>, Arc<dyn Storage>) {
+    let url = server::url();
+    (open(&url).await, open(&url).await)
+}
+
+/// Creates runs that a node owns.
+async fn create(store: &dyn Storage, owner: Option<NodeId>, runs: &[&str]) {
+    let writes = runs.iter().zip(1..).map(|(run, at)| {
+        let mut write = creation(run);
+        write.record.owner = owner;
+        write.record.created_at.0 = at;
+        write
+    });
+    let batch = Batch {
+        writes: writes.collect(),
+        messages: vec![],
+    };
+    let committed = store.commit(batch).await.unwrap();
+    assert!(
+        committed
+            .writes
+            .iter()
+            .all(|outcome| *outcome == WriteOutcome::Written)
+    );
+}
+
+#[tokio::test]
+async fn nobody_takes_a_run_while_its_owners_lease_lasts() {
+    let (a, b) = two().await;
+    a.renew(A, LONG).await.unwrap();
+    create(&*a, Some(A), &["run"]).await;
+    let run = [id("run")];
+    assert_eq!(b.claim(&run, B, LONG).await.unwrap(), [None]);
+    let free = b.claim_free(RunKind::Workflow, &[], B, LONG, 9).await;
+    assert_eq!(free.unwrap(), []);
+    assert_eq!(record(&*b, "run").await.owner, Some(A));
+    // Its own node may, and so may others once it is given up.
+    let claimed = a.claim(&run, A, LONG).await.unwrap();
+    let epoch = claimed[0].as_ref().unwrap().epoch;
+    a.release(&[(id("run"), epoch)]).await.unwrap();
+    let claimed = b.claim(&run, B, LONG).await.unwrap();
+    assert_eq!(claimed[0].as_ref().unwrap().owner, Some(B));
+}
+
+#[tokio::test]
+async fn a_lease_that_ended_leaves_its_runs_to_others_and_fences_their_owner() {
+    let (a, b) = two().await;
+    create(&*a, Some(A), &["late", "lost"]).await;
+    a.renew(A, SHORT).await.unwrap();
+    until(async || record(&*b, "lost").await.owner.is_none()).await;
+    // Its own process sees it as its own, which it is until somebody takes it.
+    assert_eq!(record(&*a, "lost").await.owner, Some(A));
+    let free = b
+        .claim_free(RunKind::Workflow, &[], B, LONG, 1)
+        .await
+        .unwrap();
+    assert_eq!(free.len(), 1);
+    assert_eq!(free[0].run, id("late"));
+    assert_eq!(free[0].record.owner, Some(B));
+    let mut stale = creation("late");
+    stale.record.owner = Some(A);
+    stale.expect = keepstep_storage::Expect::Epoch(Epoch::FIRST);
+    let batch = Batch {
+        writes: vec![stale],
+        messages: vec![],
+    };
+    let current = free[0].record.epoch;
+    let outcome = a.commit(batch).await.unwrap().writes[0];
+    assert_eq!(outcome, WriteOutcome::Fenced { current });
+
+    // A node that comes back has what nobody took.
+    a.renew(A, LONG).await.unwrap();
+    let free = b.claim_free(RunKind::Workflow, &[], B, LONG, 9).await;
+    assert_eq!(free.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_lease_is_ended_by_its_node_at_once() {
+    let (a, b) = two().await;
+    a.renew(A, LONG).await.unwrap();
+    create(&*a, Some(A), &["run"]).await;
+    a.renew(A, Duration::ZERO).await.unwrap();
+    let free = b.claim_free(RunKind::Workflow, &[], B, LONG, 9).await;
+    assert_eq!(free.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn free_runs_are_each_taken_once_oldest_first() {
+    let (a, b) = two().await;
+    let names: Vec<String> = (0..40).map(|n| format!("run{n:02}")).collect();
+    let runs: Vec<&str> = names.iter().map(String::as_str).collect();
+    create(&*a, None, &runs).await;
+    let some = |store: Arc<dyn Storage>, node| async move {
+        let mut taken = Vec::new();
+        loop {
+            let except = [id("run07")];
+            let free = store.claim_free(RunKind::Workflow, &except, node, LONG, 5);
+            let free = free.await.unwrap();
+            if free.is_empty() {
+                return taken;
+            }
+            assert!(free.len() <= 5);
+            assert!(free.is_sorted_by_key(|listed| listed.record.created_at));
+            taken.extend(free.into_iter().map(|listed| listed.run.to_string()));
+        }
+    };
+    let of_a = tokio::spawn(some(Arc::clone(&a), A));
+    let of_b = tokio::spawn(some(Arc::clone(&b), B));
+    let mut taken = [of_a.await.unwrap(), of_b.await.unwrap()].concat();
+    taken.sort();
+    let expected: Vec<String> = names.into_iter().filter(|run| run != "run07").collect();
+    assert_eq!(taken, expected);
+}
+
+#[tokio::test]
+async fn only_active_runs_of_the_kind_are_free() {
+    let (a, b) = two().await;
+    for status in StoredStatus::ALL {
+        let mut write = creation(&format!("{status:?}"));
+        write.record.status = status;
+        write.record.owner = None;
+        let mut actor = write.clone();
+        actor.run = id(&format!("{status:?} actor"));
+        actor.record.kind = RunKind::Actor;
+        let batch = Batch {
+            writes: vec![write, actor],
+            messages: vec![],
+        };
+        drop(a.commit(batch).await.unwrap());
+    }
+    let free = b.claim_free(RunKind::Workflow, &[], B, LONG, 99).await;
+    let mut free: Vec<_> = free
+        .unwrap()
+        .into_iter()
+        .map(|free| free.run.to_string())
+        .collect();
+    free.sort();
+    assert_eq!(free, ["Pending", "Running"]);
+}
+
+#[tokio::test]
+async fn a_listing_tells_apart_what_is_owned_no_longer() {
+    let (a, b) = two().await;
+    create(&*a, Some(A), &["run"]).await;
+    let not_by_a = RunQuery {
+        not_owned_by: Some(A),
+        ..RunQuery::default()
+    };
+    assert!(b.list(&not_by_a).await.unwrap().runs.is_empty());
+    a.renew(A, SHORT).await.unwrap();
+    until(async || !b.list(&not_by_a).await.unwrap().runs.is_empty()).await;
+}
+
+/// What the other one hears, until it has heard this.
+async fn hears(store: &dyn Storage, wanted: &Notice) {
+    let hearing = async { while !store.notices().await.contains(wanted) {} };
+    tokio::time::timeout(LONG, hearing)
+        .await
+        .unwrap_or_else(|_| panic!("{wanted:?} is not heard"));
+}
+
+#[tokio::test]
+async fn processes_hear_of_what_others_do_that_concerns_them() {
+    let (a, b) = two().await;
+    a.renew(A, LONG).await.unwrap();
+    create(&*a, Some(A), &["mine"]).await;
+    // When it has begun to listen it may have missed something.
+    hears(&*a, &Notice::Missed).await;
+
+    let message = Send {
+        to: id("mine"),
+        key: None,
+        body: "x".into(),
+        only_with: None,
+    };
+    let batch = Batch {
+        writes: vec![],
+        messages: vec![message],
+    };
+    drop(b.commit(batch).await.unwrap());
+    hears(&*a, &Notice::Mail(id("mine"))).await;
+    b.want(&id("mine")).await.unwrap();
+    hears(&*a, &Notice::Wanted(id("mine"))).await;
+    create(&*b, None, &["free"]).await;
+    hears(&*a, &Notice::Free).await;
+
+    create(&*b, Some(B), &["theirs"]).await;
+    a.watch(&[id("theirs")]).await.unwrap();
+    let mut end = creation("theirs");
+    end.expect = keepstep_storage::Expect::Epoch(Epoch::FIRST);
+    end.record = run_record();
+    end.record.status = StoredStatus::Failed;
+    let batch = Batch {
+        writes: vec![end],
+        messages: vec![],
+    };
+    drop(b.commit(batch).await.unwrap());
+    hears(&*a, &Notice::Changed(id("theirs"))).await;
+}
+
+#[tokio::test]
+async fn a_new_store_is_made_once_however_many_open_it() {
+    let url = server::url();
+    let opening = (0..8).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move { keepstep_storage::open(&url).await })
+    });
+    for opened in opening.collect::<Vec<_>>() {
+        let store = opened.await.unwrap().unwrap();
+        assert!(store.is_shared());
+    }
+}
+
+#[tokio::test]
+async fn an_address_where_nobody_answers_is_an_error_without_secrets() {
+    let url = "postgres://me:se%40cret@127.0.0.1:1/runs?connect_timeout=1";
+    let error = keepstep_storage::open(url).await.unwrap_err();
+    assert!(
+        matches!(error, StorageError::Unavailable { .. }),
+        "{error:?}"
+    );
+    assert!(error.is_retryable());
+    let shown = format!("{error} {error:?}");
+    assert!(shown.contains("127.0.0.1:1/runs"), "{shown}");
+    assert!(!shown.contains("cret"), "{shown}");
+}
