@@ -128,10 +128,10 @@ pub use blobs::ObjectStoreBlobs;
 pub use error::{Result, StorageError};
 pub use id::{Epoch, InvalidRunId, MAX_RUN_ID_BYTES, NodeId, Position, RunId, Timestamp};
 pub use memory::memory;
-pub use open::{open, open_with_blobs};
 /// The crate whose stores [`ObjectStoreBlobs`] takes, in the version that it takes.
 #[cfg(feature = "object_store")]
 pub use object_store;
+pub use open::{open, open_with_blobs};
 pub use ordered::{Op, OrderedMap};
 pub use record::{
     ListedRun, Parent, RunCursor, RunKind, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus,
