@@ -212,8 +212,21 @@ async fn the_large_values_of_a_deleted_run_are_won_back() -> keepstep::Result<()
         .run("deleted", lengths(vec![large('b'), large('a')]))
         .await?;
     assert_eq!(engine.maintain().await?.blobs_removed, 0);
+    let mut blobs = Vec::new();
+    for write in store.log() {
+        if let Mutation::PutBlob(bytes) = write {
+            let id = store.put_blob(bytes.clone()).await.unwrap();
+            store.unpin_blob(&id);
+            blobs.push((id, bytes.contains(&b'b')));
+        }
+    }
+    assert!(blobs.iter().any(|(_, is_of_deleted)| *is_of_deleted));
     engine.delete("deleted").await?;
-    assert_eq!(engine.maintain().await?.blobs_removed, 1);
+    engine.maintain().await?;
+    for (id, is_of_deleted) in blobs {
+        let is_there = store.blob_len(&id).await.unwrap().is_some();
+        assert_eq!(is_there, !is_of_deleted);
+    }
     let text: String = engine.step_output("kept", "values::large").await?;
     assert_eq!(text, "a".repeat(LARGE));
     engine.shutdown().await

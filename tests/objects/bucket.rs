@@ -86,8 +86,7 @@ async fn goes_round(url: &str, bucket: Arc<dyn ObjectStore>) -> keepstep::Result
         engine.delete(run).await?;
     }
     drop(objects);
-    // The long result and the other object: one is gone already.
-    assert_eq!(engine.maintain().await?.blobs_removed, 2);
+    engine.maintain().await?;
     assert_eq!(blobs_in(&*bucket).await, 0);
     assert!(bucket.head(&other).await.is_ok());
     engine.shutdown().await

@@ -143,7 +143,8 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// Removes a run with everything that belongs to it, if its epoch is `epoch`. `false` if there is no such run or
     /// it has another epoch.
     ///
-    /// To be correct: atomic and durable; blobs that no other run refers to may go later ([`maintain`](Self::maintain)).
+    /// To be correct: atomic and durable. Blobs that no other run names, and that are not [pinned](Self::pin_blob), go with it, or with
+    /// the next [`maintain`](Self::maintain).
     async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool>;
 
     /// Waits until something may have arrived for this process: a hint, which may come without a cause.

@@ -110,6 +110,8 @@ impl Checker {
             let page = self.shared.storage.list(&query).await?;
             for listed in page.runs {
                 self.run(&listed.run, listed.record).await?;
+                // Decoding is work, and other tasks may share the thread.
+                tokio::task::yield_now().await;
             }
             match page.next {
                 Some(next) => query.after = Some(next),

@@ -34,7 +34,7 @@ impl Core {
         Ok(done)
     }
 
-    fn is_referred_to(&self, blob: &BlobId) -> Result<bool> {
+    pub(super) fn is_referred_to(&self, blob: &BlobId) -> Result<bool> {
         let prefix = keys::runs_of_blob(blob);
         let end = keys::end_of(&prefix);
         let mut found = false;

@@ -281,7 +281,7 @@ impl Storage for Adapter {
 
     async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
         let run = run.clone();
-        self.on_map(move |core| core.delete(run, epoch)).await
+        self.on_blobs(move |core| core.delete(run, epoch)).await
     }
 
     async fn notified(&self) {

@@ -456,8 +456,15 @@ fn blobs_are_swept_once_no_run_refers_to_them() {
     let fresh = core.blobs.put(Bytes::from_static(b"fresh")).unwrap();
     core.delete(run("a"), record(0).epoch).unwrap();
     assert_eq!(core.maintain().unwrap().blobs_removed, 0);
+    let pinned = core.blobs.put(Bytes::from_static(b"large")).unwrap();
     core.delete(run("b"), record(0).epoch).unwrap();
+    assert_eq!(core.blobs.list().unwrap().len(), 2, "it is pinned");
+    core.blobs.unpin(&pinned);
     let done = core.maintain().unwrap();
     assert_eq!((done.blobs_removed, done.bytes_freed), (1, 5));
+    assert_eq!(core.blobs.list().unwrap(), [fresh]);
+    // With nobody else to want it, it goes at once.
+    new_run(&core, "a");
+    core.delete(run("a"), record(0).epoch).unwrap();
     assert_eq!(core.blobs.list().unwrap(), [fresh]);
 }
