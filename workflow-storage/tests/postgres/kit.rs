@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keepstep_storage::{
-    Epoch, Expect, Position, RunId, RunKind, RunRecord, RunWrite, StepCounts, Storage,
+    Build, Epoch, Expect, Position, RunId, RunKind, RunRecord, RunWrite, StepCounts, Storage,
     StoredStatus, Timestamp,
 };
 
@@ -37,6 +37,7 @@ pub(crate) fn run_record() -> RunRecord {
         journal_bytes: 0,
         steps: StepCounts::default(),
         parent: None,
+        build: Build::default(),
     }
 }
 

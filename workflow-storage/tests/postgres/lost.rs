@@ -101,6 +101,7 @@ fn batch(run: &str, entry: u64) -> Batch {
         to: id(run),
         key: None,
         body: "hello".into(),
+        blobs: vec![],
         only_with: None,
     };
     Batch {

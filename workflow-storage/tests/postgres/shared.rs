@@ -199,6 +199,7 @@ async fn processes_hear_of_what_others_do_that_concerns_them() {
         to: id("mine"),
         key: None,
         body: "x".into(),
+        blobs: vec![],
         only_with: None,
     };
     let batch = Batch {
