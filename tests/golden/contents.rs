@@ -368,7 +368,10 @@ impl Scene<'_> {
         let Ok(output) = tokio::time::timeout(Duration::from_secs(20), handle).await else {
             let metadata = self.engine.metadata(id).await.unwrap();
             let graph = self.engine.graph(id).await.unwrap().to_mermaid();
-            panic!("{metadata:#?}\n{graph}\n{:?}", self.engine.list(keepstep::Filter::all()).await);
+            panic!(
+                "{metadata:#?}\n{graph}\n{:?}",
+                self.engine.list(keepstep::Filter::all()).await
+            );
         };
         assert_eq!(output.unwrap(), output_of(id), "{id}");
     }
