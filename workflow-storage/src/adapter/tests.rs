@@ -145,7 +145,6 @@ fn new_run(core: &Core, id: &str) {
         key: Some("key".to_owned()),
         body: vec![4; 500].into(),
         blobs: vec![],
-        blobs: vec![],
         only_with: None,
     };
     let batch = Batch {
@@ -435,6 +434,7 @@ fn who_reads_a_message_reads_the_record_that_came_with_it() {
         to: run("parent"),
         key: None,
         body: Bytes::from_static(b"it has ended"),
+        blobs: vec![],
         only_with: None,
     };
     let batch = Batch {
