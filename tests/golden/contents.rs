@@ -364,7 +364,16 @@ impl Scene<'_> {
 
     async fn ends(&self, id: &str) {
         let handle = self.engine.resume::<i64>(id).await.unwrap();
-        assert_eq!(handle.await.unwrap(), output_of(id), "{id}");
+        // What hangs says where.
+        let Ok(output) = tokio::time::timeout(Duration::from_secs(20), handle).await else {
+            let metadata = self.engine.metadata(id).await.unwrap();
+            let graph = self.engine.graph(id).await.unwrap().to_mermaid();
+            panic!(
+                "{metadata:#?}\n{graph}\n{:?}",
+                self.engine.list(keepstep::Filter::all()).await
+            );
+        };
+        assert_eq!(output.unwrap(), output_of(id), "{id}");
     }
 
     async fn account(&self) {

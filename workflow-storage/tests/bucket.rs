@@ -9,6 +9,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 
+#[expect(clippy::unwrap_used, reason = "these are tests")]
 async fn open(url: &str, bucket: Arc<dyn ObjectStore>) -> Arc<dyn Storage> {
     let blobs: Blobs = ObjectStoreBlobs::new(bucket, "some/prefix").into();
     open_with_blobs(url, blobs).await.unwrap()

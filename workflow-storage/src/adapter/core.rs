@@ -2,7 +2,7 @@
 
 use std::ops::{Bound, ControlFlow};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
@@ -25,6 +25,8 @@ pub(super) struct Core {
     pub(super) arrived: Notify,
     writer: Mutex<()>,
     recent: Mutex<Recent>,
+    /// Held from when the map begins to change until the heads are known that changed with it.
+    publishing: RwLock<()>,
     closed: AtomicBool,
 }
 
@@ -41,6 +43,7 @@ impl Core {
             arrived: Notify::new(),
             writer: Mutex::default(),
             recent: Mutex::default(),
+            publishing: RwLock::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -85,6 +88,10 @@ impl Core {
         ops: Vec<Op>,
         heads: impl IntoIterator<Item = (RunId, Option<Head>)>,
     ) -> Result<()> {
+        let _publishing = self
+            .publishing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if !ops.is_empty()
             && let Err(error) = self.map.apply(ops)
         {
@@ -97,6 +104,16 @@ impl Core {
             recent.set(run, head);
         }
         Ok(())
+    }
+
+    /// Waits until the heads are known that changed with what the map shows by now. Who reads a message, and then the record of the run
+    /// that it tells of, must not find that as it was before.
+    pub(super) fn await_heads(&self) {
+        drop(
+            self.publishing
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
     }
 
     /// A run's head as it was last made durable.

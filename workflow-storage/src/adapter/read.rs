@@ -49,6 +49,9 @@ impl Core {
         let messages = self.numbered((Space::Inbox, "message"), run, from, &mut |taken, _| {
             taken < limit
         })?;
+        if !messages.is_empty() {
+            self.await_heads();
+        }
         let message = |(id, body)| Message {
             id: MessageId(id),
             body,

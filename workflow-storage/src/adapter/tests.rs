@@ -16,6 +16,7 @@ struct Inner {
     ops: Mutex<Vec<Op>>,
     fails: AtomicBool,
     during_apply: Hook,
+    after_apply: Hook,
 }
 
 /// What is done while a batch is on its way.
@@ -62,6 +63,9 @@ impl OrderedMap for Watched {
             look();
         }
         self.0.map.apply(ops)?;
+        if let Some(look) = self.0.after_apply.0.lock().unwrap().take() {
+            look();
+        }
         if self.0.fails.load(Ordering::Relaxed) {
             return Err(StorageError::io("sync", "map", std::io::Error::other("no")));
         }
@@ -383,6 +387,65 @@ fn a_record_is_seen_only_when_it_is_durable() {
     assert_eq!(seen.as_ref(), Some(&before));
     assert_ne!(claimed[0].as_ref(), Some(&before));
     assert_eq!(core.record(&run("a")).unwrap(), claimed[0]);
+}
+
+#[test]
+fn who_reads_a_message_reads_the_record_that_came_with_it() {
+    let map = Watched::default();
+    let core = Arc::new(map.open().unwrap());
+    new_run(&core, "parent");
+    new_run(&core, "child");
+    let (read, has_read) = std::sync::mpsc::channel();
+    let reader = {
+        let core = Arc::clone(&core);
+        move || {
+            let mail = core.inbox(&run("parent"), None, 9).unwrap();
+            let child = core.record(&run("child")).unwrap().unwrap();
+            read.send((mail.len(), child.status)).unwrap();
+        }
+    };
+    let found = Arc::new(Mutex::new(None));
+    let look = {
+        let found = Arc::clone(&found);
+        move || {
+            // The map shows the batch, and the commit is not over. Nobody is to read half of it meanwhile.
+            std::thread::spawn(reader);
+            let early = has_read.recv_timeout(std::time::Duration::from_millis(100));
+            *found.lock().unwrap() = Some((early.ok(), has_read));
+        }
+    };
+    *map.0.after_apply.0.lock().unwrap() = Some(Box::new(look));
+    let ended = RunRecord {
+        status: StoredStatus::Successful,
+        ..core.record(&run("child")).unwrap().unwrap()
+    };
+    let write = RunWrite {
+        run: run("child"),
+        expect: Expect::Epoch(ended.epoch),
+        record: ended,
+        entry: None,
+        truncate: false,
+        values: vec![],
+        blobs: vec![],
+        consumed: vec![],
+        only_with: None,
+    };
+    let message = Send {
+        to: run("parent"),
+        key: None,
+        body: Bytes::from_static(b"it has ended"),
+        blobs: vec![],
+        only_with: None,
+    };
+    let batch = Batch {
+        writes: vec![write],
+        messages: vec![message],
+    };
+    core.commit(batch).unwrap();
+    let (early, has_read) = found.lock().unwrap().take().unwrap();
+    let read = early.unwrap_or_else(|| has_read.recv().unwrap());
+    // A new run has two messages of its own.
+    assert_eq!(read, (3, StoredStatus::Successful));
 }
 
 #[test]
