@@ -3,6 +3,7 @@
 mod builder;
 mod child;
 mod cluster;
+mod elsewhere;
 mod global;
 mod handle;
 mod list;
