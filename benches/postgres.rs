@@ -9,14 +9,11 @@ mod server;
 #[allow(dead_code, reason = "it is shared with another benchmark")]
 #[path = "speed/table.rs"]
 mod table;
-#[allow(dead_code, reason = "it is shared with another benchmark")]
-#[path = "speed/work.rs"]
-mod work;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keepstep::Engine;
+use keepstep::prelude::*;
 use keepstep::storage::fault::{Mutation, Recorded};
 use keepstep::storage::{NodeId, RunKind, RunQuery, StoredStatus};
 use table::Row;
@@ -56,6 +53,33 @@ async fn main() -> anyhow::Result<()> {
         look_rows(&mut place, shrink(size.parse()?)).await?;
     }
     Ok(())
+}
+
+#[step]
+async fn next(n: u64) -> u64 {
+    n + 1
+}
+
+#[step]
+async fn square(n: u64) -> u64 {
+    n * n
+}
+
+#[step]
+async fn sum(numbers: Vec<u64>) -> u64 {
+    numbers.iter().sum()
+}
+
+fn chain(length: u64) -> Workflow<u64> {
+    (1..length).fold(next(0), |before, _| next(before))
+}
+
+fn fan_out(width: u64) -> Workflow<u64> {
+    sum((0..width).map(square).collect::<Vec<_>>())
+}
+
+fn sum_of_squares(width: u64) -> u64 {
+    (0..width).map(|n| n * n).sum()
 }
 
 /// Schemas of one server, one after the other.
@@ -111,7 +135,7 @@ async fn entries<F: Future<Output = anyhow::Result<()>>>(
 /// A chain of steps beside one-row inserts of the same entries.
 async fn chain_row(place: &mut Place, length: u64, rounds: usize) -> anyhow::Result<()> {
     let log = entries(|engine| async move {
-        assert_eq!(engine.run("chain", work::chain(length)).await?, length);
+        assert_eq!(engine.run("chain", chain(length)).await?, length);
         Ok(())
     })
     .await?;
@@ -120,7 +144,7 @@ async fn chain_row(place: &mut Place, length: u64, rounds: usize) -> anyhow::Res
         let schema = place.schema();
         let engine = Engine::open(place.store(&schema)).await?;
         let start = Instant::now();
-        assert_eq!(engine.run("chain", work::chain(length)).await?, length);
+        assert_eq!(engine.run("chain", chain(length)).await?, length);
         let ours = start.elapsed();
         engine.shutdown().await?;
 
@@ -163,8 +187,8 @@ async fn insert_batched(place: &mut Place, rows: &[Vec<u8>]) -> anyhow::Result<D
 /// Many steps at once beside batched inserts of a row a step, with as many bytes altogether.
 async fn fan_out_row(place: &mut Place, width: u64, rounds: usize) -> anyhow::Result<()> {
     let log = entries(|engine| async move {
-        let output = engine.run("fan-out", work::fan_out(width)).await?;
-        assert_eq!(output, work::sum_of_squares(width));
+        let output = engine.run("fan-out", fan_out(width)).await?;
+        assert_eq!(output, sum_of_squares(width));
         Ok(())
     })
     .await?;
@@ -175,11 +199,11 @@ async fn fan_out_row(place: &mut Place, width: u64, rounds: usize) -> anyhow::Re
     for _ in 0..rounds {
         let schema = place.schema();
         let engine = Engine::open(place.store(&schema)).await?;
-        let workflow = work::fan_out(width);
+        let workflow = fan_out(width);
         let start = Instant::now();
         let output = engine.run("fan-out", workflow).await?;
         let ours = start.elapsed();
-        assert_eq!(output, work::sum_of_squares(width));
+        assert_eq!(output, sum_of_squares(width));
         engine.shutdown().await?;
         pairs.push((ours, insert_batched(place, &rows).await?));
     }
@@ -200,7 +224,7 @@ async fn runs_row(place: &mut Place, n: u64, rounds: usize) -> anyhow::Result<()
         let mut runs = tokio::task::JoinSet::new();
         for i in 0..n {
             let engine = engine.clone();
-            runs.spawn(async move { engine.run(format!("run-{i}"), work::chain(3)).await });
+            runs.spawn(async move { engine.run(format!("run-{i}"), chain(3)).await });
         }
         while let Some(output) = runs.join_next().await {
             assert_eq!(output??, 3);
