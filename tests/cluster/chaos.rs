@@ -22,7 +22,8 @@ use crate::soon;
 
 const URL: &str = "KEEPSTEP_TEST_URL";
 const BOOK: &str = "KEEPSTEP_TEST_BOOK";
-const RUNS: u64 = 30;
+/// Started while the workers have their troubles.
+const RUNS: u64 = 40;
 const WORKERS: usize = 3;
 const LEASE: Duration = Duration::from_secs(2);
 /// Steps of each layer of a run's graph; each takes the results of all of the layer before.
@@ -45,7 +46,7 @@ impl Book {
 
 #[step(retries = 100)]
 async fn draw(run: u64, who: u64, given: Vec<u64>, #[resource] book: &Book) -> u64 {
-    tokio::time::sleep(Duration::from_millis(fastrand::u64(5..60))).await;
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(20..500))).await;
     let drawn = fastrand::u64(1..u64::MAX >> 1);
     let given: Vec<String> = given.iter().map(u64::to_string).collect();
     book.write(&format!("{run} {who} {drawn} {}", given.join(",")));
@@ -235,11 +236,11 @@ async fn chaos_loses_nothing_and_uses_one_result_of_each_step() {
         workers.push(worker);
     }
     let mut handles = Vec::new();
-    for run in 0..RUNS {
-        let workflow = workflow(&engine, run).await;
-        handles.push(engine.start(format!("run-{run}"), workflow).await.unwrap());
-    }
-    for _ in 0..events {
+    for event in 0..events {
+        for run in RUNS * event / events..RUNS * (event + 1) / events {
+            let workflow = workflow(&engine, run).await;
+            handles.push(engine.start(format!("run-{run}"), workflow).await.unwrap());
+        }
         tokio::time::sleep(Duration::from_millis(random.u64(20..400))).await;
         let which = random.usize(..workers.len());
         match random.u8(..4) {

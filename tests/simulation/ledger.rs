@@ -64,8 +64,6 @@ pub(crate) struct Stored {
     pub(crate) had: BTreeSet<StoredStatus>,
     /// What `run` or `output` returned first.
     pub(crate) output: Option<(i64, String)>,
-    /// It is a child, and was created when its parent had ended: by an engine that another one had overtaken.
-    pub(crate) is_late: bool,
 }
 
 /// The ledger.
@@ -317,14 +315,10 @@ impl Ledger {
                 None => {
                     let had = BTreeSet::from([status]);
                     let output = None;
-                    let parent = record.parent.as_ref();
-                    let parent = parent.and_then(|parent| state.runs.get(&parent.run));
-                    let is_late = parent.is_some_and(|parent| parent.record.status.is_final());
                     let stored = Stored {
                         record,
                         had,
                         output,
-                        is_late,
                     };
                     state.runs.insert(write.run.clone(), stored);
                 }

@@ -97,12 +97,11 @@ impl Sim {
             }
             doomed.extend(prog.abandoned(Witness { ledger, run: id }));
         }
-        // One that had failed, and that a user goes on with, is the user's. And an engine that is overtaken while it creates a child
-        // creates it all the same: a store that only one engine has at a time knows no such engines.
+        // One that had failed, and that a user goes on with, is the user's.
         doomed.retain(|id| {
             let is_doomed = ledger.stored(id, |stored| {
                 let is_users = stored.had.contains(&StoredStatus::Failed);
-                !is_users && !stored.is_late && !stored.record.status.is_final()
+                !is_users && !stored.record.status.is_final()
             });
             is_doomed == Some(true)
         });

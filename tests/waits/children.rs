@@ -1,9 +1,11 @@
 //! Child runs: runs of their own that belong to another.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep::StepErrorKind;
 use keepstep::prelude::*;
+use keepstep::storage::fault::{Call, Effect, Fault, Faulty};
 
 use crate::common::{Do, Lab, World};
 
@@ -293,4 +295,26 @@ async fn a_child_that_was_deleted_is_not_run_again() -> keepstep::Result<()> {
         .await?;
     assert!(outcome.unwrap_err().message.contains("no run"));
     engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_was_overtaken_creates_no_child() -> keepstep::Result<()> {
+    let store = Arc::new(Faulty::new(keepstep::storage::memory()));
+    let lab = Lab::on(store.clone());
+    lab.world.tell("first", Do::Hold);
+    let (one, other) = (lab.engine().await, lab.engine().await);
+    let parent = child("child", work("late")).after(&work("first"));
+    let parent = one.start("parent", parent).await?;
+    lab.world.until("first").await;
+    // The commit after that of the step's result is the child's creation.
+    store.inject(Fault::at(Call::Commit, 2, Effect::Delay));
+    lab.world.tell("first", Do::Succeed);
+    store.until_held(1).await;
+    other.cancel("parent").await?;
+    store.release_held();
+    let error = parent.await.unwrap_err();
+    assert!(matches!(error, Error::Fenced { .. }), "{error:?}");
+    let error = other.status("child").await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+    Ok(())
 }

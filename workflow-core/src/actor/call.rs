@@ -28,6 +28,8 @@ use crate::step::{Fault, Output, StepFault, StepFuture, StepInput, StepOutput};
 use crate::value::Value;
 use crate::workflow::{Workflow, build_step};
 
+/// How long after another engine took an actor a call is made again.
+const AGAIN: Duration = Duration::from_millis(20);
 /// Reminders do not come more often.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -296,8 +298,28 @@ impl Prepared {
 }
 
 impl ActorHandle {
-    /// Makes a call, and returns what it gave when that is durable.
+    /// Makes a call, and returns what it gave when that is durable. A call with an id is made again where this engine lost the
+    /// actor to another: it may have been made, and then gives the same.
     async fn call(
+        &self,
+        method: &'static MethodDef,
+        args: Vec<Source>,
+        key: Option<String>,
+    ) -> Result<Value> {
+        if key.is_none() || !self.shared.is_shared() {
+            return self.call_once(method, args, key).await;
+        }
+        loop {
+            match self.call_once(method, args.clone(), key.clone()).await {
+                Err(Error::Fenced { run }) if run == self.id && !self.shared.is_closing() => {
+                    self.shared.until_freed(AGAIN).await;
+                }
+                made => return made,
+            }
+        }
+    }
+
+    async fn call_once(
         &self,
         method: &'static MethodDef,
         args: Vec<Source>,

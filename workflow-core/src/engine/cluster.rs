@@ -1,23 +1,23 @@
-//! What an engine does on a store that it shares with others: it keeps its leases, takes up runs that nobody owns, hears of what
-//! others do, and waits for runs that others own.
+//! What an engine does on a store that it shares with others: it keeps its leases, takes up runs that nobody owns, and hears of
+//! what others do.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord, StoredStatus, Timestamp};
+use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord, Timestamp};
 use tokio::sync::{Notify, mpsc};
 
-use super::Engine;
-use super::shared::{Ended, Seat, SeatState, Shared};
+use super::shared::{SeatState, Shared};
+use super::{Engine, elsewhere};
 use crate::error::{Error, Result};
 use crate::executor::RunMessage;
 
 /// How many runs are taken up at a time.
 const CLAIMED_AT_ONCE: usize = 128;
 /// How often it is looked for what no notice told of: each is lost only with its connection.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long after a failure of the store it is tried again.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How many inboxes are looked up at a time.
 const UNREAD_PAGE: usize = 1_000;
 /// A run that this program cannot go on with is left to others for so long.
@@ -94,50 +94,6 @@ impl Shared {
         }
     }
 
-    /// A seat for those who wait for a run that another engine owns, or will. The caller holds the lock of the id.
-    pub(super) fn wait_elsewhere(&self, id: &RunId, record: &RunRecord) -> Result<Arc<Seat>> {
-        let seat = {
-            let mut roster = self.roster();
-            if roster.is_closed {
-                return Err(Error::ShutDown);
-            }
-            let new = || (SeatState::Remote, Seat::new(record.plan_hash));
-            let (_, seat) = roster.seats.entry(id.clone()).or_insert_with(new);
-            Arc::clone(seat)
-        };
-        seat.report(super::read::progress_of(record));
-        self.look_at(id);
-        Ok(seat)
-    }
-
-    /// The seat of those who wait for a run that this engine now goes on with; a new one if there are none.
-    pub(super) fn seat_for(&self, id: &RunId, plan_hash: [u8; 32]) -> Arc<Seat> {
-        match self.roster().seats.get(id) {
-            Some((SeatState::Remote, seat)) if seat.plan_hash == plan_hash => Arc::clone(seat),
-            _ => Seat::new(plan_hash),
-        }
-    }
-
-    /// Hands those who wait for a run on: another engine owns it now. `false` if they are to be told of an end instead.
-    pub(super) fn goes_on_elsewhere(&self, id: &RunId, seat: &Arc<Seat>) -> bool {
-        if !self.is_shared() {
-            return false;
-        }
-        let mut roster = self.roster();
-        if roster.is_closed {
-            return false;
-        }
-        if seat.is_watched() {
-            let remote = (SeatState::Remote, Arc::clone(seat));
-            roster.seats.insert(id.clone(), remote);
-            drop(roster);
-            self.look_at(id);
-        } else {
-            roster.seats.remove(id);
-        }
-        true
-    }
-
     /// Gives a run up whose store had failed, as soon as the store takes that: somebody goes on with it.
     pub(super) fn give_up(self: &Arc<Self>, id: RunId, epoch: Epoch) {
         let shared = Arc::clone(self);
@@ -161,7 +117,7 @@ impl Shared {
         self.roster().left_to_others.insert(id.clone(), until);
     }
 
-    async fn pause(&self, pause: Duration) {
+    pub(super) async fn pause(&self, pause: Duration) {
         let until = self.clock.timestamp().after(pause);
         tokio::select! {
             () = self.clock.sleep_towards(until) => {}
@@ -171,6 +127,10 @@ impl Shared {
 }
 
 /// Starts the tasks of an engine on a shared store, once it has a lease.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "they are no run's, and end when the engine halts"
+)]
 pub(super) async fn start(
     shared: &Arc<Shared>,
     looks: mpsc::UnboundedReceiver<RunId>,
@@ -180,7 +140,7 @@ pub(super) async fn start(
     let tasks = [
         tokio::spawn(keep_leases(Arc::clone(shared), shared.clock.timestamp())),
         tokio::spawn(hear(Arc::clone(shared))),
-        tokio::spawn(look(Arc::clone(shared), looks)),
+        tokio::spawn(elsewhere::look(Arc::clone(shared), looks)),
     ];
     drop(tasks);
     if shared.takes_up_runs() {
@@ -426,103 +386,5 @@ impl Shared {
                 return Ok(());
             }
         }
-    }
-
-    fn look_at_all(&self) {
-        let roster = self.roster();
-        let remote = roster.seats.iter();
-        for (id, _) in remote.filter(|(_, (state, _))| matches!(state, SeatState::Remote)) {
-            self.look_at(id);
-        }
-    }
-}
-
-/// Looks at runs that others own and somebody here waits for, whenever they may have stopped.
-async fn look(shared: Arc<Shared>, mut looks: mpsc::UnboundedReceiver<RunId>) {
-    let engine = Engine::detached(Arc::clone(&shared));
-    let mut runs = Vec::new();
-    let mut look_at_all_at = shared.clock.timestamp().after(LOOK_EVERY);
-    loop {
-        tokio::select! {
-            biased;
-            () = shared.halted.cancelled() => return,
-            n = looks.recv_many(&mut runs, 1_000) => if n == 0 { return },
-            () = shared.clock.sleep_towards(look_at_all_at) => {
-                if shared.clock.timestamp() >= look_at_all_at {
-                    shared.look_at_all();
-                    look_at_all_at = shared.clock.timestamp().after(LOOK_EVERY);
-                }
-                continue;
-            }
-        }
-        runs.sort_unstable();
-        runs.dedup();
-        if let Err(error) = engine.look_at_some(&runs).await {
-            tracing::warn!(%error, "could not look at runs that others own; trying again");
-            shared.pause(AGAIN_AFTER).await;
-            runs.iter().for_each(|run| shared.look_at(run));
-        }
-        runs.clear();
-    }
-}
-
-impl Engine {
-    async fn look_at_some(&self, runs: &[RunId]) -> Result<()> {
-        // First, so that what happens after the look is told.
-        self.shared.storage.watch(runs).await?;
-        for run in runs {
-            let _lock = self.shared.locks.lock(run).await;
-            let seat = match self.shared.roster().seats.get(run) {
-                Some((SeatState::Remote, seat)) => Arc::clone(seat),
-                _ => continue,
-            };
-            let Some(ended) = self.end_elsewhere(run, &seat).await? else {
-                continue;
-            };
-            self.shared.roster().seats.remove(run);
-            seat.ended.send_replace(ended);
-        }
-        Ok(())
-    }
-
-    /// How a run ended that another engine owned; `Some(None)` if nobody wants to know any more.
-    async fn end_elsewhere(&self, id: &RunId, seat: &Seat) -> Result<Option<Option<Ended>>> {
-        if !seat.is_watched() {
-            return Ok(Some(None));
-        }
-        let Some(record) = self.shared.storage.record(id).await? else {
-            let error = Error::NotFound { run: id.clone() };
-            return Ok(Some(Some(Ended::Unreadable(error))));
-        };
-        seat.report(super::read::progress_of(&record));
-        if record.status.is_active() {
-            return Ok(None);
-        }
-        match self.stored_end(id, &record).await {
-            // It goes on since.
-            Ok(Ended::Fenced) => Ok(None),
-            Ok(ended) => Ok(Some(Some(ended))),
-            Err(error @ Error::Storage(_)) => Err(error),
-            Err(error) => Ok(Some(Some(Ended::Unreadable(error)))),
-        }
-    }
-
-    /// Waits until a run that another engine owns may have stopped.
-    pub(super) async fn until_changed(&self, id: &RunId) -> Result<()> {
-        let (seat, _lock) = {
-            let lock = self.shared.locks.lock(id).await;
-            let record = self.record(id).await?;
-            if !matches!(record.status, StoredStatus::Pending | StoredStatus::Running) {
-                return Ok(());
-            }
-            (self.shared.wait_elsewhere(id, &record)?, drop(lock))
-        };
-        let mut ended = seat.ended.subscribe();
-        let later = self.shared.clock.timestamp().after(LOOK_EVERY);
-        tokio::select! {
-            _ = ended.wait_for(Option::is_some) => {}
-            () = self.shared.clock.sleep_towards(later) => {}
-        }
-        Ok(())
     }
 }

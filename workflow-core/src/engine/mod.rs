@@ -4,6 +4,7 @@ mod build;
 mod builder;
 mod child;
 mod cluster;
+mod elsewhere;
 mod executable;
 mod global;
 mod handle;

@@ -181,7 +181,7 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_that_was_committed()
         for entry in 0..200 {
             let committed = writer.commit(batch("run", entry)).await.unwrap();
             assert_eq!(committed.writes, [WriteOutcome::Written], "entry {entry}");
-            drop(told.send(entry));
+            told.send(entry).unwrap();
         }
     });
     heard.wait_for(|entry| *entry >= 50).await.unwrap();

@@ -2,6 +2,7 @@
 //! installed binaries in a temporary folder, which ends with the process that started it.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "it is for tests")]
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
