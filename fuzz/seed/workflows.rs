@@ -83,6 +83,21 @@ async fn len(text: String) -> u64 {
     text.len() as u64
 }
 
+#[step]
+async fn words() -> keepstep::Result<Vec<ObjectRef<String>>> {
+    let hello = ObjectRef::spawn(async { "hello".to_owned() });
+    Ok(vec![hello, put(&"world".to_owned()).await?])
+}
+
+#[step]
+async fn join(words: Vec<ObjectRef<String>>) -> keepstep::Result<String> {
+    let mut joined = String::new();
+    for word in words {
+        joined += &word.get().await?;
+    }
+    Ok(joined)
+}
+
 /// Runs them all on one store, and gives its pairs. Some are from the middle of runs.
 pub async fn run_all() -> Pairs {
     let map = Map::default();
@@ -113,6 +128,15 @@ pub async fn run_all() -> Pairs {
         .unwrap();
     engine.run("failed", add(one(), fails())).await.unwrap_err();
     engine.run("large", len(blob())).await.unwrap();
+    engine
+        .run("objects", join(words().name("words")))
+        .await
+        .unwrap();
+    let object = engine.put(&"again".to_owned()).await.unwrap();
+    engine
+        .run("parent", child("child", join(vec![object])))
+        .await
+        .unwrap();
     let mut handles = vec![
         engine
             .start("waits", add(one(), fails_slowly()))
