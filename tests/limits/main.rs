@@ -154,6 +154,45 @@ async fn a_value_stands_in_the_journal_up_to_64_kibibytes_and_may_be_much_longer
     engine.shutdown().await.unwrap();
 }
 
+/// Keeps what it is told.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Diary {
+    text: String,
+}
+
+#[virtual_actor]
+impl Diary {
+    pub fn new() -> Self {
+        Diary {
+            text: String::new(),
+        }
+    }
+
+    pub async fn keep(&mut self, text: String) -> u64 {
+        self.text = text;
+        self.text.len() as u64
+    }
+}
+
+#[tokio::test]
+async fn what_a_message_and_an_actors_state_hold_may_be_long() {
+    let long = || text(16 << 20);
+    let bytes = long().len() as u64;
+    let (_, engine) = in_memory().await;
+    let run = engine
+        .start("letter", length(event::<String>("letter")))
+        .await
+        .unwrap();
+    engine
+        .send_event("letter", "letter", &long())
+        .await
+        .unwrap();
+    assert_eq!(run.await.unwrap(), bytes);
+    let diary = Diary::on(&engine).get_or_create("d").await.unwrap();
+    assert_eq!(diary.keep(long()).await.unwrap(), bytes);
+    engine.shutdown().await.unwrap();
+}
+
 /// A plan of more than 1 GiB that takes little memory before it is encoded: its literals share theirs.
 fn too_large() -> Workflow<u64> {
     let literal = Workflow::value(text(60_000));
