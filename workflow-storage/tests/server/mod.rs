@@ -103,13 +103,17 @@ impl Server {
     pub(crate) fn kill(&mut self) {
         let pid = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
         let pid = pid.lines().next().unwrap();
-        // Its keeper is to leave the folder alone.
-        drop(self.keeper.stdin.as_mut().unwrap().write_all(b"stay\n"));
+        self.leave_folder();
         let children = Command::new("pkill").args(["-KILL", "-P", pid]).status();
         let killed = Command::new("kill").args(["-KILL", pid]).status();
         assert!(killed.unwrap().success());
         drop(children);
         self.keeper.wait().unwrap();
+    }
+
+    /// Its keeper, when it ends, does not tidy up.
+    fn leave_folder(&mut self) {
+        drop(self.keeper.stdin.as_mut().unwrap().write_all(b"stay\n"));
     }
 
     /// Starts it again where it was.
@@ -121,6 +125,7 @@ impl Server {
             drop(std::fs::remove_file(
                 self.folder.join("data/postmaster.pid"),
             ));
+            let before = self.log();
             self.keeper = keeper(
                 &binaries,
                 &self.folder,
@@ -128,9 +133,11 @@ impl Server {
                 options,
                 owner(&self.folder),
             );
-            if self.becomes_ready() {
+            if self.becomes_ready(&before) {
                 return;
             }
+            self.leave_folder();
+            self.keeper.wait().unwrap();
             assert!(
                 Instant::now() < deadline,
                 "the server does not come back: {}",
@@ -148,12 +155,16 @@ impl Server {
         }
     }
 
-    fn becomes_ready(&mut self) -> bool {
+    /// Whether a start succeeds; `before` is what the log said before it.
+    fn becomes_ready(&self, before: &str) -> bool {
         loop {
             if self.answers() {
                 return true;
             }
-            if self.keeper.try_wait().unwrap().is_some() || self.log().contains("already in use") {
+            let log = self.log();
+            let since = log.get(before.len()..).unwrap_or_default();
+            // Of an orderly end: one that could not start, and not what is left of one that was killed.
+            if since.contains("database system is shut down") {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(10));
