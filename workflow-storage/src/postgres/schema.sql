@@ -151,89 +151,112 @@ DECLARE
     missing bytea;
     target record;
 BEGIN
-    -- An attempt whose connection was lost may still be under way, or yet to arrive.
-    PERFORM pg_advisory_xact_lock(a_writer);
-    SELECT w.number, w.outcomes, w.epochs, w.sent, w.numbers
-        INTO last_number, outcomes, epochs, sent, numbers
-        FROM keepstep.writer w WHERE w.id = a_writer;
-    IF last_number = a_number THEN
+    -- An attempt whose connection was lost may still be under way, which this waits for, or yet to arrive, which this refuses.
+    INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, sent, numbers, claimed, committed_at)
+        VALUES (a_writer, a_number, '{}', '{}', '{}', '{}', '{}', now())
+        ON CONFLICT (id) DO UPDATE SET number = excluded.number, outcomes = '{}', epochs = '{}', sent = '{}', numbers = '{}',
+            committed_at = excluded.committed_at
+        WHERE w.number < excluded.number;
+    IF NOT FOUND THEN
+        SELECT w.number, w.outcomes, w.epochs, w.sent, w.numbers
+            INTO last_number, outcomes, epochs, sent, numbers
+            FROM keepstep.writer w WHERE w.id = a_writer;
+        IF last_number > a_number THEN
+            RAISE EXCEPTION 'commit % of this writer was overtaken', a_number USING ERRCODE = 'KS001';
+        END IF;
         RETURN;
-    ELSIF last_number > a_number THEN
-        RAISE EXCEPTION 'commit % of this writer was overtaken', a_number USING ERRCODE = 'KS001';
     END IF;
 
-    WITH locked AS MATERIALIZED (
-        SELECT r.id, r.no, r.epoch, r.first_entry FROM keepstep.run r
-            WHERE r.id = ANY (a_locked) ORDER BY r.id FOR NO KEY UPDATE
-    ), judged AS (
-        SELECT w.n, l.no, l.epoch, l.first_entry, CASE
-                WHEN w.is_new THEN CASE WHEN l.no IS NULL THEN 0 ELSE 2 END
-                WHEN l.no IS NULL THEN 3
-                WHEN l.epoch <> w.expected THEN 1
-                ELSE 0
-            END::smallint AS outcome
-        FROM unnest(w_id, w_is_new, w_expected) WITH ORDINALITY AS w (id, is_new, expected, n)
-        LEFT JOIN locked l ON l.id = w.id
-    )
-    SELECT coalesce(array_agg(j.outcome ORDER BY j.n), '{}'), coalesce(array_agg(j.epoch ORDER BY j.n), '{}'),
-            array_agg(j.no ORDER BY j.n), array_agg(j.first_entry ORDER BY j.n),
-            (SELECT array_agg(l.no) FROM locked l)
-        INTO outcomes, epochs, nos, old_first, known
-        FROM judged j;
-
-    IF true = ANY (w_is_new) THEN
-        WITH made AS (
-            INSERT INTO keepstep.run (id, kind, status, owner, epoch, incarnation, workflow, plan_hash, created_at, started_at,
-                ended_at, wake_at, first_entry, next_entry, journal_bytes, steps_total, steps_done, steps_failed,
-                parent_run, parent_incarnation, parent_step)
-            SELECT w.id, w.kind, w.status, w.owner, w.epoch, w.incarnation, w.workflow, w.plan_hash, w.created_at, w.started_at,
-                w.ended_at, w.wake_at, w.first_entry, w.next_entry, w.journal_bytes, w.steps_total, w.steps_done, w.steps_failed,
-                w.parent_run, w.parent_incarnation, w.parent_step
-            FROM unnest(w_id, w_is_new, outcomes, w_kind, w_status, w_owner, w_epoch, w_incarnation, w_workflow, w_plan_hash,
-                w_created_at, w_started_at, w_ended_at, w_wake_at, w_first_entry, w_next_entry, w_journal_bytes,
-                w_steps_total, w_steps_done, w_steps_failed, w_parent_run, w_parent_incarnation, w_parent_step)
-                AS w (id, is_new, outcome, kind, status, owner, epoch, incarnation, workflow, plan_hash,
-                created_at, started_at, ended_at, wake_at, first_entry, next_entry, journal_bytes,
-                steps_total, steps_done, steps_failed, parent_run, parent_incarnation, parent_step)
-            WHERE w.is_new AND w.outcome = 0
-            ORDER BY w.id COLLATE "C"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING id, no
+    IF n = 1 AND NOT w_is_new[1] AND w_with[1] = 0 AND cardinality(t_of) + cardinality(m_to) = 0 THEN
+        -- One step of one run, as most commits of a run by itself are.
+        UPDATE keepstep.run r SET kind = w_kind[1], status = w_status[1], owner = w_owner[1], epoch = w_epoch[1],
+                incarnation = w_incarnation[1], workflow = w_workflow[1], plan_hash = w_plan_hash[1],
+                created_at = w_created_at[1], started_at = w_started_at[1], ended_at = w_ended_at[1], wake_at = w_wake_at[1],
+                first_entry = w_first_entry[1], next_entry = w_next_entry[1], journal_bytes = w_journal_bytes[1],
+                steps_total = w_steps_total[1], steps_done = w_steps_done[1], steps_failed = w_steps_failed[1],
+                parent_run = w_parent_run[1], parent_incarnation = w_parent_incarnation[1], parent_step = w_parent_step[1]
+            WHERE r.id = w_id[1] AND r.epoch = w_expected[1]
+            RETURNING ARRAY[r.no] INTO nos;
+        outcomes := '{0}';
+        epochs := '{}';
+        IF nos IS NULL THEN
+            SELECT ARRAY[r.epoch] INTO epochs FROM keepstep.run r WHERE r.id = w_id[1];
+            outcomes := CASE WHEN epochs IS NULL THEN '{3}' ELSE '{1}' END;
+        END IF;
+    ELSE
+        WITH locked AS MATERIALIZED (
+            SELECT r.id, r.no, r.epoch, r.first_entry FROM keepstep.run r
+                WHERE r.id = ANY (a_locked) ORDER BY r.id FOR NO KEY UPDATE
+        ), judged AS (
+            SELECT w.n, l.no, l.epoch, l.first_entry, CASE
+                    WHEN w.is_new THEN CASE WHEN l.no IS NULL THEN 0 ELSE 2 END
+                    WHEN l.no IS NULL THEN 3
+                    WHEN l.epoch <> w.expected THEN 1
+                    ELSE 0
+                END::smallint AS outcome
+            FROM unnest(w_id, w_is_new, w_expected) WITH ORDINALITY AS w (id, is_new, expected, n)
+            LEFT JOIN locked l ON l.id = w.id
         )
-        SELECT array_agg(CASE WHEN w.is_new AND w.outcome = 0 AND made.no IS NULL THEN 2 ELSE w.outcome END::smallint ORDER BY w.n),
-                array_agg(coalesce(made.no, w.no) ORDER BY w.n),
-                known || coalesce((SELECT array_agg(m.no) FROM made m), '{}')
-            INTO outcomes, nos, known
-            FROM unnest(w_id, w_is_new, outcomes, nos) WITH ORDINALITY AS w (id, is_new, outcome, no, n)
-            LEFT JOIN made ON made.id = w.id;
-    END IF;
+        SELECT coalesce(array_agg(j.outcome ORDER BY j.n), '{}'), coalesce(array_agg(j.epoch ORDER BY j.n), '{}'),
+                array_agg(j.no ORDER BY j.n), array_agg(j.first_entry ORDER BY j.n),
+                (SELECT array_agg(l.no) FROM locked l)
+            INTO outcomes, epochs, nos, old_first, known
+            FROM judged j;
 
-    IF 0 <> ANY (w_with) THEN
-        FOR i IN 1..n LOOP
-            IF w_with[i] < 0 OR w_with[i] > 0 AND outcomes[w_with[i]] <> 0 THEN
-                IF w_is_new[i] AND outcomes[i] = 0 THEN
-                    undone := undone || nos[i];
+        IF true = ANY (w_is_new) THEN
+            WITH made AS (
+                INSERT INTO keepstep.run (id, kind, status, owner, epoch, incarnation, workflow, plan_hash, created_at, started_at,
+                    ended_at, wake_at, first_entry, next_entry, journal_bytes, steps_total, steps_done, steps_failed,
+                    parent_run, parent_incarnation, parent_step)
+                SELECT w.id, w.kind, w.status, w.owner, w.epoch, w.incarnation, w.workflow, w.plan_hash, w.created_at, w.started_at,
+                    w.ended_at, w.wake_at, w.first_entry, w.next_entry, w.journal_bytes, w.steps_total, w.steps_done, w.steps_failed,
+                    w.parent_run, w.parent_incarnation, w.parent_step
+                FROM unnest(w_id, w_is_new, outcomes, w_kind, w_status, w_owner, w_epoch, w_incarnation, w_workflow, w_plan_hash,
+                    w_created_at, w_started_at, w_ended_at, w_wake_at, w_first_entry, w_next_entry, w_journal_bytes,
+                    w_steps_total, w_steps_done, w_steps_failed, w_parent_run, w_parent_incarnation, w_parent_step)
+                    AS w (id, is_new, outcome, kind, status, owner, epoch, incarnation, workflow, plan_hash,
+                    created_at, started_at, ended_at, wake_at, first_entry, next_entry, journal_bytes,
+                    steps_total, steps_done, steps_failed, parent_run, parent_incarnation, parent_step)
+                WHERE w.is_new AND w.outcome = 0
+                ORDER BY w.id COLLATE "C"
+                ON CONFLICT (id) DO NOTHING
+                RETURNING id, no
+            )
+            SELECT array_agg(CASE WHEN w.is_new AND w.outcome = 0 AND made.no IS NULL THEN 2 ELSE w.outcome END::smallint ORDER BY w.n),
+                    array_agg(coalesce(made.no, w.no) ORDER BY w.n),
+                    known || coalesce((SELECT array_agg(m.no) FROM made m), '{}')
+                INTO outcomes, nos, known
+                FROM unnest(w_id, w_is_new, outcomes, nos) WITH ORDINALITY AS w (id, is_new, outcome, no, n)
+                LEFT JOIN made ON made.id = w.id;
+        END IF;
+
+        IF 0 <> ANY (w_with) THEN
+            FOR i IN 1..n LOOP
+                IF w_with[i] < 0 OR w_with[i] > 0 AND outcomes[w_with[i]] <> 0 THEN
+                    IF w_is_new[i] AND outcomes[i] = 0 THEN
+                        undone := undone || nos[i];
+                    END IF;
+                    outcomes[i] := 4;
                 END IF;
-                outcomes[i] := 4;
-            END IF;
-        END LOOP;
-        DELETE FROM keepstep.run r WHERE r.no = ANY (undone);
-    END IF;
+            END LOOP;
+            DELETE FROM keepstep.run r WHERE r.no = ANY (undone);
+        END IF;
 
-    IF false = ANY (w_is_new) THEN
-        UPDATE keepstep.run r SET kind = w.kind, status = w.status, owner = w.owner, epoch = w.epoch,
-                incarnation = w.incarnation, workflow = w.workflow, plan_hash = w.plan_hash, created_at = w.created_at,
-                started_at = w.started_at, ended_at = w.ended_at, wake_at = w.wake_at, first_entry = w.first_entry,
-                next_entry = w.next_entry, journal_bytes = w.journal_bytes, steps_total = w.steps_total,
-                steps_done = w.steps_done, steps_failed = w.steps_failed, parent_run = w.parent_run,
-                parent_incarnation = w.parent_incarnation, parent_step = w.parent_step
-            FROM unnest(nos, w_is_new, outcomes, w_kind, w_status, w_owner, w_epoch, w_incarnation, w_workflow, w_plan_hash,
-                w_created_at, w_started_at, w_ended_at, w_wake_at, w_first_entry, w_next_entry, w_journal_bytes,
-                w_steps_total, w_steps_done, w_steps_failed, w_parent_run, w_parent_incarnation, w_parent_step)
-                AS w (no, is_new, outcome, kind, status, owner, epoch, incarnation, workflow, plan_hash,
-                created_at, started_at, ended_at, wake_at, first_entry, next_entry, journal_bytes,
-                steps_total, steps_done, steps_failed, parent_run, parent_incarnation, parent_step)
-            WHERE r.no = w.no AND NOT w.is_new AND w.outcome = 0;
+        IF false = ANY (w_is_new) THEN
+            UPDATE keepstep.run r SET kind = w.kind, status = w.status, owner = w.owner, epoch = w.epoch,
+                    incarnation = w.incarnation, workflow = w.workflow, plan_hash = w.plan_hash, created_at = w.created_at,
+                    started_at = w.started_at, ended_at = w.ended_at, wake_at = w.wake_at, first_entry = w.first_entry,
+                    next_entry = w.next_entry, journal_bytes = w.journal_bytes, steps_total = w.steps_total,
+                    steps_done = w.steps_done, steps_failed = w.steps_failed, parent_run = w.parent_run,
+                    parent_incarnation = w.parent_incarnation, parent_step = w.parent_step
+                FROM unnest(nos, w_is_new, outcomes, w_kind, w_status, w_owner, w_epoch, w_incarnation, w_workflow, w_plan_hash,
+                    w_created_at, w_started_at, w_ended_at, w_wake_at, w_first_entry, w_next_entry, w_journal_bytes,
+                    w_steps_total, w_steps_done, w_steps_failed, w_parent_run, w_parent_incarnation, w_parent_step)
+                    AS w (no, is_new, outcome, kind, status, owner, epoch, incarnation, workflow, plan_hash,
+                    created_at, started_at, ended_at, wake_at, first_entry, next_entry, journal_bytes,
+                    steps_total, steps_done, steps_failed, parent_run, parent_incarnation, parent_step)
+                WHERE r.no = w.no AND NOT w.is_new AND w.outcome = 0;
+        END IF;
     END IF;
 
     IF cardinality(e_of) > 0 THEN
@@ -338,10 +361,10 @@ BEGIN
     IF NOT coalesce(1 = ANY (outcomes), false) THEN
         epochs := '{}';
     END IF;
-    INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, sent, numbers, claimed, committed_at)
-        VALUES (a_writer, a_number, outcomes, epochs, sent, numbers, '{}', now())
-        ON CONFLICT (id) DO UPDATE SET number = excluded.number, outcomes = excluded.outcomes, epochs = excluded.epochs,
-            sent = excluded.sent, numbers = excluded.numbers, committed_at = excluded.committed_at;
+    IF cardinality(outcomes) + cardinality(sent) > 0 THEN
+        UPDATE keepstep.writer w SET outcomes = commit.outcomes, epochs = commit.epochs, sent = commit.sent,
+            numbers = commit.numbers WHERE w.id = a_writer;
+    END IF;
 END $$;
 
 -- Makes the leases of a node last, or ends them: then what it owned is anybody's.
