@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use self::commit::Writers;
+use self::commit::{Writer, Writers};
 use self::listen::{Heard, Listener};
 use self::session::{Param, Sessions};
 use self::statements::Statements;
@@ -45,6 +45,8 @@ pub(crate) struct Postgres {
     /// Whether the server syncs.
     durability: Durability,
     writers: Writers,
+    /// Writers of claims of which nobody knows whether they were done.
+    unsettled: Mutex<Vec<Writer>>,
     /// The ids under which this process owns runs.
     nodes: Arc<Mutex<Vec<i64>>>,
     /// What this process is called in the table of nodes.
@@ -85,6 +87,7 @@ pub(crate) async fn open(url: &str) -> Result<Postgres> {
             Durability::Process
         },
         writers: Writers::default(),
+        unsettled: Mutex::default(),
         nodes: Arc::default(),
         address: address(),
         arrived: Notify::new(),
@@ -115,6 +118,12 @@ impl Postgres {
         if !nodes.contains(&node) {
             nodes.push(node);
         }
+    }
+
+    fn unsettled(&self) -> std::sync::MutexGuard<'_, Vec<Writer>> {
+        self.unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listener(&self) -> std::sync::MutexGuard<'_, Option<Listener>> {

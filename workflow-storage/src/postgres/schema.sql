@@ -403,13 +403,19 @@ DECLARE
     ids text[];
     gone bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock(a_writer);
-    SELECT w.claimed INTO ids FROM keepstep.writer w WHERE w.id = a_writer AND w.number = a_number;
-    IF FOUND THEN
+    -- As in a commit; also if nothing is found: an attempt that arrives late would claim for nobody.
+    INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, sent, numbers, claimed, committed_at)
+        VALUES (a_writer, a_number, '{}', '{}', '{}', '{}', '{}', now())
+        ON CONFLICT (id) DO UPDATE SET number = excluded.number, claimed = '{}', committed_at = excluded.committed_at
+        WHERE w.number < excluded.number;
+    IF NOT FOUND THEN
+        SELECT w.claimed INTO ids FROM keepstep.writer w WHERE w.id = a_writer AND w.number = a_number;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'claim % of this writer was overtaken', a_number USING ERRCODE = 'KS001';
+        END IF;
         RETURN QUERY SELECT r.* FROM keepstep.run r WHERE r.id = ANY (ids) AND r.owner = a_node;
         RETURN;
     END IF;
-    PERFORM keepstep.renew(a_node, a_lease, a_address);
     ids := ARRAY(
         SELECT r.id FROM keepstep.run r
         WHERE r.owner IS NULL AND r.kind = a_kind AND r.status IN (1, 2) AND r.id <> ALL (a_except)
@@ -422,10 +428,8 @@ BEGIN
             ORDER BY r.created_at, r.id LIMIT a_limit - cardinality(ids) FOR NO KEY UPDATE SKIP LOCKED);
     END LOOP;
     IF cardinality(ids) > 0 THEN
-        INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, sent, numbers, claimed, committed_at)
-            VALUES (a_writer, a_number, '{}', '{}', '{}', '{}', ids, now())
-            ON CONFLICT (id) DO UPDATE SET number = excluded.number, claimed = excluded.claimed,
-                committed_at = excluded.committed_at;
+        PERFORM keepstep.renew(a_node, a_lease, a_address);
+        UPDATE keepstep.writer w SET claimed = ids WHERE w.id = a_writer;
     END IF;
     RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1 WHERE r.id = ANY (ids) RETURNING r.*;
 END $$;
