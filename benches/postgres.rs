@@ -2,7 +2,7 @@
 //! connection. And how long it takes to claim and to list among many stored runs.
 //!
 //! `cargo bench --bench postgres --features postgres` starts a server of its own, which syncs, or uses the one that
-//! `KEEPSTEP_TEST_POSTGRES` names. `KEEPSTEP_BENCH_RUNS` says among how many runs is looked (`10000,1000000`).
+//! `KEEPSTEP_TEST_POSTGRES` names; with words behind `--` (`chain`, `fan-out`, `many-runs`, `look`), only those. `KEEPSTEP_BENCH_RUNS` says among how many runs is looked (`10000,1000000`).
 
 #[path = "../workflow-storage/tests/server/mod.rs"]
 mod server;
@@ -29,7 +29,10 @@ const BATCH: usize = 1_000;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    let filter: Vec<_> = args.iter().filter(|arg| !arg.starts_with("--")).collect();
     let is_test = args.iter().any(|arg| arg == "--test");
+    let wanted =
+        |name: &str| filter.is_empty() || filter.iter().any(|part| name.contains(part.as_str()));
     let shrink = |n: u64| if is_test { n / 100 } else { n };
     let rounds = if is_test { 1 } else { ROUNDS };
     let given = std::env::var("KEEPSTEP_TEST_POSTGRES").ok();
@@ -43,9 +46,18 @@ async fn main() -> anyhow::Result<()> {
     };
     let mut place = Place { url, n: 0 };
     table::print_ratio_head();
-    chain_row(&mut place, shrink(CHAIN), rounds).await?;
-    fan_out_row(&mut place, shrink(FAN_OUT), rounds).await?;
-    runs_row(&mut place, shrink(RUNS), rounds).await?;
+    if wanted("chain") {
+        chain_row(&mut place, shrink(CHAIN), rounds).await?;
+    }
+    if wanted("fan-out") {
+        fan_out_row(&mut place, shrink(FAN_OUT), rounds).await?;
+    }
+    if wanted("many-runs") {
+        runs_row(&mut place, shrink(RUNS), rounds).await?;
+    }
+    if !wanted("look") {
+        return Ok(());
+    }
     println!();
     table::print_figure_head();
     let sizes = std::env::var("KEEPSTEP_BENCH_RUNS").unwrap_or("10000,1000000".to_owned());

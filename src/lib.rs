@@ -208,6 +208,7 @@
 //! | `data`, `sled:data` | a directory, sled | `sled`, on by default |
 //! | `redb:data` | a directory, redb: reports all damage | `redb` |
 //! | `fjall:data` | a directory, fjall: the fastest writes | `fjall` |
+//! | `postgres://user@host/database` | PostgreSQL, which several processes share | `postgres` |
 //! | `memory:` | memory: the whole engine without a disk | |
 //!
 //! A store on disk survives power cuts, and belongs to one engine at a time.

@@ -111,6 +111,33 @@ impl Shared {
         });
     }
 
+    /// Gives runs up of which nobody knows whether they came to be this engine's: the store failed when they were to.
+    pub(super) fn give_up_if_mine(self: &Arc<Self>, ids: Vec<RunId>) {
+        if !self.is_shared() {
+            return;
+        }
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            for id in ids {
+                let record = loop {
+                    match shared.storage.record(&id).await {
+                        Ok(record) => break record,
+                        Err(error) if !error.is_retryable() || shared.is_closing() => return,
+                        Err(_) => shared.pause(AGAIN_AFTER).await,
+                    }
+                };
+                // Somebody may have gone on with it meanwhile.
+                let _lock = shared.locks.lock(&id).await;
+                let is_lost = shared.roster().lost.contains(&id);
+                if let Some(record) = record.filter(|_| is_lost)
+                    && record.owner == Some(shared.node)
+                {
+                    shared.give_up(id.clone(), record.epoch);
+                }
+            }
+        });
+    }
+
     /// Does not take a run up for a while.
     pub(super) fn leave_to_others(&self, id: &RunId) {
         let until = self.clock.timestamp().after(LEFT_TO_OTHERS);

@@ -231,6 +231,7 @@ impl Engine {
         let written = self.write_new(write, by).await.inspect_err(|_| {
             // It may be there all the same; then it is nobody's.
             self.shared.roster().lost.insert(id.clone());
+            self.shared.give_up_if_mine(vec![id.clone()]);
         });
         match written? {
             WriteOutcome::Written => {}

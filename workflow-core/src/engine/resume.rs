@@ -211,9 +211,10 @@ impl Engine {
             .shared
             .storage
             .claim(ids, self.shared.node, self.shared.lease());
-        let claimed = claiming
-            .await
-            .inspect_err(|error| self.shared.give_up_waiting(ids, error))?;
+        let claimed = claiming.await.inspect_err(|error| {
+            self.shared.give_up_waiting(ids, error);
+            self.shared.give_up_if_mine(ids.to_vec());
+        })?;
         let mut roster = self.shared.roster();
         for (id, _) in ids
             .iter()

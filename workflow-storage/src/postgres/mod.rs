@@ -29,7 +29,7 @@ use tokio::io::AsyncRead;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use self::commit::Writers;
+use self::commit::{Writer, Writers};
 use self::listen::{Heard, Listener};
 use self::pins::Pins;
 use self::session::{Param, Sessions};
@@ -50,6 +50,8 @@ pub(crate) struct Postgres {
     durability: Durability,
     writers: Writers,
     pins: Arc<Pins>,
+    /// Writers of claims of which nobody knows whether they were done.
+    unsettled: Mutex<Vec<Writer>>,
     /// The ids under which this process owns runs.
     nodes: Arc<Mutex<Vec<i64>>>,
     /// What this process is called in the table of nodes.
@@ -91,6 +93,7 @@ pub(crate) async fn open(url: &str) -> Result<Postgres> {
         },
         writers: Writers::default(),
         pins: Arc::new(Pins::new(commit::random_id())),
+        unsettled: Mutex::default(),
         nodes: Arc::default(),
         address: address(),
         arrived: Notify::new(),
@@ -121,6 +124,12 @@ impl Postgres {
         if !nodes.contains(&node) {
             nodes.push(node);
         }
+    }
+
+    fn unsettled(&self) -> std::sync::MutexGuard<'_, Vec<Writer>> {
+        self.unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listener(&self) -> std::sync::MutexGuard<'_, Option<Listener>> {

@@ -51,7 +51,8 @@ impl Postgres {
         self.know(node);
         let except: Vec<&str> = except.iter().map(RunId::as_str).collect();
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
-        let writer = self.writers.take(commit::random_id);
+        let unsettled = self.unsettled().pop();
+        let writer = unsettled.unwrap_or_else(|| self.writers.take(commit::random_id));
         let (id, turn) = writer.params();
         let params: &[Param<'_>] = &[
             id,
@@ -66,9 +67,16 @@ impl Postgres {
         let rows = self
             .sessions
             .query("claim runs", &self.sql.claim_free, params);
-        let rows = rows.await;
+        let rows = match rows.await {
+            Ok(rows) => rows,
+            Err(error) => {
+                // It may have been done; the next claim asks for it again.
+                self.unsettled().push(writer);
+                return Err(error);
+            }
+        };
         self.writers.give_back(writer);
-        let mut claimed = self.all_listed(&rows?)?;
+        let mut claimed = self.all_listed(&rows)?;
         claimed.sort_by(|a, b| {
             let of = |listed: &ListedRun| (listed.record.created_at, listed.run.clone());
             of(a).cmp(&of(b))

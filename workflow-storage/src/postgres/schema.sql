@@ -163,111 +163,135 @@ DECLARE
     stored bytea[] := '{}';
     target record;
 BEGIN
-    -- An attempt whose connection was lost may still be under way, or yet to arrive.
-    PERFORM pg_advisory_xact_lock(a_writer);
-    SELECT w.number, w.outcomes, w.epochs, w.absent, w.sent, w.numbers, w.unsent
-        INTO last_number, outcomes, epochs, absent, sent, numbers, unsent
-        FROM keepstep.writer w WHERE w.id = a_writer;
-    IF last_number = a_number THEN
+    -- An attempt whose connection was lost may still be under way, which this waits for, or yet to arrive, which this refuses.
+    INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, absent, sent, numbers, unsent, claimed, committed_at)
+        VALUES (a_writer, a_number, '{}', '{}', '{}', '{}', '{}', '{}', '{}', now())
+        ON CONFLICT (id) DO UPDATE SET number = excluded.number, outcomes = '{}', epochs = '{}', absent = '{}', sent = '{}',
+            numbers = '{}', unsent = '{}', committed_at = excluded.committed_at
+        WHERE w.number < excluded.number;
+    IF NOT FOUND THEN
+        SELECT w.number, w.outcomes, w.epochs, w.absent, w.sent, w.numbers, w.unsent
+            INTO last_number, outcomes, epochs, absent, sent, numbers, unsent
+            FROM keepstep.writer w WHERE w.id = a_writer;
+        IF last_number > a_number THEN
+            RAISE EXCEPTION 'commit % of this writer was overtaken', a_number USING ERRCODE = 'KS001';
+        END IF;
         RETURN;
-    ELSIF last_number > a_number THEN
-        RAISE EXCEPTION 'commit % of this writer was overtaken', a_number USING ERRCODE = 'KS001';
     END IF;
-
-    WITH locked AS MATERIALIZED (
-        SELECT r.id, r.no, r.epoch, r.first_entry FROM keepstep.run r
-            WHERE r.id = ANY (a_locked) ORDER BY r.id FOR NO KEY UPDATE
-    ), judged AS (
-        SELECT w.n, l.no, l.epoch, l.first_entry, CASE
-                WHEN w.is_new THEN CASE WHEN l.no IS NULL THEN 0 ELSE 2 END
-                WHEN l.no IS NULL THEN 3
-                WHEN l.epoch <> w.expected THEN 1
-                ELSE 0
-            END::smallint AS outcome
-        FROM unnest(w_id, w_is_new, w_expected) WITH ORDINALITY AS w (id, is_new, expected, n)
-        LEFT JOIN locked l ON l.id = w.id
-    )
-    SELECT coalesce(array_agg(j.outcome ORDER BY j.n), '{}'), coalesce(array_agg(j.epoch ORDER BY j.n), '{}'),
-            array_agg(j.no ORDER BY j.n), array_agg(j.first_entry ORDER BY j.n),
-            (SELECT array_agg(l.no) FROM locked l)
-        INTO outcomes, epochs, nos, old_first, known
-        FROM judged j;
 
     absent := '{}';
-    IF cardinality(b_id) + cardinality(s_id) > 0 THEN
-        -- Held, so that none is swept before this is done.
-        PERFORM 1 FROM keepstep.blob b WHERE b.id = ANY (b_id || s_id) ORDER BY b.id FOR SHARE;
-        stored := ARRAY(SELECT b.id FROM keepstep.blob b WHERE b.id = ANY (b_id || s_id) AND b.is_whole);
-        FOR target IN
-            SELECT DISTINCT ON (x.of) x.of, x.id FROM unnest(b_of, b_id) AS x (of, id)
-            WHERE outcomes[x.of] = 0 AND x.id <> ALL (stored) ORDER BY x.of
-        LOOP
-            IF absent = '{}' THEN
-                absent := array_fill(NULL::bytea, ARRAY[n]);
-            END IF;
-            outcomes[target.of] := 5;
-            absent[target.of] := target.id;
-        END LOOP;
-    END IF;
-
-    IF true = ANY (w_is_new) THEN
-        WITH made AS (
-            INSERT INTO keepstep.run (id, kind, status, owner, epoch, incarnation, workflow, plan_hash, created_at, started_at,
-                ended_at, wake_at, first_entry, next_entry, journal_bytes, steps_total, steps_done, steps_failed,
-                parent_run, parent_incarnation, parent_step, build_label, build_steps, build_executable)
-            SELECT w.id, w.kind, w.status, w.owner, w.epoch, w.incarnation, w.workflow, w.plan_hash, w.created_at, w.started_at,
-                w.ended_at, w.wake_at, w.first_entry, w.next_entry, w.journal_bytes, w.steps_total, w.steps_done, w.steps_failed,
-                w.parent_run, w.parent_incarnation, w.parent_step, w.build_label, w.build_steps, w.build_executable
-            FROM unnest(w_id, w_is_new, outcomes, w_kind, w_status, w_owner, w_epoch, w_incarnation, w_workflow, w_plan_hash,
-                w_created_at, w_started_at, w_ended_at, w_wake_at, w_first_entry, w_next_entry, w_journal_bytes,
-                w_steps_total, w_steps_done, w_steps_failed, w_parent_run, w_parent_incarnation, w_parent_step,
-                w_build_label, w_build_steps, w_build_executable)
-                AS w (id, is_new, outcome, kind, status, owner, epoch, incarnation, workflow, plan_hash,
-                created_at, started_at, ended_at, wake_at, first_entry, next_entry, journal_bytes,
-                steps_total, steps_done, steps_failed, parent_run, parent_incarnation, parent_step,
-                build_label, build_steps, build_executable)
-            WHERE w.is_new AND w.outcome = 0
-            ORDER BY w.id COLLATE "C"
-            ON CONFLICT (id) DO NOTHING
-            RETURNING id, no
+    IF n = 1 AND NOT w_is_new[1] AND w_with[1] = 0 AND cardinality(t_of) + cardinality(m_to) + cardinality(b_id) = 0 THEN
+        -- One step of one run, as most commits of a run by itself are.
+        UPDATE keepstep.run r SET kind = w_kind[1], status = w_status[1], owner = w_owner[1], epoch = w_epoch[1],
+                incarnation = w_incarnation[1], workflow = w_workflow[1], plan_hash = w_plan_hash[1],
+                created_at = w_created_at[1], started_at = w_started_at[1], ended_at = w_ended_at[1], wake_at = w_wake_at[1],
+                first_entry = w_first_entry[1], next_entry = w_next_entry[1], journal_bytes = w_journal_bytes[1],
+                steps_total = w_steps_total[1], steps_done = w_steps_done[1], steps_failed = w_steps_failed[1],
+                parent_run = w_parent_run[1], parent_incarnation = w_parent_incarnation[1], parent_step = w_parent_step[1],
+                build_label = w_build_label[1], build_steps = w_build_steps[1], build_executable = w_build_executable[1]
+            WHERE r.id = w_id[1] AND r.epoch = w_expected[1]
+            RETURNING ARRAY[r.no] INTO nos;
+        outcomes := '{0}';
+        epochs := '{}';
+        IF nos IS NULL THEN
+            SELECT ARRAY[r.epoch] INTO epochs FROM keepstep.run r WHERE r.id = w_id[1];
+            outcomes := CASE WHEN epochs IS NULL THEN '{3}' ELSE '{1}' END;
+        END IF;
+    ELSE
+        WITH locked AS MATERIALIZED (
+            SELECT r.id, r.no, r.epoch, r.first_entry FROM keepstep.run r
+                WHERE r.id = ANY (a_locked) ORDER BY r.id FOR NO KEY UPDATE
+        ), judged AS (
+            SELECT w.n, l.no, l.epoch, l.first_entry, CASE
+                    WHEN w.is_new THEN CASE WHEN l.no IS NULL THEN 0 ELSE 2 END
+                    WHEN l.no IS NULL THEN 3
+                    WHEN l.epoch <> w.expected THEN 1
+                    ELSE 0
+                END::smallint AS outcome
+            FROM unnest(w_id, w_is_new, w_expected) WITH ORDINALITY AS w (id, is_new, expected, n)
+            LEFT JOIN locked l ON l.id = w.id
         )
-        SELECT array_agg(CASE WHEN w.is_new AND w.outcome = 0 AND made.no IS NULL THEN 2 ELSE w.outcome END::smallint ORDER BY w.n),
-                array_agg(coalesce(made.no, w.no) ORDER BY w.n),
-                known || coalesce((SELECT array_agg(m.no) FROM made m), '{}')
-            INTO outcomes, nos, known
-            FROM unnest(w_id, w_is_new, outcomes, nos) WITH ORDINALITY AS w (id, is_new, outcome, no, n)
-            LEFT JOIN made ON made.id = w.id;
-    END IF;
+        SELECT coalesce(array_agg(j.outcome ORDER BY j.n), '{}'), coalesce(array_agg(j.epoch ORDER BY j.n), '{}'),
+                array_agg(j.no ORDER BY j.n), array_agg(j.first_entry ORDER BY j.n),
+                (SELECT array_agg(l.no) FROM locked l)
+            INTO outcomes, epochs, nos, old_first, known
+            FROM judged j;
 
-    IF 0 <> ANY (w_with) THEN
-        FOR i IN 1..n LOOP
-            IF w_with[i] < 0 OR w_with[i] > 0 AND outcomes[w_with[i]] <> 0 THEN
-                IF w_is_new[i] AND outcomes[i] = 0 THEN
-                    undone := undone || nos[i];
+        IF cardinality(b_id) + cardinality(s_id) > 0 THEN
+            -- Held, so that none is swept before this is done.
+            PERFORM 1 FROM keepstep.blob b WHERE b.id = ANY (b_id || s_id) ORDER BY b.id FOR SHARE;
+            stored := ARRAY(SELECT b.id FROM keepstep.blob b WHERE b.id = ANY (b_id || s_id) AND b.is_whole);
+            FOR target IN
+                SELECT DISTINCT ON (x.of) x.of, x.id FROM unnest(b_of, b_id) AS x (of, id)
+                WHERE outcomes[x.of] = 0 AND x.id <> ALL (stored) ORDER BY x.of
+            LOOP
+                IF absent = '{}' THEN
+                    absent := array_fill(NULL::bytea, ARRAY[n]);
                 END IF;
-                outcomes[i] := 4;
-            END IF;
-        END LOOP;
-        DELETE FROM keepstep.run r WHERE r.no = ANY (undone);
-    END IF;
+                outcomes[target.of] := 5;
+                absent[target.of] := target.id;
+            END LOOP;
+        END IF;
 
-    IF false = ANY (w_is_new) THEN
-        UPDATE keepstep.run r SET kind = w.kind, status = w.status, owner = w.owner, epoch = w.epoch,
-                incarnation = w.incarnation, workflow = w.workflow, plan_hash = w.plan_hash, created_at = w.created_at,
-                started_at = w.started_at, ended_at = w.ended_at, wake_at = w.wake_at, first_entry = w.first_entry,
-                next_entry = w.next_entry, journal_bytes = w.journal_bytes, steps_total = w.steps_total,
-                steps_done = w.steps_done, steps_failed = w.steps_failed, parent_run = w.parent_run,
-                parent_incarnation = w.parent_incarnation, parent_step = w.parent_step,
-                build_label = w.build_label, build_steps = w.build_steps, build_executable = w.build_executable
-            FROM unnest(nos, w_is_new, outcomes, w_kind, w_status, w_owner, w_epoch, w_incarnation, w_workflow, w_plan_hash,
-                w_created_at, w_started_at, w_ended_at, w_wake_at, w_first_entry, w_next_entry, w_journal_bytes,
-                w_steps_total, w_steps_done, w_steps_failed, w_parent_run, w_parent_incarnation, w_parent_step,
-                w_build_label, w_build_steps, w_build_executable)
-                AS w (no, is_new, outcome, kind, status, owner, epoch, incarnation, workflow, plan_hash,
-                created_at, started_at, ended_at, wake_at, first_entry, next_entry, journal_bytes,
-                steps_total, steps_done, steps_failed, parent_run, parent_incarnation, parent_step,
-                build_label, build_steps, build_executable)
-            WHERE r.no = w.no AND NOT w.is_new AND w.outcome = 0;
+        IF true = ANY (w_is_new) THEN
+            WITH made AS (
+                INSERT INTO keepstep.run (id, kind, status, owner, epoch, incarnation, workflow, plan_hash, created_at, started_at,
+                    ended_at, wake_at, first_entry, next_entry, journal_bytes, steps_total, steps_done, steps_failed,
+                    parent_run, parent_incarnation, parent_step, build_label, build_steps, build_executable)
+                SELECT w.id, w.kind, w.status, w.owner, w.epoch, w.incarnation, w.workflow, w.plan_hash, w.created_at, w.started_at,
+                    w.ended_at, w.wake_at, w.first_entry, w.next_entry, w.journal_bytes, w.steps_total, w.steps_done, w.steps_failed,
+                    w.parent_run, w.parent_incarnation, w.parent_step, w.build_label, w.build_steps, w.build_executable
+                FROM unnest(w_id, w_is_new, outcomes, w_kind, w_status, w_owner, w_epoch, w_incarnation, w_workflow, w_plan_hash,
+                    w_created_at, w_started_at, w_ended_at, w_wake_at, w_first_entry, w_next_entry, w_journal_bytes,
+                    w_steps_total, w_steps_done, w_steps_failed, w_parent_run, w_parent_incarnation, w_parent_step,
+                    w_build_label, w_build_steps, w_build_executable)
+                    AS w (id, is_new, outcome, kind, status, owner, epoch, incarnation, workflow, plan_hash,
+                    created_at, started_at, ended_at, wake_at, first_entry, next_entry, journal_bytes,
+                    steps_total, steps_done, steps_failed, parent_run, parent_incarnation, parent_step,
+                    build_label, build_steps, build_executable)
+                WHERE w.is_new AND w.outcome = 0
+                ORDER BY w.id COLLATE "C"
+                ON CONFLICT (id) DO NOTHING
+                RETURNING id, no
+            )
+            SELECT array_agg(CASE WHEN w.is_new AND w.outcome = 0 AND made.no IS NULL THEN 2 ELSE w.outcome END::smallint ORDER BY w.n),
+                    array_agg(coalesce(made.no, w.no) ORDER BY w.n),
+                    known || coalesce((SELECT array_agg(m.no) FROM made m), '{}')
+                INTO outcomes, nos, known
+                FROM unnest(w_id, w_is_new, outcomes, nos) WITH ORDINALITY AS w (id, is_new, outcome, no, n)
+                LEFT JOIN made ON made.id = w.id;
+        END IF;
+
+        IF 0 <> ANY (w_with) THEN
+            FOR i IN 1..n LOOP
+                IF w_with[i] < 0 OR w_with[i] > 0 AND outcomes[w_with[i]] <> 0 THEN
+                    IF w_is_new[i] AND outcomes[i] = 0 THEN
+                        undone := undone || nos[i];
+                    END IF;
+                    outcomes[i] := 4;
+                END IF;
+            END LOOP;
+            DELETE FROM keepstep.run r WHERE r.no = ANY (undone);
+        END IF;
+
+        IF false = ANY (w_is_new) THEN
+            UPDATE keepstep.run r SET kind = w.kind, status = w.status, owner = w.owner, epoch = w.epoch,
+                    incarnation = w.incarnation, workflow = w.workflow, plan_hash = w.plan_hash, created_at = w.created_at,
+                    started_at = w.started_at, ended_at = w.ended_at, wake_at = w.wake_at, first_entry = w.first_entry,
+                    next_entry = w.next_entry, journal_bytes = w.journal_bytes, steps_total = w.steps_total,
+                    steps_done = w.steps_done, steps_failed = w.steps_failed, parent_run = w.parent_run,
+                    parent_incarnation = w.parent_incarnation, parent_step = w.parent_step,
+                    build_label = w.build_label, build_steps = w.build_steps, build_executable = w.build_executable
+                FROM unnest(nos, w_is_new, outcomes, w_kind, w_status, w_owner, w_epoch, w_incarnation, w_workflow, w_plan_hash,
+                    w_created_at, w_started_at, w_ended_at, w_wake_at, w_first_entry, w_next_entry, w_journal_bytes,
+                    w_steps_total, w_steps_done, w_steps_failed, w_parent_run, w_parent_incarnation, w_parent_step,
+                    w_build_label, w_build_steps, w_build_executable)
+                    AS w (no, is_new, outcome, kind, status, owner, epoch, incarnation, workflow, plan_hash,
+                    created_at, started_at, ended_at, wake_at, first_entry, next_entry, journal_bytes,
+                    steps_total, steps_done, steps_failed, parent_run, parent_incarnation, parent_step,
+                    build_label, build_steps, build_executable)
+                WHERE r.no = w.no AND NOT w.is_new AND w.outcome = 0;
+        END IF;
     END IF;
 
     IF cardinality(e_of) > 0 THEN
@@ -374,11 +398,10 @@ BEGIN
     IF NOT coalesce(1 = ANY (outcomes), false) THEN
         epochs := '{}';
     END IF;
-    INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, absent, sent, numbers, unsent, claimed, committed_at)
-        VALUES (a_writer, a_number, outcomes, epochs, absent, sent, numbers, unsent, '{}', now())
-        ON CONFLICT (id) DO UPDATE SET number = excluded.number, outcomes = excluded.outcomes, epochs = excluded.epochs,
-            absent = excluded.absent, sent = excluded.sent, numbers = excluded.numbers, unsent = excluded.unsent,
-            committed_at = excluded.committed_at;
+    IF cardinality(outcomes) + cardinality(sent) > 0 THEN
+        UPDATE keepstep.writer w SET outcomes = commit.outcomes, epochs = commit.epochs, absent = commit.absent,
+            sent = commit.sent, numbers = commit.numbers, unsent = commit.unsent WHERE w.id = a_writer;
+    END IF;
 END $$;
 
 -- Makes the leases of a node last, or ends them: then what it owned is anybody's.
@@ -417,13 +440,19 @@ DECLARE
     ids text[];
     gone bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock(a_writer);
-    SELECT w.claimed INTO ids FROM keepstep.writer w WHERE w.id = a_writer AND w.number = a_number;
-    IF FOUND THEN
+    -- As in a commit; also if nothing is found: an attempt that arrives late would claim for nobody.
+    INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, absent, sent, numbers, unsent, claimed, committed_at)
+        VALUES (a_writer, a_number, '{}', '{}', '{}', '{}', '{}', '{}', '{}', now())
+        ON CONFLICT (id) DO UPDATE SET number = excluded.number, claimed = '{}', committed_at = excluded.committed_at
+        WHERE w.number < excluded.number;
+    IF NOT FOUND THEN
+        SELECT w.claimed INTO ids FROM keepstep.writer w WHERE w.id = a_writer AND w.number = a_number;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'claim % of this writer was overtaken', a_number USING ERRCODE = 'KS001';
+        END IF;
         RETURN QUERY SELECT r.* FROM keepstep.run r WHERE r.id = ANY (ids) AND r.owner = a_node;
         RETURN;
     END IF;
-    PERFORM keepstep.renew(a_node, a_lease, a_address);
     ids := ARRAY(
         SELECT r.id FROM keepstep.run r
         WHERE r.owner IS NULL AND r.kind = a_kind AND r.status IN (1, 2) AND r.id <> ALL (a_except)
@@ -436,10 +465,8 @@ BEGIN
             ORDER BY r.created_at, r.id LIMIT a_limit - cardinality(ids) FOR NO KEY UPDATE SKIP LOCKED);
     END LOOP;
     IF cardinality(ids) > 0 THEN
-        INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, absent, sent, numbers, unsent, claimed, committed_at)
-            VALUES (a_writer, a_number, '{}', '{}', '{}', '{}', '{}', '{}', ids, now())
-            ON CONFLICT (id) DO UPDATE SET number = excluded.number, claimed = excluded.claimed,
-                committed_at = excluded.committed_at;
+        PERFORM keepstep.renew(a_node, a_lease, a_address);
+        UPDATE keepstep.writer w SET claimed = ids WHERE w.id = a_writer;
     END IF;
     RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1 WHERE r.id = ANY (ids) RETURNING r.*;
 END $$;
