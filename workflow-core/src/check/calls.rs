@@ -158,7 +158,7 @@ fn check_resources(checker: &mut Checker, found: Found) {
 }
 
 /// Decodes what is there of the arguments, after their migration if all are there.
-fn try_call(checker: &mut Checker, found: Found, mut input: StepInput, is_there: &[bool]) {
+fn try_call(checker: &mut Checker, found: Found, input: StepInput, is_there: &[bool]) {
     let migration = found.accepted.and_then(|older| older.migration.as_ref());
     let n_params = migration.map_or(found.def.params.len(), |migration| migration.n_args());
     let mut faults = Vec::new();
@@ -174,7 +174,7 @@ fn try_call(checker: &mut Checker, found: Found, mut input: StepInput, is_there:
         }
     }
     if faults.is_empty() && is_there.iter().all(|is_there| *is_there) {
-        faults.extend(fit(&mut input, found).err());
+        faults.extend(fit(input, found).err());
     }
     for StepFault(fault) in faults {
         if let Some(cause) = cause(found, fault) {

@@ -98,19 +98,22 @@ impl Execution {
                 .await
                 .map_err(lost)?
         };
-        let mut input = StepInput {
+        let input = StepInput {
             def,
             args,
             resources: Arc::clone(&shared.resources),
             objects: Arc::clone(&shared.objects),
         };
-        fit(&mut input, found).map_err(|StepFault(fault)| faulted(found, fault))?;
+        let input = fit(input, found).map_err(|StepFault(fault)| faulted(found, fault))?;
         let result = match (def.body, timeout) {
             (StepBody::Async(body), None) => {
                 let place = (!def.options.waits).then(|| context.hold(permit));
-                let result = context.scope(body(input)).await;
+                let result = settled_at_once(context.scope(body(input)).await);
                 drop(place);
-                Ok(settled(&shared, result).await)
+                Ok(match result {
+                    Ok(settled) => settled,
+                    Err(output) => Box::pin(output.settle(&shared.objects)).await,
+                })
             }
             _ => Box::pin(execute(&shared, def, input, context, permit, timeout)).await?,
         };
@@ -132,12 +135,12 @@ impl Execution {
     }
 }
 
-/// What a body gave back, once the work is done that it refers to.
-async fn settled(shared: &Shared, result: StepResult) -> Result<Settled, StepFault> {
-    match result? {
-        StepOutput(Output::Value(value)) if value.is_settled() => Ok(Settled::Value(value)),
-        // What few executions need is boxed.
-        StepOutput(output) => Box::pin(output.settle(&shared.objects)).await,
+/// What a body gave back, unless it refers to work that is to be awaited.
+fn settled_at_once(result: StepResult) -> Result<Result<Settled, StepFault>, Output> {
+    match result {
+        Ok(StepOutput(Output::Value(value))) if value.is_settled() => Ok(Ok(Settled::Value(value))),
+        Ok(StepOutput(output)) => Err(output),
+        Err(fault) => Ok(Err(fault)),
     }
 }
 
@@ -179,11 +182,12 @@ pub(crate) async fn expansion(
     })
 }
 
-/// Makes stored arguments those that the step takes: they may be of an older version of it.
+/// Makes stored arguments those that the step takes: they may be of an older version of it. By value: what was borrowed would
+/// take up room in every execution for as long as its body waits.
 ///
 /// # Errors
 /// If they cannot be. The body has not begun, and the call waits for other code.
-pub(crate) fn fit(input: &mut StepInput, found: Found) -> Result<(), StepFault> {
+pub(crate) fn fit(mut input: StepInput, found: Found) -> Result<StepInput, StepFault> {
     let migration = found.accepted.and_then(|older| older.migration.as_ref());
     let n_params = match migration {
         Some(migration) => migration.n_args(),
@@ -195,14 +199,14 @@ pub(crate) fn fit(input: &mut StepInput, found: Found) -> Result<(), StepFault> 
     }
     if let Some(migration) = migration {
         // A panic is the migration's, and no failed attempt of the step.
-        let migrated = catch_unwind(AssertUnwindSafe(|| migration.run(input)));
+        let migrated = catch_unwind(AssertUnwindSafe(|| migration.run(&input)));
         let migrated = migrated.unwrap_or_else(|panic| {
             let message = format!("it panicked: {}", panic_message(&*panic));
             Err(StepFault(Fault::Unmigratable { message }))
         })?;
         input.args = migrated.into_iter().map(Source::Value).collect();
     }
-    Ok(())
+    Ok(input)
 }
 
 /// The fault of a call with more arguments than there are parameters.
@@ -239,7 +243,10 @@ async fn execute(
     }
     let body = async {
         let result = execute_in(def, input, context, (place, thread_place)).await?;
-        Ok(settled(shared, result).await)
+        Ok(match settled_at_once(result) {
+            Ok(settled) => settled,
+            Err(output) => output.settle(&shared.objects).await,
+        })
     };
     let Some(limit) = timeout else {
         return Ok(body.await);
