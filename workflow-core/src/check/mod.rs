@@ -20,7 +20,9 @@ use crate::executor::{Mail, fold_journal, panic_message};
 use crate::run::Run;
 use crate::step::{Fault, StepFault};
 use crate::value::Value;
-use calls::{Standing, check_plan};
+#[cfg(feature = "schedules")]
+use calls::Standing;
+use calls::check_plan;
 
 /// How many records are read at a time.
 const PAGE: usize = 256;
