@@ -374,6 +374,7 @@ impl Ledger {
                 && stored.record.epoch == *epoch
             {
                 stored.record.owner = None;
+                stored.record.epoch = epoch.next();
             }
         }
     }

@@ -137,7 +137,10 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// another node has claimed since stays that one's. With a `lease` of zero they end at once.
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<()>;
 
-    /// Gives runs up: their owner becomes `None`. A run whose epoch is another is left alone.
+    /// Gives runs up: their owner becomes `None`, and their epoch rises. A run whose epoch is another is left alone.
+    ///
+    /// To be correct: what the former owner may still have under way is fenced from now on; taken, it would make that one the
+    /// owner again, of a run that it does not drive.
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()>;
 
     /// Removes a run with everything that belongs to it, if its epoch is `epoch`. `false` if there is no such run or

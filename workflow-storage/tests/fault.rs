@@ -250,7 +250,7 @@ async fn every_prefix_of_a_record_replays() {
     let writes = vec![consuming];
     let messages = vec![message("b")];
     store.commit(Batch { writes, messages }).await.unwrap();
-    store.delete(&id("a"), Epoch(2)).await.unwrap();
+    store.delete(&id("a"), Epoch(3)).await.unwrap();
     store.record(&id("a")).await.unwrap();
 
     let log = store.log();

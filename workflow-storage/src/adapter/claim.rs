@@ -38,6 +38,7 @@ impl Core {
                 && head.record.epoch == epoch
                 && head.record.owner.take().is_some()
             {
+                head.record.epoch = epoch.next();
                 heads.insert(run, head);
             }
         }

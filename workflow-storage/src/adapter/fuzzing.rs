@@ -272,5 +272,6 @@ fn append(core: &Core, run: &RunId, old: &RunRecord) -> Result<RunRecord> {
     core.claim(vec![], NodeId(7))?;
     let mut record = record;
     record.owner = None;
+    record.epoch = old.epoch.next();
     Ok(record)
 }

@@ -122,7 +122,7 @@ pub async fn the_same_node_may_claim_again(stores: Stores<'_>) {
     );
 }
 
-/// A release leaves everything but the owner, and says so in listings.
+/// A release leaves everything but the owner and the epoch, and says so in listings.
 pub async fn a_released_run_has_no_owner(stores: Stores<'_>) {
     let store = stores.open().await;
     let run = claimed_twice(&*store, "a").await;
@@ -137,13 +137,32 @@ pub async fn a_released_run_has_no_owner(stores: Stores<'_>) {
         ..run.record.clone()
     };
     assert_eq!(released, expected);
-    assert!(released.epoch >= run.record.epoch);
+    assert!(released.epoch > run.record.epoch);
     assert_eq!(record(&*store, &kept.run).await, Some(kept.record));
     let not_mine = RunQuery {
         not_owned_by: Some(NODE),
         ..RunQuery::default()
     };
     assert_eq!(listed(&*store, &not_mine).await, ["a"]);
+}
+
+/// A write that was under way when its run was released does not make the former node its owner again.
+pub async fn a_release_fences_what_is_under_way(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let run = claimed_twice(&*store, "a").await;
+    let release = [(run.run.clone(), run.record.epoch)];
+    store.release(&release).await.unwrap();
+    let released = record(&*store, &run.run).await.unwrap();
+    assert_eq!(
+        try_write(&*store, run.write()).await,
+        WriteOutcome::Fenced {
+            current: released.epoch
+        }
+    );
+    assert_eq!(record(&*store, &run.run).await, Some(released));
+    // An answer that was lost is asked for again.
+    store.release(&release).await.unwrap();
+    assert_eq!(listed(&*store, &RunQuery::default()).await, ["a"]);
 }
 
 /// What was released another node may have at once, and the former owner is fenced.

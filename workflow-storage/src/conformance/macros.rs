@@ -80,6 +80,7 @@ macro_rules! __conformance {
                 an_unknown_run_is_not_claimed,
                 the_same_node_may_claim_again,
                 a_released_run_has_no_owner,
+                a_release_fences_what_is_under_way,
                 a_released_run_is_claimed_by_another,
                 a_stale_release_is_ignored,
                 leases_are_renewed,

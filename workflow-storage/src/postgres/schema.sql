@@ -475,7 +475,8 @@ CREATE FUNCTION keepstep.release(a_ids text[], a_epochs bigint[]) RETURNS void L
 #variable_conflict use_column
 BEGIN
     PERFORM 1 FROM keepstep.run r WHERE r.id = ANY (a_ids) ORDER BY r.id FOR NO KEY UPDATE;
-    UPDATE keepstep.run r SET owner = NULL FROM unnest(a_ids, a_epochs) AS x (id, epoch)
+    -- A commit of the former owner may be under way, and is not to be taken.
+    UPDATE keepstep.run r SET owner = NULL, epoch = r.epoch + 1 FROM unnest(a_ids, a_epochs) AS x (id, epoch)
         WHERE r.id = x.id AND r.epoch = x.epoch AND r.owner IS NOT NULL;
     IF FOUND THEN
         PERFORM pg_notify('keepstep', 'free');
