@@ -307,6 +307,9 @@ impl Engine {
                 .collect()
         };
         let kind = RunKind::Workflow;
+        // The store says that they are this engine's before it is known here: mail and calls that come meanwhile find it so.
+        // If this fails some may have been claimed, which the next claim tells.
+        shared.locks.watch();
         let claiming =
             shared
                 .storage
@@ -321,18 +324,47 @@ impl Engine {
             .into_iter()
             .map(|listed| self.take_up_claimed(listed.run, listed.record));
         futures_util::future::join_all(taking_up).await;
+        shared.locks.unwatch();
         Ok(n)
+    }
+
+    /// What a run is now that was claimed; `None` if it is taken care of, by this engine or another. The caller holds its lock.
+    async fn claimed_still(&self, id: &RunId) -> Result<Option<RunRecord>> {
+        let shared = &self.shared;
+        let record = shared.storage.record(id).await?;
+        let mut roster = shared.roster();
+        let is_driven = matches!(
+            roster.seats.get(id),
+            Some((SeatState::Active(..) | SeatState::Queued(_), _))
+        );
+        let is_mine =
+            |record: &RunRecord| record.owner == Some(shared.node) && record.status.is_active();
+        let record = record.filter(|record| !is_driven && is_mine(record));
+        if record.is_none() {
+            roster.lost.remove(id);
+        }
+        Ok(record)
     }
 
     /// Goes on with a run that was claimed because nobody owned it.
     async fn take_up_claimed(&self, id: RunId, record: RunRecord) {
         let shared = &self.shared;
-        let _lock = shared.locks.lock(&id).await;
-        let epoch = record.epoch;
-        let begun = match shared.take_place_for_child() {
-            Ok(admission) => self.begin(&id, record, admission).await.map(drop),
-            Err(error) => Err(error),
+        let (_lock, is_first) = shared.locks.lock_first(&id).await;
+        let mut epoch = record.epoch;
+        let begun = async {
+            let record = if is_first {
+                record
+            } else {
+                match self.claimed_still(&id).await? {
+                    Some(record) => record,
+                    None => return Ok(()),
+                }
+            };
+            epoch = record.epoch;
+            let admission = shared.take_place_for_child()?;
+            self.begin(&id, record, admission).await.map(drop)
         };
+        let begun = begun.await;
         match begun {
             Ok(()) => {}
             Err(Error::ShutDown) => shared.roster().to_release.push((id, epoch)),

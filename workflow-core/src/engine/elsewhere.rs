@@ -30,7 +30,9 @@ impl Shared {
     /// The seat of those who wait for a run that this engine now goes on with; a new one if there are none.
     pub(super) fn seat_for(&self, id: &RunId, plan_hash: [u8; 32]) -> Arc<Seat> {
         match self.roster().seats.get(id) {
-            Some((SeatState::Remote, seat)) if seat.plan_hash == plan_hash => Arc::clone(seat),
+            Some((SeatState::Remote | SeatState::Parked, seat)) if seat.plan_hash == plan_hash => {
+                Arc::clone(seat)
+            }
             _ => Seat::new(plan_hash),
         }
     }

@@ -1,48 +1,91 @@
 //! Locks by workflow id.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keepstep_storage::RunId;
 use tokio::sync::OwnedMutexGuard;
 
 /// One lock for each id that is in use.
 #[derive(Debug, Default)]
-pub(crate) struct KeyedLocks(Arc<Mutex<HashMap<RunId, Arc<tokio::sync::Mutex<()>>>>>);
+pub(crate) struct KeyedLocks(Arc<Mutex<Locks>>);
+
+#[derive(Debug, Default)]
+struct Locks {
+    by_id: HashMap<RunId, Arc<tokio::sync::Mutex<()>>>,
+    /// The ids whose locks were asked for since the watch began, if there is one.
+    asked_for: Option<HashSet<RunId>>,
+}
 
 impl KeyedLocks {
     /// Waits until nobody else holds the lock of this id.
     pub(crate) async fn lock(&self, id: &RunId) -> KeyedGuard {
         let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(locks.entry(id.clone()).or_default())
+            let mut locks = locks(&self.0);
+            if let Some(asked_for) = &mut locks.asked_for {
+                asked_for.insert(id.clone());
+            }
+            Arc::clone(locks.by_id.entry(id.clone()).or_default())
         };
-        let guard = lock.lock_owned().await;
+        self.wait(id, lock).await
+    }
+
+    async fn wait(&self, id: &RunId, lock: Arc<tokio::sync::Mutex<()>>) -> KeyedGuard {
         KeyedGuard {
             id: id.clone(),
-            guard: Some(guard),
+            guard: Some(lock.lock_owned().await),
             locks: Arc::clone(&self.0),
         }
     }
+
+    /// Notes from here on whose locks are asked for; what is locked now counts. A watch that goes on goes on.
+    pub(super) fn watch(&self) {
+        let mut locks = locks(&self.0);
+        if locks.asked_for.is_none() {
+            locks.asked_for = Some(locks.by_id.keys().cloned().collect());
+        }
+    }
+
+    /// Ends the watch.
+    pub(super) fn unwatch(&self) {
+        locks(&self.0).asked_for = None;
+    }
+
+    /// As [`lock`](Self::lock), and whether nobody else has asked for it since the watch began.
+    pub(super) async fn lock_first(&self, id: &RunId) -> (KeyedGuard, bool) {
+        let (lock, is_first) = {
+            let mut locks = locks(&self.0);
+            let asked_for = &locks.asked_for;
+            let is_first = asked_for.as_ref().is_some_and(|ids| !ids.contains(id));
+            let lock = Arc::clone(locks.by_id.entry(id.clone()).or_default());
+            (lock, is_first)
+        };
+        (self.wait(id, lock).await, is_first)
+    }
+}
+
+fn locks(locks: &Mutex<Locks>) -> MutexGuard<'_, Locks> {
+    locks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]
 pub(crate) struct KeyedGuard {
     id: RunId,
     guard: Option<OwnedMutexGuard<()>>,
-    locks: Arc<Mutex<HashMap<RunId, Arc<tokio::sync::Mutex<()>>>>>,
+    locks: Arc<Mutex<Locks>>,
 }
 
 impl Drop for KeyedGuard {
     fn drop(&mut self) {
         self.guard = None;
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = locks(&self.locks);
         // Whoever waits holds a reference of its own, taken under this lock.
         if locks
+            .by_id
             .get(&self.id)
             .is_some_and(|lock| Arc::strong_count(lock) == 1)
         {
-            locks.remove(&self.id);
+            locks.by_id.remove(&self.id);
         }
     }
 }
@@ -61,6 +104,25 @@ mod tests {
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
         drop(second.await);
-        assert_eq!(locks.0.lock().unwrap().len(), 1);
+        assert_eq!(super::locks(&locks.0).by_id.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_watch_tells_who_is_first() {
+        let locks = KeyedLocks::default();
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|id| RunId::new(id).unwrap());
+        drop(locks.lock(&a).await);
+        let held = locks.lock(&b).await;
+        locks.watch();
+        drop(locks.lock(&c).await);
+        locks.watch();
+        drop(held);
+        for (id, expected) in [(&a, true), (&b, false), (&c, false), (&d, true)] {
+            let (_lock, is_first) = locks.lock_first(id).await;
+            assert_eq!(is_first, expected, "{id}");
+        }
+        locks.unwatch();
+        locks.watch();
+        assert!(locks.lock_first(&c).await.1);
     }
 }

@@ -431,12 +431,14 @@ impl Shared {
 
     /// Loads a run that this engine owns, and drives it. Those who wait for it are told if that fails.
     async fn go_on_with(self: &Arc<Self>, id: &RunId, seat: Arc<Seat>, place: Place) {
+        let mut epoch = None;
         let loaded = async {
             let record = self
                 .storage
                 .record(id)
                 .await?
                 .ok_or_else(|| Error::NotFound { run: id.clone() })?;
+            epoch = Some(record.epoch);
             if record.owner != Some(self.node) || !record.status.is_active() {
                 return Ok(None);
             }
@@ -463,6 +465,10 @@ impl Shared {
             Err(error) => {
                 tracing::warn!(run = %id, %error, "run could not be read; it is resumable");
                 self.roster().lost.insert(id.clone());
+                if let Some(epoch) = epoch.filter(|_| self.is_shared()) {
+                    self.leave_to_others(id);
+                    self.give_up(id.clone(), epoch);
+                }
                 Ended::Unreadable(error)
             }
         };

@@ -452,7 +452,11 @@ impl Shared {
             {
                 match &ended {
                     Ended::ShutDown => roster.to_release.push((id.clone(), epoch)),
-                    Ended::Interrupted(error) if error.is_retryable() && self.is_shared() => {
+                    Ended::Interrupted(_)
+                    | Ended::Unreadable(_)
+                    | Ended::Suspended(SuspendReason::Invariant { .. })
+                        if self.is_shared() =>
+                    {
                         given_up = Some(epoch);
                     }
                     _ => {}
@@ -472,6 +476,10 @@ impl Shared {
             }
         }
         if let Some(epoch) = given_up {
+            // Others may succeed where this engine would fail again.
+            if !matches!(&ended, Ended::Interrupted(error) if error.is_retryable()) {
+                self.leave_to_others(id);
+            }
             self.give_up(id.clone(), epoch);
         }
         if let (Ended::Interrupted(_), Some(parent)) = (&ended, parent) {
