@@ -24,9 +24,9 @@ const BOOK: &str = "KEEPSTEP_TEST_BOOK";
 const WORKERS: usize = 5;
 /// Started while the workers have their troubles.
 const RUNS_TO_AN_EVENT: u64 = 100;
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(3);
 /// However slow the machine, so long after everything else something has ended.
-const STUCK_AFTER: Duration = Duration::from_secs(90);
+const STUCK_AFTER: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a worker of the chaos"]

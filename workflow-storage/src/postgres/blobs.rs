@@ -194,7 +194,7 @@ impl Postgres {
         let params: &[Param<'_>] = &[&self.pins.process];
         let kept = self
             .sessions
-            .query("pin blobs", &self.sql.keep_pins, params);
+            .query_for_lease("pin blobs", &self.sql.keep_pins, params);
         kept.await.map(drop)
     }
 

@@ -91,7 +91,8 @@ impl Postgres {
     pub(super) async fn renew_leases(&self, node: NodeId, lease: Duration) -> Result<()> {
         self.know(node);
         let params: &[Param<'_>] = &[&number(node), &lease.as_secs_f64(), &self.address];
-        let renewed = self.sessions.query("renew leases", &self.sql.renew, params);
+        let sessions = &self.sessions;
+        let renewed = sessions.query_for_lease("renew leases", &self.sql.renew, params);
         renewed.await?;
         self.keep_pins().await
     }

@@ -68,7 +68,7 @@ impl Pins {
         }
         let bytes = |ids: &[BlobId]| -> Vec<Vec<u8>> { ids.iter().map(|id| id.0.into()).collect() };
         let params: &[Param<'_>] = &[&bytes(&pinned), &bytes(&unpinned), &self.process];
-        let written = sessions.query("pin blobs", sql, params).await;
+        let written = sessions.query_for_lease("pin blobs", sql, params).await;
         if written.is_err() {
             self.state().changed.extend(pinned.iter().chain(&unpinned));
         }

@@ -10,6 +10,7 @@ use deadpool_postgres::{
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::Failure;
 use super::url::Settings;
@@ -18,6 +19,8 @@ use crate::{Result, StorageError};
 
 /// For how long a server may be silent before the connection counts as lost.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// One renews while the other writes pins.
+const LEASE_CONNECTIONS: usize = 2;
 /// The pauses before further attempts: they double.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -37,8 +40,10 @@ pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 /// The way to the server.
 pub(super) struct Sessions {
     pub(super) settings: Settings,
-    pub(super) tls: tokio_postgres_rustls::MakeRustlsConnect,
+    pub(super) tls: MakeRustlsConnect,
     pool: Pool,
+    /// Connections apart: leases are renewed, and pins written, however many wait for the others.
+    lease_pool: Pool,
     is_closed: AtomicBool,
 }
 
@@ -58,32 +63,11 @@ pub(super) struct Attempts {
 impl Sessions {
     pub(super) fn new(settings: Settings) -> Result<Self> {
         let tls = tls::connector(&settings)?;
-        let manager = Manager::from_config(
-            settings.config.clone(),
-            tls.clone(),
-            ManagerConfig {
-                recycling_method: RecyclingMethod::Fast,
-            },
-        );
-        let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
-            Box::pin(async move {
-                client
-                    .batch_execute(SET_UP)
-                    .await
-                    .map_err(HookError::Backend)
-            })
-        });
-        let pool = Pool::builder(manager)
-            .max_size(settings.connections)
-            .runtime(Runtime::Tokio1)
-            .create_timeout(Some(ANSWER_WITHIN))
-            .post_create(set_up)
-            .build()
-            .map_err(|error| super::url::wrong(error.to_string()))?;
         Ok(Self {
+            pool: pool(&settings, &tls, settings.connections)?,
+            lease_pool: pool(&settings, &tls, LEASE_CONNECTIONS)?,
             settings,
             tls,
-            pool,
             is_closed: AtomicBool::new(false),
         })
     }
@@ -100,6 +84,7 @@ impl Sessions {
     pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.pool.close();
+        self.lease_pool.close();
     }
 
     /// Rows of a statement that may be run again if nobody knows whether it was.
@@ -113,9 +98,32 @@ impl Sessions {
         Ok(rows)
     }
 
+    /// As [`query`](Self::query), past whoever waits for a connection.
+    pub(super) async fn query_for_lease(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>> {
+        let (rows, _) = self
+            .query_on(&self.lease_pool, operation, sql, params)
+            .await?;
+        Ok(rows)
+    }
+
     /// As [`query`](Self::query), and whether an earlier attempt may have been done.
     pub(super) async fn query_unsure(
         &self,
+        operation: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<(Vec<Row>, Attempts)> {
+        self.query_on(&self.pool, operation, sql, params).await
+    }
+
+    async fn query_on(
+        &self,
+        pool: &Pool,
         operation: &'static str,
         sql: &str,
         params: &[Param<'_>],
@@ -125,7 +133,7 @@ impl Sessions {
         let mut attempts = Attempts::default();
         loop {
             self.check_open()?;
-            let failure = match self.attempt(sql, params).await {
+            let failure = match attempt(pool, sql, params).await {
                 Ok(rows) => return Ok((rows, attempts)),
                 Err(failure) => failure,
             };
@@ -137,22 +145,6 @@ impl Sessions {
             tracing::debug!(operation, error = %failure, "trying again");
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    async fn attempt(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failure> {
-        let session = self.pool.get().await?;
-        let answer = async {
-            let statement = session.prepare_cached(sql).await?;
-            session.query(&statement, params).await
-        };
-        match timeout(ANSWER_WITHIN, answer).await {
-            Ok(rows) => Ok(rows?),
-            Err(_) => {
-                // It still waits for its answer: nobody else can use it.
-                drop(Object::take(session));
-                Err(Failure::NoAnswer(ANSWER_WITHIN))
-            }
         }
     }
 
@@ -193,4 +185,46 @@ impl Sessions {
             source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(what)),
         }
     }
+}
+
+async fn attempt(pool: &Pool, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failure> {
+    let session = pool.get().await?;
+    let answer = async {
+        let statement = session.prepare_cached(sql).await?;
+        session.query(&statement, params).await
+    };
+    match timeout(ANSWER_WITHIN, answer).await {
+        Ok(rows) => Ok(rows?),
+        Err(_) => {
+            // It still waits for its answer: nobody else can use it.
+            drop(Object::take(session));
+            Err(Failure::NoAnswer(ANSWER_WITHIN))
+        }
+    }
+}
+
+/// At most so many connections, each opened when it is needed first.
+fn pool(settings: &Settings, tls: &MakeRustlsConnect, connections: usize) -> Result<Pool> {
+    let manager = Manager::from_config(
+        settings.config.clone(),
+        tls.clone(),
+        ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        },
+    );
+    let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
+        Box::pin(async move {
+            client
+                .batch_execute(SET_UP)
+                .await
+                .map_err(HookError::Backend)
+        })
+    });
+    Pool::builder(manager)
+        .max_size(connections)
+        .runtime(Runtime::Tokio1)
+        .create_timeout(Some(ANSWER_WITHIN))
+        .post_create(set_up)
+        .build()
+        .map_err(|error| super::url::wrong(error.to_string()))
 }

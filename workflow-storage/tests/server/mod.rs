@@ -163,11 +163,12 @@ impl Server {
     /// Whether a start succeeds; `before` is what the log said before it.
     fn becomes_ready(&self, before: &str) -> bool {
         loop {
-            if self.answers() {
-                return true;
-            }
             let log = self.log();
             let since = log.get(before.len()..).unwrap_or_default();
+            // What is left of one that was killed may answer, too.
+            if since.contains("ready to accept connections") && self.answers() {
+                return true;
+            }
             // Of an orderly end: one that could not start, and not what is left of one that was killed.
             if since.contains("database system is shut down") {
                 return false;
