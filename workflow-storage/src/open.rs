@@ -77,12 +77,7 @@ async fn open_any(url: &str, blobs: Option<Blobs>) -> Result<Arc<dyn Storage>> {
             Some(blobs) => Ok(Arc::new(crate::memory::with_blobs(blobs)?)),
         },
         #[cfg(feature = "postgres")]
-        Target::Postgres if blobs.is_some() => Err(StorageError::Unsupported {
-            url: without_secrets(url),
-            hint: "a store in PostgreSQL keeps its blobs in the database".to_owned(),
-        }),
-        #[cfg(feature = "postgres")]
-        Target::Postgres => Ok(Arc::new(crate::postgres::open(url).await?)),
+        Target::Postgres => Ok(Arc::new(crate::postgres::open(url, blobs).await?)),
         #[cfg(not(feature = "postgres"))]
         Target::Postgres => Err(no_feature(url, "postgres")),
         Target::Directory(asked, path) => {

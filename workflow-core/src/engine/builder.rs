@@ -110,7 +110,8 @@ impl EngineBuilder {
     }
 
     /// Where large values and [objects](crate::ObjectRef) are kept, if not beside the runs: another directory, or a bucket. The same
-    /// place must be given whenever the store is opened. Not for a store that was opened elsewhere: that has its place.
+    /// place must be given whenever the store is opened. A store in PostgreSQL keeps them in the database, or in a bucket. Not for a
+    /// store that was opened elsewhere: that has its place.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

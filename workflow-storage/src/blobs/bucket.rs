@@ -24,15 +24,15 @@ use super::{Place, Verified};
 use crate::{BlobId, BlobReader, Blobs, Result, StorageError};
 
 /// How much is uploaded at a time: the least that S3 takes is 5 MiB.
-const PART: usize = 8 << 20;
+pub(crate) const PART: usize = 8 << 20;
 /// An upload that has not become a blob for so long is one that a crash cut short.
-const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Keeps blobs in a bucket: any store of the crate [`object_store`].
 ///
 /// The journal and all else stay in the store that it is given to. A blob is as durable as the bucket makes it before a run
 /// names it. One prefix of a bucket belongs to one store: [`Storage::maintain`](crate::Storage::maintain) removes what
-/// that store does not know of.
+/// that store does not know of. A store in PostgreSQL may be open in many processes, each of which names the bucket.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -72,12 +72,12 @@ impl From<ObjectStoreBlobs> for Blobs {
     }
 }
 
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap_or_default()
 }
 
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     next_upload: AtomicU64,
@@ -130,7 +130,7 @@ fn wait<F: Future>(call: F) -> F::Output {
     Handle::current().block_on(call)
 }
 
-fn failed(operation: &'static str, source: object_store::Error) -> StorageError {
+pub(crate) fn failed(operation: &'static str, source: object_store::Error) -> StorageError {
     StorageError::Backend {
         backend: "object_store",
         operation,
@@ -139,6 +139,11 @@ fn failed(operation: &'static str, source: object_store::Error) -> StorageError 
 }
 
 impl Bucket {
+    #[cfg(feature = "postgres")]
+    pub(super) fn into_parts(self) -> (Arc<dyn ObjectStore>, Path) {
+        (self.store, self.prefix)
+    }
+
     pub(super) fn put(&self, id: &BlobId, bytes: Bytes) -> Result<()> {
         // One that is there and as long is not uploaded again; what it is, is checked when it is read.
         if self.is_known(id) || self.len(id)? == Some(bytes.len() as u64) {
@@ -196,10 +201,7 @@ impl Bucket {
     pub(super) fn reader(&self, id: &BlobId) -> Result<BlobReader> {
         let got = wait(self.store.get(&self.path(id)));
         let bytes = got.map_err(|error| self.not_read(id, error))?.into_stream();
-        let reader = Streamed {
-            bytes,
-            at_hand: Bytes::new(),
-        };
+        let reader = Streamed::new(bytes);
         let location = format!("{self:?}");
         Ok(Box::new(Verified::new(reader, *id, location, || ())))
     }
@@ -273,9 +275,18 @@ impl Bucket {
 }
 
 /// What comes in pieces, as a reader.
-struct Streamed {
+pub(crate) struct Streamed {
     bytes: BoxStream<'static, object_store::Result<Bytes>>,
     at_hand: Bytes,
+}
+
+impl Streamed {
+    pub(crate) fn new(bytes: BoxStream<'static, object_store::Result<Bytes>>) -> Self {
+        Self {
+            bytes,
+            at_hand: Bytes::new(),
+        }
+    }
 }
 
 impl AsyncRead for Streamed {

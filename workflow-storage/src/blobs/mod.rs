@@ -5,7 +5,7 @@
 //! latest.
 
 #[cfg(feature = "object_store")]
-mod bucket;
+pub(crate) mod bucket;
 mod files;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -95,6 +95,17 @@ impl Blobs {
     pub fn in_directory(path: impl Into<PathBuf>) -> Result<Self> {
         let files = Files::open(path.into())?;
         Ok(Self::new(Place::Files(files.into())))
+    }
+
+    /// The bucket that they are in, if they are in one.
+    #[cfg(all(feature = "object_store", feature = "postgres"))]
+    pub(crate) fn into_bucket(
+        self,
+    ) -> Option<(Arc<dyn object_store::ObjectStore>, object_store::path::Path)> {
+        match self.place {
+            Place::Bucket(bucket) => Some(bucket.into_parts()),
+            _ => None,
+        }
     }
 
     fn new(place: Place) -> Self {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
+use super::bucket::Bucket;
 use super::numbers::{read, stored};
 use super::session::{Param, Sessions};
 use super::{Postgres, commit};
@@ -28,6 +29,11 @@ impl Postgres {
         if self.begin_blob(id, bytes.len() as u64).await? {
             return Ok(held.keep());
         }
+        if let Some(bucket) = &self.bucket {
+            let place = bucket.put(&id, bytes).await?;
+            self.finish_object(bucket, id, place).await?;
+            return Ok(held.keep());
+        }
         for (chunk, number) in bytes.chunks(CHUNK_BYTES).zip(0_i32..) {
             self.put_chunk(id, number, chunk).await?;
         }
@@ -45,6 +51,16 @@ impl Postgres {
         reader: &mut (dyn AsyncRead + Send + Unpin),
     ) -> Result<(BlobId, u64)> {
         self.sessions.check_open()?;
+        if let Some(bucket) = &self.bucket {
+            let (id, size, place) = bucket.put_stream(reader).await?;
+            let held = self.pins.hold(id);
+            if self.begin_blob(id, size).await? {
+                bucket.remove(&[place]).await?;
+            } else {
+                self.finish_object(bucket, id, place).await?;
+            }
+            return Ok((held.keep(), size));
+        }
         let mut name = [0; 32];
         for part in name.chunks_exact_mut(8) {
             part.copy_from_slice(&commit::random_id().to_le_bytes());
@@ -94,6 +110,20 @@ impl Postgres {
         }
     }
 
+    /// Notes where a blob is. Another process may have stored it meanwhile.
+    async fn finish_object(&self, bucket: &Bucket, id: BlobId, place: String) -> Result<()> {
+        let params: &[Param<'_>] = &[&id.0.as_slice(), &place];
+        let finished = self
+            .sessions
+            .query("store a blob", &self.sql.finish_object, params);
+        let rows = finished.await?;
+        let row = rows.first().ok_or_else(|| self.missing(&id))?;
+        if self.sessions.column::<String>(row, 0)? != place {
+            bucket.remove(&[place]).await?;
+        }
+        Ok(())
+    }
+
     async fn put_chunk(&self, id: BlobId, number: i32, chunk: &[u8]) -> Result<()> {
         let params: &[Param<'_>] = &[&id.0.as_slice(), &number, &chunk];
         let put = self
@@ -103,8 +133,15 @@ impl Postgres {
     }
 
     pub(super) async fn read_blob(&self, id: &BlobId) -> Result<Bytes> {
-        let size = self.blob_size(id).await?;
-        let size = size.ok_or_else(|| self.missing(id))?;
+        let found = self.find_blob(id).await?;
+        let (size, place) = found.ok_or_else(|| self.missing(id))?;
+        if let (Some(bucket), Some(place)) = (&self.bucket, place) {
+            let bytes = bucket.get(id, &place).await?;
+            return match self.hash(bytes.clone()).await? == id.0 {
+                true => Ok(bytes),
+                false => Err(bucket.damaged(id)),
+            };
+        }
         let size = usize::try_from(size).map_err(|_| self.missing(id))?;
         let mut chunks = self.chunks(*id);
         let mut bytes = BytesMut::with_capacity(size);
@@ -126,8 +163,10 @@ impl Postgres {
     }
 
     pub(super) async fn stream_blob(&self, id: &BlobId) -> Result<BlobReader> {
-        if self.blob_size(id).await?.is_none() {
-            return Err(self.missing(id));
+        let found = self.find_blob(id).await?;
+        let (_, place) = found.ok_or_else(|| self.missing(id))?;
+        if let (Some(bucket), Some(place)) = (&self.bucket, place) {
+            return bucket.reader(id, &place).await;
         }
         let (reader, mut writer) = tokio::io::simplex(READ_AHEAD);
         let mut chunks = self.chunks(*id);
@@ -159,11 +198,20 @@ impl Postgres {
     }
 
     pub(super) async fn blob_size(&self, id: &BlobId) -> Result<Option<u64>> {
+        let found = self.find_blob(id).await?;
+        Ok(found.map(|(size, _)| size))
+    }
+
+    /// How many bytes a blob has, and its place in the bucket, if it is in one.
+    async fn find_blob(&self, id: &BlobId) -> Result<Option<(u64, Option<String>)>> {
         let params: &[Param<'_>] = &[&id.0.as_slice()];
         let rows = self.sessions.query("read a blob", &self.sql.blob, params);
         let rows = rows.await?;
-        let size = |row| self.sessions.column::<i64>(row, 0).map(read);
-        rows.first().map(size).transpose()
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let size = read(self.sessions.column(row, 0)?);
+        Ok(Some((size, self.sessions.column(row, 1)?)))
     }
 
     /// Removes blobs that nothing refers to, and what dead processes left. The server's own vacuum wins back the space.
@@ -181,11 +229,31 @@ impl Postgres {
                 (self.sessions.column(row, 1)?, self.sessions.column(row, 2)?);
             done.blobs_removed += n.unsigned_abs();
             done.bytes_freed += bytes.unsigned_abs();
+            if let Some(bucket) = &self.bucket {
+                // If this fails or is cut short, they are strays.
+                let places: Vec<String> = self.sessions.column(row, 3)?;
+                bucket.remove(&places).await?;
+            }
+        }
+        if let Some(bucket) = &self.bucket {
+            let strays_of = |places| self.strays_of(places);
+            bucket.remove_strays(strays_of).await?;
         }
         for sql in [&self.sql.forget_writers, &self.sql.forget_nodes] {
             self.sessions.query("tidy up", sql, &[]).await?;
         }
         Ok(done)
+    }
+
+    /// Those of these objects that no blob is in.
+    async fn strays_of(&self, places: Vec<String>) -> Result<Vec<String>> {
+        let params: &[Param<'_>] = &[&places];
+        let rows = self
+            .sessions
+            .query("remove blobs", &self.sql.strays, params);
+        let strays = rows.await?;
+        let place = |row| self.sessions.column(row, 0);
+        strays.iter().map(place).collect()
     }
 
     /// Says again what this process has pinned.

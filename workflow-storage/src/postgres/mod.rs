@@ -5,6 +5,8 @@
 //! person may look at.
 
 mod blobs;
+#[cfg_attr(not(feature = "object_store"), path = "no_bucket.rs")]
+mod bucket;
 mod commit;
 mod error;
 mod listen;
@@ -29,6 +31,7 @@ use tokio::io::AsyncRead;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use self::bucket::Bucket;
 use self::commit::{Writer, Writers};
 use self::listen::{Heard, Listener};
 use self::pins::Pins;
@@ -36,9 +39,9 @@ use self::session::{Param, Sessions};
 use self::statements::Statements;
 use self::url::Surroundings;
 use crate::{
-    Batch, BlobId, BlobReader, Committed, Description, Durability, Epoch, JournalEntry, ListedRun,
-    Maintained, Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage,
-    RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
+    Batch, BlobId, BlobReader, Blobs, Committed, Description, Durability, Epoch, JournalEntry,
+    ListedRun, Maintained, Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind,
+    RunPage, RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
 };
 
 /// A store in a schema of a database.
@@ -50,6 +53,8 @@ pub(crate) struct Postgres {
     durability: Durability,
     writers: Writers,
     pins: Arc<Pins>,
+    /// Where blobs are, if they are not in the database.
+    bucket: Option<Bucket>,
     /// Writers of claims of which nobody knows whether they were done.
     unsettled: Mutex<Vec<Writer>>,
     /// The ids under which this process owns runs.
@@ -64,7 +69,17 @@ pub(crate) struct Postgres {
 }
 
 /// Opens the store that a URL names, and makes it if there is none.
-pub(crate) async fn open(url: &str) -> Result<Postgres> {
+pub(crate) async fn open(url: &str, blobs: Option<Blobs>) -> Result<Postgres> {
+    let bucket = match blobs.map(Bucket::of) {
+        Some(None) => {
+            return Err(url::wrong(
+                "several processes share a store in PostgreSQL: its blobs are in the database or in a bucket, not in one's memory or \
+                 directory",
+            ));
+        }
+        Some(bucket) => bucket,
+        None => None,
+    };
     let settings = url::parse(url, &Surroundings::of_process())?;
     let sql = Statements::new(&settings.schema);
     let location = settings.location.clone();
@@ -83,9 +98,22 @@ pub(crate) async fn open(url: &str) -> Result<Postgres> {
             supported: schema::FORMAT.to_string(),
         });
     }
+    let blobs_in = bucket
+        .as_ref()
+        .map_or("the database".to_owned(), Bucket::describe);
+    let agreed = sessions
+        .agree_on_blobs(&sql.agree_on_blobs, &blobs_in)
+        .await?;
+    if agreed != blobs_in {
+        return Err(url::wrong(format!(
+            "the store at {location} has its blobs in {agreed}, and is to be opened with them in {blobs_in}; all who open it \
+             must name the same place"
+        )));
+    }
     Ok(Postgres {
         sessions: Arc::new(sessions),
         sql,
+        bucket,
         durability: if found.syncs {
             Durability::PowerLoss
         } else {

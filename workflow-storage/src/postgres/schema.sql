@@ -5,7 +5,9 @@
 
 CREATE TABLE keepstep.store (
     format int NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- Where blobs are, as the first process said that opened the store.
+    blobs_in text
 );
 INSERT INTO keepstep.store (format) VALUES (1);
 
@@ -85,12 +87,15 @@ CREATE TABLE keepstep.message_key (
     PRIMARY KEY (run_no, key)
 );
 
--- Large bytes under the BLAKE3 hash of their content; under 32 random bytes while they are being streamed in.
+-- Large bytes under the BLAKE3 hash of their content; under 32 random bytes while they are being streamed in. They are in chunks,
+-- or in an object of a bucket, whose name is `place`.
 CREATE TABLE keepstep.blob (
     id bytea PRIMARY KEY,
     size bigint NOT NULL,
-    is_whole boolean NOT NULL
+    is_whole boolean NOT NULL,
+    place text COLLATE "C"
 );
+CREATE INDEX blob_by_place ON keepstep.blob (place) WHERE place IS NOT NULL;
 CREATE TABLE keepstep.blob_chunk (
     blob bytea NOT NULL,
     number int NOT NULL,
@@ -533,7 +538,7 @@ $$;
 
 -- Removes some blobs that no run names and no process has pinned, and what is left of streams that broke off. `n_found` is 0 when
 -- there are no more.
-CREATE FUNCTION keepstep.sweep(OUT n_found int, OUT removed bigint, OUT bytes bigint) LANGUAGE plpgsql AS $$
+CREATE FUNCTION keepstep.sweep(OUT n_found int, OUT removed bigint, OUT bytes bigint, OUT places text[]) LANGUAGE plpgsql AS $$
 DECLARE
     ids bytea[];
 BEGIN
@@ -550,8 +555,10 @@ BEGIN
         WHERE NOT EXISTS (SELECT FROM keepstep.blob_reference f WHERE f.blob = x.id)
             AND NOT EXISTS (SELECT FROM keepstep.blob_pin p WHERE p.blob = x.id));
     DELETE FROM keepstep.blob_chunk c WHERE c.blob = ANY (ids);
-    WITH gone AS (DELETE FROM keepstep.blob b WHERE b.id = ANY (ids) RETURNING b.size, b.is_whole)
-        SELECT count(*) FILTER (WHERE g.is_whole), coalesce(sum(g.size), 0) INTO removed, bytes FROM gone g;
+    WITH gone AS (DELETE FROM keepstep.blob b WHERE b.id = ANY (ids) RETURNING b.size, b.is_whole, b.place)
+        SELECT count(*) FILTER (WHERE g.is_whole), coalesce(sum(g.size), 0),
+            coalesce(array_agg(g.place) FILTER (WHERE g.place IS NOT NULL), '{}')
+            INTO removed, bytes, places FROM gone g;
     n_found := cardinality(ids);
 END $$;
 

@@ -167,6 +167,17 @@ impl Sessions {
         }
     }
 
+    /// Where the store's blobs are, which the first says that opens it.
+    pub(super) async fn agree_on_blobs(&self, sql: &str, blobs_in: &str) -> Result<String> {
+        loop {
+            let rows = self.query("open the store", sql, &[&blobs_in]).await?;
+            // There is none for whoever waited for the first.
+            if let Some(row) = rows.first() {
+                return self.column(row, 0);
+            }
+        }
+    }
+
     pub(super) fn error(&self, operation: &'static str, failure: Failure) -> StorageError {
         failure.into_error(&self.settings.location, operation)
     }

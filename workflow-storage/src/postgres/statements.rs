@@ -23,15 +23,18 @@ pub(super) struct Statements {
     pub(super) delete: String,
     pub(super) watch: String,
     pub(super) want: String,
+    pub(super) agree_on_blobs: String,
     pub(super) begin_blob: String,
     pub(super) put_chunk: String,
     pub(super) finish_blob: String,
+    pub(super) finish_object: String,
     pub(super) finish_stream: String,
     pub(super) pin: String,
     pub(super) keep_pins: String,
     pub(super) blob: String,
     pub(super) chunks: String,
     pub(super) sweep: String,
+    pub(super) strays: String,
     pub(super) forget_writers: String,
     pub(super) forget_nodes: String,
 }
@@ -83,30 +86,49 @@ impl Statements {
             renew: sql("SELECT keepstep.renew($1, $2, $3)"),
             release: sql("SELECT keepstep.release($1, $2)"),
             delete: sql("SELECT keepstep.delete_run($1, $2)"),
+            // Locked in the order in which commits lock.
             watch: sql(
-                "UPDATE keepstep.run r SET is_watched = true WHERE r.id = ANY ($1) AND NOT r.is_watched AND r.status < 3",
+                "UPDATE keepstep.run r SET is_watched = true FROM (
+                    SELECT w.id FROM keepstep.run w WHERE w.id = ANY ($1) AND NOT w.is_watched AND w.status < 3
+                    ORDER BY w.id FOR NO KEY UPDATE
+                ) x WHERE r.id = x.id",
             ),
             want: sql(
                 "SELECT pg_notify('keepstep', 'wanted ' || to_hex(r.owner) || ' ' || r.id) FROM keepstep.run r
                 WHERE r.id = $1 AND r.owner IS NOT NULL",
+            ),
+            // A store that is being used is not written to.
+            agree_on_blobs: sql(
+                "WITH first AS (
+                    UPDATE keepstep.store s SET blobs_in = $1 WHERE s.blobs_in IS NULL RETURNING s.blobs_in
+                )
+                SELECT f.blobs_in FROM first f UNION ALL SELECT s.blobs_in FROM keepstep.store s WHERE s.blobs_in IS NOT NULL LIMIT 1",
             ),
             begin_blob: sql("SELECT keepstep.begin_blob($1, $2, $3)"),
             put_chunk: sql(
                 "INSERT INTO keepstep.blob_chunk (blob, number, bytes) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
             ),
             finish_blob: sql("UPDATE keepstep.blob SET is_whole = true WHERE id = $1"),
+            // Whoever was first says where it is. The same again says the same.
+            finish_object: sql(
+                "UPDATE keepstep.blob b SET is_whole = true, place = coalesce(b.place, $2) WHERE b.id = $1 RETURNING b.place",
+            ),
             finish_stream: sql("SELECT keepstep.finish_stream($1, $2, $3, $4)"),
             pin: sql("SELECT keepstep.pin($1, $2, $3)"),
             keep_pins: sql(
                 "UPDATE keepstep.blob_pin SET until = now() + interval '1 day'
                 WHERE process = $1 AND until < now() + interval '12 hours'",
             ),
-            blob: sql("SELECT b.size FROM keepstep.blob b WHERE b.id = $1 AND b.is_whole"),
+            blob: sql("SELECT b.size, b.place FROM keepstep.blob b WHERE b.id = $1 AND b.is_whole"),
             chunks: sql(
                 "SELECT c.number, c.bytes FROM keepstep.blob_chunk c WHERE c.blob = $1 AND c.number >= $2
                 ORDER BY c.number LIMIT $3",
             ),
-            sweep: sql("SELECT n_found, removed, bytes FROM keepstep.sweep()"),
+            sweep: sql("SELECT n_found, removed, bytes, places FROM keepstep.sweep()"),
+            strays: sql(
+                "SELECT x.place FROM unnest($1::text[]) AS x (place)
+                WHERE NOT EXISTS (SELECT FROM keepstep.blob b WHERE b.place = x.place)",
+            ),
             forget_writers: sql(
                 "DELETE FROM keepstep.writer w WHERE w.committed_at < now() - interval '1 day'",
             ),

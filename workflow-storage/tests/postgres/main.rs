@@ -3,6 +3,8 @@
 #![cfg(all(unix, feature = "conformance", feature = "postgres"))]
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+#[cfg(feature = "object_store")]
+mod bucket;
 mod kit;
 mod lost;
 #[path = "../server/mod.rs"]
@@ -14,5 +16,14 @@ keepstep_storage::conformance!(postgres, {
     move || {
         let url = url.clone();
         async move { keepstep_storage::open(&url).await.unwrap() }
+    }
+});
+
+#[cfg(feature = "object_store")]
+keepstep_storage::conformance!(postgres_and_bucket, {
+    let (url, dir) = (server::url(), tempfile::tempdir().unwrap());
+    move || {
+        let (url, bucket) = (url.clone(), dir.path().to_owned());
+        async move { bucket::open(&url, &bucket, "some/prefix").await.unwrap() }
     }
 });

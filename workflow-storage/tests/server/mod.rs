@@ -109,6 +109,9 @@ impl Server {
         let pid = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
         let pid = pid.lines().next().unwrap();
         self.leave_folder();
+        // Stopped, it makes no more processes, of which one that outlived it would hold what the next server needs.
+        let stopped = Command::new("kill").args(["-STOP", pid]).status();
+        assert!(stopped.unwrap().success());
         let children = Command::new("pkill").args(["-KILL", "-P", pid]).status();
         let killed = Command::new("kill").args(["-KILL", pid]).status();
         assert!(killed.unwrap().success());
