@@ -24,6 +24,9 @@ const KEEPER: &str = r#"
     rm -rf "$2"
 "#;
 
+/// What its log says then.
+const READY: &str = "ready to accept connections";
+
 /// A server of our own.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -99,6 +102,15 @@ impl Server {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
+    /// The URL of its database by its socket.
+    pub(crate) fn local(&self) -> String {
+        let folder = self.folder.display();
+        format!(
+            "host={folder} port={} user=postgres dbname=postgres",
+            self.port
+        )
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -156,7 +168,7 @@ impl Server {
 
     fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !self.answers() {
+        while !(self.log().contains(READY) && self.answers()) {
             let has_failed = self.log().contains("FATAL") || Instant::now() > deadline;
             assert!(!has_failed, "the server does not start: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
@@ -169,7 +181,7 @@ impl Server {
             let log = self.log();
             let since = log.get(before.len()..).unwrap_or_default();
             // What is left of one that was killed may answer, too.
-            if since.contains("ready to accept connections") && self.answers() {
+            if since.contains(READY) && self.answers() {
                 return true;
             }
             // Of an orderly end: one that could not start, and not what is left of one that was killed.
@@ -233,7 +245,7 @@ fn binaries() -> Option<PathBuf> {
 }
 
 /// The server refuses to run as root: then it is another user's, who gets the folder.
-fn owner(folder: &Path) -> Option<(u32, u32)> {
+pub(crate) fn owner(folder: &Path) -> Option<(u32, u32)> {
     use std::os::unix::fs::{MetadataExt, chown};
 
     let uid = std::fs::metadata("/proc/self").ok()?.uid();
