@@ -7,7 +7,7 @@ use keepstep::prelude::*;
 use keepstep::storage::fault::{Call, Effect, Fault, Faulty};
 use keepstep::storage::{Storage, StorageError};
 
-use crate::common::{act, join, leaf};
+use crate::common::{Do, act, join, leaf};
 use crate::{Cluster, soon};
 
 impl Cluster {
@@ -80,5 +80,60 @@ async fn a_run_whose_write_fails_for_good_goes_on_at_another_worker() -> keepste
     let _other = cluster.worker().await;
     assert_eq!(soon(waiting).await?, 1);
     assert_eq!(cluster.world.log(), ["a", "a"]);
+    Ok(())
+}
+
+/// The server refuses to make its files longer, as on a full disk.
+const NO_ROOM: &str = "
+    CREATE FUNCTION SCHEMA.no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+    END $$;
+    CREATE TRIGGER no_room BEFORE INSERT ON SCHEMA.entry EXECUTE FUNCTION SCHEMA.no_room();
+";
+
+#[tokio::test]
+async fn on_a_full_disk_runs_stop_and_say_so_and_go_on_once_there_is_room() -> keepstep::Result<()>
+{
+    let cluster = Cluster::new();
+    cluster.world.tell("b", Do::Hold);
+    let (worker, submitter) = (cluster.worker().await, cluster.submitter().await);
+    let (server, schema) = cluster.url.split_once("?schema=").unwrap();
+    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let run = worker.start("run", join("b", [leaf("a")]).build()).await?;
+    soon(cluster.world.until("b")).await;
+    client
+        .batch_execute(&NO_ROOM.replace("SCHEMA", schema))
+        .await
+        .unwrap();
+    cluster.world.tell("b", Do::Succeed);
+    let error = soon(run).await.unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error:?}");
+    let mut said = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        said += &format!(": {cause}");
+        source = cause.source();
+    }
+    assert!(said.contains("No space left on device"), "{said}");
+    let refused = submitter
+        .start("other", leaf("c").build())
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, Error::Storage(_)), "{refused:?}");
+
+    client
+        .batch_execute(&format!("DROP FUNCTION {schema}.no_room CASCADE"))
+        .await
+        .unwrap();
+    let again = submitter
+        .start("run", join("b", [leaf("a")]).build())
+        .await?;
+    assert_eq!(soon(again).await?, 2);
+    let mut log = cluster.world.log();
+    log.dedup();
+    assert_eq!(log, ["a", "b"], "a step whose result was durable ran again");
     Ok(())
 }

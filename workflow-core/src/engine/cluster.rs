@@ -351,6 +351,10 @@ impl Engine {
         let shared = &self.shared;
         let (_lock, is_first) = shared.locks.lock_first(&id).await;
         let mut epoch = record.epoch;
+        if shared.roster().left_to_others.contains_key(&id) {
+            // It was left while the claim was under way.
+            return shared.give_up(id, epoch);
+        }
         let begun = async {
             let record = if is_first {
                 record
