@@ -5,6 +5,12 @@
 #![cfg(feature = "sled")]
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+#[cfg(all(unix, feature = "postgres"))]
+mod rolling;
+#[cfg(all(unix, feature = "postgres"))]
+#[path = "../../workflow-storage/tests/server/mod.rs"]
+mod server;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,11 +32,16 @@ fn programs() -> PathBuf {
     for program in ["upgrade_v1", "upgrade_v2", "upgrade_v2_forgetful"] {
         build.args(["--example", program]);
     }
+    if cfg!(feature = "postgres") {
+        build.args(["--example", "rolling_v1", "--example", "rolling_v2"]);
+    }
     // As this test was built, so that nothing is built twice.
     for (feature, is_on) in [
         ("sled", cfg!(feature = "sled")),
         ("redb", cfg!(feature = "redb")),
         ("fjall", cfg!(feature = "fjall")),
+        ("object_store", cfg!(feature = "object_store")),
+        ("postgres", cfg!(feature = "postgres")),
         ("schedules", cfg!(feature = "schedules")),
     ] {
         if is_on {

@@ -1,0 +1,79 @@
+//! Workers of two versions share a PostgreSQL store while one replaces the other.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::{programs, server};
+
+const ORDERS: usize = 40;
+
+fn command(program: &Path, book: &Path, args: [&str; 3]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env("ROLLING_BOOK", book)
+        .stdin(Stdio::piped());
+    command
+}
+
+/// A worker that has begun to work.
+fn worker(program: &Path, book: &Path, url: &str) -> Child {
+    let mut command = command(program, book, ["work", url, "0"]);
+    let mut worker = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let stdout = worker.stdout.as_mut().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    assert_eq!(line, "works\n");
+    worker
+}
+
+#[test]
+fn a_rolling_deploy_of_two_versions_loses_nothing() {
+    let url = server::url();
+    let folder = programs();
+    let program =
+        |name: &str| folder.join(format!("rolling_{name}{}", std::env::consts::EXE_SUFFIX));
+    let (v1, v2) = (program("v1"), program("v2"));
+    let dir = tempfile::tempdir().unwrap();
+    let book = dir.path().join("book");
+    let orders = ORDERS.to_string();
+    let submit = |program: &Path| {
+        let submitted = command(program, &book, ["submit", &url, &orders]).output();
+        let submitted = submitted.unwrap();
+        assert!(submitted.status.success(), "{submitted:?}");
+        assert_eq!(String::from_utf8_lossy(&submitted.stdout), "");
+    };
+    let outputs = |program: &Path| {
+        let ended = command(program, &book, ["await", &url, &orders]).output();
+        let ended = String::from_utf8(ended.unwrap().stdout).unwrap();
+        ended.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+
+    let (mut old, mut killed) = (worker(&v1, &book, &url), worker(&v1, &book, &url));
+    submit(&v1);
+    let mut new = worker(&v2, &book, &url);
+    submit(&v2);
+    submit(&v1);
+    // One of the old is stopped as it should be, the other is not.
+    drop(old.stdin.take());
+    assert!(old.wait().unwrap().success());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+
+    let mut shown = BTreeSet::new();
+    for output in outputs(&v1) {
+        // Charged by the one or the other.
+        shown.insert(output.replace("500 EUR", "500"));
+    }
+    let expected = |n| format!("v1-{n} paid 500, shipped");
+    assert_eq!(shown, (0..ORDERS).map(expected).collect());
+    let expected = |n| format!("v2-{n} paid 500 USD, shipped, thanked");
+    assert_eq!(outputs(&v2), (0..ORDERS).map(expected).collect::<Vec<_>>());
+    drop(new.stdin.take());
+    assert!(new.wait().unwrap().success());
+    let book = std::fs::read_to_string(&book).unwrap();
+    let done: BTreeSet<&str> = book.lines().collect();
+    assert_eq!(done.len(), 2 * 3 * ORDERS);
+}
