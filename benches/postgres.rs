@@ -267,7 +267,7 @@ async fn runs_row(place: &mut Place, n: u64, rounds: usize) -> anyhow::Result<()
     Ok(())
 }
 
-/// Claims and listings among many runs, of which one in a hundred is free and the rest have ended.
+/// Claims and listings among many runs, of which the newest hundredth is free and the rest have ended.
 async fn look_rows(place: &mut Place, runs: u64) -> anyhow::Result<()> {
     let schema = place.schema();
     let store = keepstep::storage::open(&place.store(&schema)).await?;
@@ -275,9 +275,9 @@ async fn look_rows(place: &mut Place, runs: u64) -> anyhow::Result<()> {
     client
         .batch_execute(&format!(
             "INSERT INTO {schema}.run (id, kind, status, owner, epoch, incarnation, workflow, plan_hash, created_at,
-                first_entry, next_entry, journal_bytes, steps_total, steps_done, steps_failed)
-            SELECT 'run-' || n, 1, CASE WHEN n % 100 = 0 THEN 2 ELSE 4 END, NULL, 1, n, 'step',
-                decode(repeat('00', 32), 'hex'), n, 0, 1, 100, 3, 3, 0
+                first_entry, next_entry, journal_bytes, steps_total, steps_done, steps_failed, build_label, build_steps)
+            SELECT 'run-' || n, 1, CASE WHEN n > {runs} - {runs} / 100 THEN 2 ELSE 4 END, NULL, 1, n, 'step',
+                decode(repeat('00', 32), 'hex'), n, 0, 1, 100, 3, 3, 0, '', 0
             FROM generate_series(1, {runs}) n; ANALYZE {schema}.run"
         ))
         .await?;

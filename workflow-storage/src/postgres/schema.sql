@@ -54,6 +54,8 @@ CREATE INDEX run_by_creation ON keepstep.run (kind, created_at, id);
 CREATE INDEX run_by_status ON keepstep.run (kind, status, created_at, id);
 CREATE INDEX run_by_wake ON keepstep.run (kind, wake_at, id) WHERE status IN (1, 2) AND wake_at IS NOT NULL;
 CREATE INDEX run_by_owner ON keepstep.run (owner, kind, created_at, id) WHERE status IN (1, 2);
+-- What nobody owns, apart from the many that have ended: whoever looks for it would else walk past all of them.
+CREATE INDEX run_free ON keepstep.run (kind, created_at, id) WHERE owner IS NULL AND status IN (1, 2);
 
 CREATE TABLE keepstep.entry (
     run_no bigint NOT NULL,
