@@ -136,7 +136,7 @@ impl Storage for Bottom {
         Ok(deleted)
     }
 
-    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+    async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
         self.memory.watch(runs).await
     }
 
@@ -441,7 +441,7 @@ impl Storage for Wire {
             .await
     }
 
-    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+    async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
         self.bottom.watch(runs).await
     }
 

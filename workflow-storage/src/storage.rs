@@ -153,11 +153,14 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// Waits until something may have arrived for this process: a hint, which may come without a cause.
     async fn notified(&self);
 
-    /// Asks to be told, by [`notices`](Self::notices), when these runs stop: end, or are suspended. Look at them after, since
-    /// they may have.
-    async fn watch(&self, runs: &[RunId]) -> Result<()> {
-        let _ = runs;
-        Ok(())
+    /// Asks to be told, by [`notices`](Self::notices), when these runs stop: end, or are suspended. Their records, as they are since
+    /// that was asked: some may have stopped before.
+    async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
+        let mut records = Vec::with_capacity(runs.len());
+        for run in runs {
+            records.push(self.record(run).await?);
+        }
+        Ok(records)
     }
 
     /// Asks whoever owns a run to give it up, if it can: it gets a [`Notice::Wanted`].

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt, TryStreamExt};
 use keepstep_storage::{RunId, RunRecord, StoredStatus};
 use tokio::sync::mpsc;
 
@@ -9,6 +10,9 @@ use super::Engine;
 use super::cluster::{AGAIN_AFTER, LOOK_EVERY};
 use super::shared::{Ended, Seat, SeatState, Shared};
 use crate::error::{Error, Result};
+
+/// How many runs that have stopped are read at a time.
+const LOOKS_AT_ONCE: usize = 16;
 
 impl Shared {
     /// A seat for those who wait for a run that another engine owns, or will. The caller holds the lock of the id.
@@ -86,6 +90,13 @@ pub(super) async fn look(shared: Arc<Shared>, mut looks: mpsc::UnboundedReceiver
         }
         runs.sort_unstable();
         runs.dedup();
+        {
+            // Nobody waits any more for those that were looked at when they came to wait here, and have ended since.
+            let roster = shared.roster();
+            let is_remote =
+                |run: &RunId| matches!(roster.seats.get(run), Some((SeatState::Remote, _)));
+            runs.retain(is_remote);
+        }
         if let Err(error) = engine.look_at_some(&runs).await {
             tracing::warn!(%error, "could not look at runs that others own; trying again");
             shared.pause(AGAIN_AFTER).await;
@@ -97,29 +108,50 @@ pub(super) async fn look(shared: Arc<Shared>, mut looks: mpsc::UnboundedReceiver
 
 impl Engine {
     async fn look_at_some(&self, runs: &[RunId]) -> Result<()> {
-        // First, so that what happens after the look is told.
-        self.shared.storage.watch(runs).await?;
-        for run in runs {
-            let _lock = self.shared.locks.lock(run).await;
-            let seat = match self.shared.roster().seats.get(run) {
-                Some((SeatState::Remote, seat)) => Arc::clone(seat),
-                _ => continue,
-            };
-            let Some(ended) = self.end_elsewhere(run, &seat).await? else {
-                continue;
-            };
-            self.shared.roster().seats.remove(run);
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let records = self.shared.storage.watch(runs).await?;
+        let looks = runs.iter().cloned().zip(records);
+        let looks = looks.map(|(run, record)| self.look_at_one(run, record));
+        let looks = futures_util::stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
+        looks.try_collect().await
+    }
+
+    /// Tells those who wait for a run of another engine if it has stopped.
+    async fn look_at_one(&self, run: RunId, mut record: Option<RunRecord>) -> Result<()> {
+        let _lock = self.shared.locks.lock(&run).await;
+        // It may be this engine's since.
+        let seat = match self.shared.roster().seats.get(&run) {
+            Some((SeatState::Remote, seat)) => Arc::clone(seat),
+            _ => return Ok(()),
+        };
+        let status = record.as_ref().map(|record| record.status);
+        if matches!(
+            status,
+            None | Some(StoredStatus::Failed | StoredStatus::Suspended)
+        ) {
+            // It may have been resumed here before it was locked.
+            record = self.shared.storage.record(&run).await?;
+        }
+        if let Some(ended) = self.end_elsewhere(&run, record, &seat).await? {
+            self.shared.roster().seats.remove(&run);
             seat.ended.send_replace(ended);
         }
         Ok(())
     }
 
     /// How a run ended that another engine owned; `Some(None)` if nobody wants to know any more.
-    async fn end_elsewhere(&self, id: &RunId, seat: &Seat) -> Result<Option<Option<Ended>>> {
+    async fn end_elsewhere(
+        &self,
+        id: &RunId,
+        record: Option<RunRecord>,
+        seat: &Seat,
+    ) -> Result<Option<Option<Ended>>> {
         if !seat.is_watched() {
             return Ok(Some(None));
         }
-        let Some(record) = self.shared.storage.record(id).await? else {
+        let Some(record) = record else {
             let error = Error::NotFound { run: id.clone() };
             return Ok(Some(Some(Ended::Unreadable(error))));
         };

@@ -386,7 +386,7 @@ impl Storage for Faulty {
         self.inner.notified().await;
     }
 
-    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+    async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
         self.pass(Call::Read, self.inner.watch(runs)).await
     }
 

@@ -275,7 +275,7 @@ impl Storage for Recorded {
         self.inner.notified().await;
     }
 
-    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+    async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
         self.inner.watch(runs).await
     }
 

@@ -277,11 +277,12 @@ impl Storage for Postgres {
         self.arrived.notified().await;
     }
 
-    async fn watch(&self, runs: &[RunId]) -> Result<()> {
+    async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
         let ids: Vec<&str> = runs.iter().map(RunId::as_str).collect();
         let params: &[Param<'_>] = &[&ids];
         let watched = self.sessions.query("watch runs", &self.sql.watch, params);
-        watched.await.map(drop)
+        watched.await?;
+        self.read_records(&ids).await
     }
 
     async fn want(&self, run: &RunId) -> Result<()> {

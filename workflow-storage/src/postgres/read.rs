@@ -1,5 +1,6 @@
 //! Reads: records, listings, journals, inboxes and timers.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use bytes::Bytes;
@@ -145,6 +146,21 @@ impl Postgres {
             .map(|row| self.sessions.listed(row))
             .transpose()?;
         Ok(listed.map(|listed| listed.record))
+    }
+
+    /// What runs are now, in the order in which they are asked for.
+    pub(super) async fn read_records(&self, runs: &[&str]) -> Result<Vec<Option<RunRecord>>> {
+        let nodes = self.nodes();
+        let params: &[Param<'_>] = &[&nodes, &runs];
+        let rows = self
+            .sessions
+            .query("read records", &self.sql.records, params);
+        let mut records = HashMap::with_capacity(runs.len());
+        for row in &rows.await? {
+            let listed = self.sessions.listed(row)?;
+            records.insert(listed.run, listed.record);
+        }
+        Ok(runs.iter().map(|run| records.remove(*run)).collect())
     }
 
     /// One index serves runs of one status in order, so runs of several statuses are merged from as many scans.

@@ -10,6 +10,7 @@ const COMMIT_PARAMETERS: usize = 48;
 pub(super) struct Statements {
     pub(super) commit: String,
     pub(super) record: String,
+    pub(super) records: String,
     pub(super) by_id: String,
     pub(super) journal: String,
     pub(super) value: String,
@@ -46,6 +47,7 @@ impl Statements {
         Self {
             commit: sql(&format!("SELECT * FROM keepstep.commit({})", places.join(", "))),
             record: sql(&format!("{SELECT} WHERE r.id = $2")),
+            records: sql(&format!("{SELECT} WHERE r.id = ANY ($2)")),
             by_id: sql(&format!(
                 "{SELECT} WHERE r.kind = $2 AND r.id >= $3 AND r.id > $4 \
                  AND r.id < coalesce($5, repeat(chr(1114111), 300)) ORDER BY r.id LIMIT $6"
