@@ -1,51 +1,133 @@
 //! Setting bodies going: each in a task of its own, or many that may be short together.
 //!
-//! A task costs more than a short body does. So where many bodies start at once, one task polls each of them once;
-//! those that are done by then never need a task, and each of the others gets one and is polled there again. A body that
-//! waits therefore never waits for another.
+//! A task costs more than a short body does. So bodies that start together wait in a line, and a few tasks, the hands, poll each
+//! of them once; those that are done by then never need a task, and each of the others gets one and is polled there again. As
+//! long as a body stands in the line, there is a hand that is not in the middle of a poll. So a body never waits for
+//! another, whether that waits or computes.
 
 #![expect(
     clippy::disallowed_methods,
     reason = "bodies are what tasks are spawned for"
 )]
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use futures_core::future::BoxFuture;
 
 use crate::context::Context;
 
-/// How many bodies are polled by one task at most: a body that computes for long in its first poll delays the others of its
-/// crew, so it is small.
-const MAX_CREW: usize = 16;
-/// Into how many crews bodies that start at once are spread at least.
-const MIN_CREWS: usize = 8;
+/// How many bodies a hand polls before it lets other tasks of its thread have their turn, such as the run that is to hear of them.
+const TURN: usize = 16;
 
 /// A body that is to be set going.
 pub(super) struct Member {
     pub(super) body: BoxFuture<'static, ()>,
     pub(super) context: Context,
-    /// Whether it may share its first poll with others; a body on the blocking pool has nothing to gain.
+    /// Whether it may be polled in the line; a body on the blocking pool has nothing to gain.
     pub(super) may_share: bool,
 }
 
-/// Sets bodies going.
-pub(super) fn set_going(members: Vec<Member>) {
-    let (mut sharing, alone): (Vec<_>, Vec<_>) =
-        members.into_iter().partition(|member| member.may_share);
-    alone.into_iter().for_each(Member::spawn);
-    let size = (sharing.len() / MIN_CREWS).clamp(1, MAX_CREW);
-    if size == 1 {
-        sharing.into_iter().for_each(Member::spawn);
-        return;
+/// The bodies of a run that wait for their first poll.
+#[derive(Default)]
+pub(super) struct Crew(Arc<Mutex<Line>>);
+
+#[derive(Default)]
+struct Line {
+    bodies: VecDeque<Member>,
+    /// Hands that are not in the middle of a poll, and look into the line before they end.
+    n_free: usize,
+}
+
+impl Crew {
+    /// Sets bodies going.
+    pub(super) fn set_going(&self, members: Vec<Member>) {
+        let (sharing, alone): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|member| member.may_share);
+        alone.into_iter().for_each(Member::spawn);
+        if sharing.is_empty() {
+            return;
+        }
+        let mut line = lock(&self.0);
+        if line.n_free == 0 && sharing.len() == 1 {
+            drop(line);
+            // A hand would be no less than a task.
+            return sharing.into_iter().for_each(Member::spawn);
+        }
+        line.bodies.extend(sharing);
+        if line.n_free == 0 {
+            line.n_free += 1;
+            drop(line);
+            tokio::spawn(Hand::of(&self.0).work());
+        }
     }
-    while !sharing.is_empty() {
-        let crew = sharing.split_off(sharing.len().saturating_sub(size));
-        tokio::spawn(async move {
-            for member in crew {
-                member.poll_once().await;
+}
+
+impl std::fmt::Debug for Crew {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Crew").finish_non_exhaustive()
+    }
+}
+
+fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
+    // Nothing that holds the lock can panic.
+    line.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A task that polls bodies.
+struct Hand {
+    line: Arc<Mutex<Line>>,
+    /// Whether it is counted as one.
+    is_free: bool,
+}
+
+impl Hand {
+    /// One that is counted already.
+    fn of(line: &Arc<Mutex<Line>>) -> Self {
+        Self {
+            line: Arc::clone(line),
+            is_free: true,
+        }
+    }
+
+    async fn work(mut self) {
+        loop {
+            for _ in 0..TURN {
+                let Some(body) = self.next() else { return };
+                body.poll_once().await;
             }
-        });
+            self.rest().await;
+        }
+    }
+
+    /// A body to poll. If there are more, and no other hand is free, one is sent for: this body's poll may take long.
+    fn next(&mut self) -> Option<Member> {
+        let mut line = lock(&self.line);
+        line.n_free -= usize::from(std::mem::take(&mut self.is_free));
+        let body = line.bodies.pop_front()?;
+        if line.n_free == 0 && !line.bodies.is_empty() {
+            line.n_free += 1;
+            drop(line);
+            tokio::spawn(Self::of(&self.line).work());
+        }
+        Some(body)
+    }
+
+    /// Lets other tasks have their turn.
+    async fn rest(&mut self) {
+        lock(&self.line).n_free += 1;
+        self.is_free = true;
+        let mut has_rested = false;
+        // Not tokio's own way: that looks at timers and sockets each time.
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut has_rested, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 }
 

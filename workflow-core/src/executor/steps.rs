@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::body::{Execution, Report};
-use super::crew::{Member, set_going};
+use super::crew::{Crew, Member};
 use super::{Happened, Outcome, RunTask};
 use crate::context::Context;
 use crate::error::{StepErrorKind, SuspendReason};
@@ -37,6 +37,7 @@ pub(super) struct Steps {
     /// What may start, the last one first. All that it needs is durable.
     allowed: Vec<StepId>,
     running: FxHashMap<StepId, Running>,
+    crew: Crew,
     /// Counts executions, so that a late report of one is not taken for another's.
     n_executions: u64,
     /// A place that was waited for.
@@ -215,7 +216,7 @@ impl RunTask {
         {
             self.lone = members.pop();
         }
-        set_going(members);
+        self.steps.crew.set_going(members);
     }
 
     fn start_allowed(&mut self, members: &mut Vec<Member>) {
