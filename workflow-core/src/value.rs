@@ -325,6 +325,7 @@ struct Encoding {
 }
 
 impl Encoding {
+    #[inline]
     fn put(&mut self, more: &[u8]) {
         if let (true, Some(place)) = (
             self.long.is_empty(),
@@ -354,6 +355,12 @@ impl std::io::Write for Encoding {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.put(bytes);
         Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.put(bytes);
+        Ok(())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

@@ -34,6 +34,7 @@ pub(crate) use load::{fold_journal, load_run};
 pub(crate) use mail::Mail;
 pub(crate) use timers::{Wake, run_timers};
 
+use crate::context::RunLink;
 use crate::engine::{Ended, Seat, Shared};
 use crate::error::SuspendReason;
 use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
@@ -88,6 +89,7 @@ pub(crate) struct RunTask {
     shared: Arc<Shared>,
     seat: Arc<Seat>,
     id: RunId,
+    link: Arc<RunLink>,
     run: Run,
     /// The record as it is stored.
     record: RunRecord,
@@ -163,10 +165,17 @@ impl RunTask {
         opening: Option<Event>,
         (sender, messages): (RunSender, mpsc::UnboundedReceiver<RunMessage>),
     ) -> Self {
+        let link = RunLink {
+            shared: Arc::clone(&shared),
+            run: id.clone(),
+            incarnation: record.incarnation,
+            messages: sender.messages.clone(),
+        };
         Self {
             shared,
             seat,
             id,
+            link: Arc::new(link),
             run,
             record,
             committing: None,

@@ -259,10 +259,7 @@ impl RunTask {
             return None;
         };
         let def = found.def;
-        let name = start
-            .plan
-            .name_of(start.index)
-            .map_or_else(|| Arc::clone(&step_ref.name), Arc::clone);
+        let given_name = start.plan.name_of(start.index).cloned();
         let timeout = start
             .plan
             .node(start.index)
@@ -270,30 +267,20 @@ impl RunTask {
             .as_ref()
             .and_then(|extra| extra.timeout);
         let timeout = timeout.map(Duration::from_micros).or(def.options.timeout);
-        let span = tracing::info_span!("step", run = %self.id, step = %step, name = &*name, attempt = start.attempt);
-        let context = Context::new(
-            self.id.clone(),
-            self.record.incarnation,
-            step,
-            name,
-            start.attempt,
-            Arc::clone(&self.shared),
-        );
+        let link = Arc::clone(&self.link);
+        let context = Context::new(link, step, def.name, given_name, start.attempt);
+        let span = tracing::info_span!("step", run = %self.id, step = %step, name = context.step_name(), attempt = start.attempt);
         self.steps.n_executions += 1;
         let execution = self.steps.n_executions;
         let report = Report {
-            to: self.sender.messages.clone(),
-            step,
+            context: context.clone(),
             execution,
             outcome: Outcome::Stopped,
         };
-        let shared = Arc::clone(&self.shared);
         let body = Execution {
-            shared,
             found,
             start,
             timeout,
-            context: context.clone(),
             permit,
         }
         .run(report);

@@ -47,6 +47,7 @@ pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
         } else {
             // So that the first argument's steps get the lowest numbers.
             pending[first..].reverse();
+            flattener.index.reserve(pending.len() - first);
         }
     }
     flattener.defs.append(&mut flattener.defs_of_children);
@@ -107,7 +108,14 @@ impl Flattener {
             BuildKind::First(told, inputs) => NodeKind::First(*told, self.indices(inputs)),
             BuildKind::Child(child) => NodeKind::Child(Box::new(self.child(child)?)),
         };
-        let extra = Extra {
+        let extra = (!node.is_bare()).then(|| Box::new(self.extra(node)));
+        self.plan.nodes.push(PlanNode { kind, extra });
+        self.index.insert(Arc::as_ptr(node), index);
+        Ok(())
+    }
+
+    fn extra(&self, node: &BuildNode) -> Extra {
+        Extra {
             name: node.name.clone(),
             after: self.indices(&node.after),
             retries: node.retries,
@@ -118,11 +126,7 @@ impl Flattener {
                 .metadata
                 .as_ref()
                 .map(|metadata| metadata.to_string().into()),
-        };
-        let extra = (extra != Extra::default()).then(|| Box::new(extra));
-        self.plan.nodes.push(PlanNode { kind, extra });
-        self.index.insert(Arc::as_ptr(node), index);
-        Ok(())
+        }
     }
 
     fn indices(&self, nodes: &[Arc<BuildNode>]) -> Box<[u32]> {

@@ -200,14 +200,14 @@ impl Plan {
     }
 
     /// Every value that stands in the plan.
-    pub(crate) fn for_each_value(&self, visit: &mut dyn FnMut(&Value)) {
+    pub(crate) fn for_each_value(&self, visit: &mut impl FnMut(&Value)) {
         self.nodes
             .iter()
             .for_each(|node| node.for_each_literal(visit));
     }
 
     /// Puts another value in the place of each value that stands in the plan.
-    pub(crate) fn for_each_value_mut(&mut self, change: &mut dyn FnMut(&mut Value)) {
+    pub(crate) fn for_each_value_mut(&mut self, change: &mut impl FnMut(&mut Value)) {
         for node in &mut self.nodes {
             match &mut node.kind {
                 NodeKind::Step { args, .. } => args
@@ -219,7 +219,7 @@ impl Plan {
         }
     }
 
-    fn for_each_child(&self, visit: &mut dyn FnMut(&Child)) {
+    fn for_each_child(&self, visit: &mut impl FnMut(&Child)) {
         for node in &self.nodes {
             if let NodeKind::Child(child) = &node.kind {
                 visit(child);
@@ -308,7 +308,7 @@ impl PlanNode {
     }
 
     /// Shows the values that stand in the node to `visit`.
-    pub(crate) fn for_each_literal(&self, visit: &mut dyn FnMut(&Value)) {
+    pub(crate) fn for_each_literal(&self, visit: &mut impl FnMut(&Value)) {
         match &self.kind {
             NodeKind::Step { args, .. } => args.iter().for_each(|arg| arg.for_each_literal(visit)),
             NodeKind::Value(value) => visit(value),
@@ -333,7 +333,7 @@ impl PlanNode {
 }
 
 impl Arg {
-    pub(crate) fn for_each_literal(&self, visit: &mut dyn FnMut(&Value)) {
+    pub(crate) fn for_each_literal(&self, visit: &mut impl FnMut(&Value)) {
         match self {
             Self::Value(value) => visit(value),
             Self::Node(_) => {}
@@ -346,7 +346,7 @@ impl Arg {
         }
     }
 
-    fn for_each_literal_mut(&mut self, change: &mut dyn FnMut(&mut Value)) {
+    fn for_each_literal_mut(&mut self, change: &mut impl FnMut(&mut Value)) {
         match self {
             Self::Value(value) => change(value),
             Self::Node(_) => {}
