@@ -67,6 +67,10 @@ impl Drop for Report {
 }
 
 impl Execution {
+    pub(super) fn is_async(&self) -> bool {
+        matches!(self.found.def.body, StepBody::Async(_))
+    }
+
     pub(super) async fn run(self, mut report: Report) {
         // Also what surrounds the body runs code of the user: decoding, encoding, dropping.
         let outcome = AssertUnwindSafe(self.outcome(&report.context))

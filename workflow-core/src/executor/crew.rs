@@ -15,18 +15,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use futures_core::future::BoxFuture;
+use tracing::{Instrument, Span};
 
+use super::body::{Execution, Report};
 use crate::context::Context;
 
 /// How many bodies a hand polls before it lets other tasks of its thread have their turn, such as the run that is to hear of them.
 const TURN: usize = 16;
 
-/// A body that is to be set going.
+/// An execution that is to begin. It becomes a future where it is polled: the memory for that is then taken and given back
+/// on one thread, time and again the same.
 pub(super) struct Member {
-    pub(super) body: BoxFuture<'static, ()>,
-    pub(super) context: Context,
-    /// Whether it may be polled in the line; a body on the blocking pool has nothing to gain.
-    pub(super) may_share: bool,
+    pub(super) execution: Execution,
+    pub(super) report: Report,
+    pub(super) span: Span,
+}
+
+/// A body that is to be polled.
+pub(super) struct Body {
+    future: BoxFuture<'static, ()>,
+    context: Context,
 }
 
 /// The bodies of a run that wait for their first poll.
@@ -43,24 +51,28 @@ struct Line {
 impl Crew {
     /// Sets bodies going.
     pub(super) fn set_going(&self, members: Vec<Member>) {
-        let (sharing, alone): (Vec<_>, Vec<_>) =
-            members.into_iter().partition(|member| member.may_share);
-        alone.into_iter().for_each(Member::spawn);
-        if sharing.is_empty() {
-            return;
-        }
+        let n_sharing = members.iter().filter(|member| member.may_share()).count();
         let mut line = lock(&self.0);
-        if line.n_free == 0 && sharing.len() == 1 {
+        if n_sharing == 0 || n_sharing == 1 && line.n_free == 0 {
             drop(line);
-            // A hand would be no less than a task.
-            return sharing.into_iter().for_each(Member::spawn);
+            // For one body, a hand would be no less than its own task.
+            return members.into_iter().for_each(|member| member.body().spawn());
         }
-        line.bodies.extend(sharing);
-        if line.n_free == 0 {
-            line.n_free += 1;
-            drop(line);
+        let mut alone = Vec::new();
+        for member in members {
+            if member.may_share() {
+                line.bodies.push_back(member);
+            } else {
+                alone.push(member);
+            }
+        }
+        let needs_hand = line.n_free == 0;
+        line.n_free += usize::from(needs_hand);
+        drop(line);
+        if needs_hand {
             tokio::spawn(Hand::of(&self.0).work());
         }
+        alone.into_iter().for_each(|member| member.body().spawn());
     }
 }
 
@@ -94,8 +106,8 @@ impl Hand {
     async fn work(mut self) {
         loop {
             for _ in 0..TURN {
-                let Some(body) = self.next() else { return };
-                body.poll_once().await;
+                let Some(member) = self.next() else { return };
+                member.body().poll_once().await;
             }
             self.rest().await;
         }
@@ -132,16 +144,39 @@ impl Hand {
 }
 
 impl Member {
+    /// Whether it may be polled in the line: a body on the blocking pool has nothing to gain.
+    pub(super) fn may_share(&self) -> bool {
+        self.execution.is_async()
+    }
+
+    pub(super) fn body(self) -> Body {
+        let Self {
+            execution,
+            report,
+            span,
+        } = self;
+        let context = report.context.clone();
+        let body = execution.run(report);
+        let future: BoxFuture<'static, ()> = if span.is_disabled() {
+            Box::pin(body)
+        } else {
+            Box::pin(body.instrument(span))
+        };
+        Body { future, context }
+    }
+}
+
+impl Body {
     pub(super) fn spawn(self) {
-        let Self { body, context, .. } = self;
-        context.set_abort(tokio::spawn(body).abort_handle());
+        let Self { future, context } = self;
+        context.set_abort(tokio::spawn(future).abort_handle());
     }
 
     pub(super) async fn poll_once(mut self) {
         if self.context.is_to_be_dropped() {
             return;
         }
-        let polled = std::future::poll_fn(|cx| Poll::Ready(self.body.as_mut().poll(cx))).await;
+        let polled = std::future::poll_fn(|cx| Poll::Ready(self.future.as_mut().poll(cx))).await;
         if polled.is_pending() {
             self.spawn();
         }

@@ -41,7 +41,7 @@ use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
 use crate::step::StepDef;
 use crate::value::Value;
 use children::Found;
-use crew::Member;
+use crew::Body;
 use mail::Mailbox;
 use steps::Steps;
 
@@ -111,7 +111,7 @@ pub(crate) struct RunTask {
     /// When the run leaves memory if it hears nothing until then.
     lingers_until: Option<Timestamp>,
     /// A body that was to start, and may be polled in this task's place.
-    lone: Option<Member>,
+    lone: Option<Body>,
     /// Whether this task is on a runtime of several threads.
     may_block: bool,
     /// An event to begin with: the run goes on after a failure or a suspension.
@@ -144,7 +144,7 @@ enum Happened {
 /// What a run's task comes to.
 enum Next {
     /// Nothing is to be done until this body has been polled.
-    Lone(Member),
+    Lone(Body),
     Exit(Exit),
 }
 

@@ -10,11 +10,9 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_core::future::BoxFuture;
 use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::body::{Execution, Report};
 use super::crew::{Crew, Member};
@@ -22,7 +20,7 @@ use super::{Happened, Outcome, RunTask};
 use crate::context::Context;
 use crate::error::{StepErrorKind, SuspendReason};
 use crate::run::{Event, Failure, StepId, retry};
-use crate::step::{StepBody, StepDef};
+use crate::step::StepDef;
 
 /// How long after it was dropped a body may go on before the run no longer waits for it: it is one that blocks, or does
 /// not yield.
@@ -212,9 +210,9 @@ impl RunTask {
         if self.may_block
             && self.lone.is_none()
             && self.steps.running.len() == 1
-            && members.iter().all(|member| member.may_share)
+            && members.iter().all(Member::may_share)
         {
-            self.lone = members.pop();
+            self.lone = members.pop().map(Member::body);
         }
         self.steps.crew.set_going(members);
     }
@@ -271,35 +269,29 @@ impl RunTask {
         let context = Context::new(link, step, def.name, given_name, start.attempt);
         let span = tracing::info_span!("step", run = %self.id, step = %step, name = context.step_name(), attempt = start.attempt);
         self.steps.n_executions += 1;
-        let execution = self.steps.n_executions;
+        let n_execution = self.steps.n_executions;
         let report = Report {
             context: context.clone(),
-            execution,
+            execution: n_execution,
             outcome: Outcome::Stopped,
         };
-        let body = Execution {
+        let execution = Execution {
             found,
             start,
             timeout,
             permit,
-        }
-        .run(report);
+        };
         let running = Running {
-            execution,
+            execution: n_execution,
             def,
-            context: context.clone(),
+            context,
             stopping: None,
         };
         self.steps.running.insert(step, running);
-        let body: BoxFuture<'static, ()> = if span.is_disabled() {
-            Box::pin(body)
-        } else {
-            Box::pin(body.instrument(span))
-        };
         Some(Member {
-            body,
-            context,
-            may_share: matches!(def.body, StepBody::Async(_)),
+            execution,
+            report,
+            span,
         })
     }
 
