@@ -12,10 +12,14 @@ use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, VariantAccess,
     Visitor,
 };
+use smallvec::SmallVec;
 
 use crate::object::{Objects, decoding};
 use crate::value::parts::{CutOff, Elements, is_too_deep, variant};
 use crate::value::{Value, is_plain, split_header, tag};
+
+/// The arguments of a call, of which most have one.
+pub(crate) type Sources = SmallVec<[Source; 1]>;
 
 /// Where a value is decoded from.
 #[derive(Debug, Clone)]

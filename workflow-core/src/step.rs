@@ -17,7 +17,7 @@ use crate::migrate::Accepts;
 use crate::object::Objects;
 use crate::plan::{Flattened, flatten};
 use crate::signature::StepTypes;
-use crate::source::{DecodeError, Source};
+use crate::source::{DecodeError, Sources};
 use crate::value::{Codec, Value};
 use crate::workflow::{BuildNode, Workflow};
 
@@ -227,7 +227,7 @@ pub(crate) enum Fault {
 #[doc(hidden)]
 pub struct StepInput {
     pub(crate) def: &'static StepDef,
-    pub(crate) args: Vec<Source>,
+    pub(crate) args: Sources,
     pub(crate) shared: Arc<Shared>,
 }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
+use smallvec::SmallVec;
 
 use crate::arg::{ArgShape, BuildArg};
 use crate::error::{Error, StepError};
@@ -156,7 +157,8 @@ pub(crate) struct BuildNode {
 pub(crate) enum BuildKind {
     Step {
         def: &'static StepDef,
-        args: Vec<ArgShape>,
+        /// Most steps have one.
+        args: SmallVec<[ArgShape; 1]>,
     },
     Value(Result<Value, EncodeError>),
     Catch(Arc<BuildNode>),

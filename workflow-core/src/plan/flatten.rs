@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Arg, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef};
+use super::{Arg, Args, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef};
 use crate::arg::ArgShape;
 use crate::error::Error;
 use crate::step::StepDef;
@@ -76,7 +76,7 @@ impl Flattener {
             BuildKind::Step { def, args } => {
                 let step = self.step(def);
                 // Not collected: of how many there are nothing would be known.
-                let mut flat = Vec::with_capacity(args.len());
+                let mut flat = Args::with_capacity(args.len());
                 for (position, arg) in args.iter().enumerate() {
                     let arg = self.arg(arg).map_err(|message| Error::Unencodable {
                         step: def.name.to_owned(),
@@ -85,10 +85,7 @@ impl Flattener {
                     })?;
                     flat.push(arg);
                 }
-                NodeKind::Step {
-                    step,
-                    args: flat.into(),
-                }
+                NodeKind::Step { step, args: flat }
             }
             BuildKind::Value(Ok(value)) => NodeKind::Value(value.clone()),
             BuildKind::Value(Err(error)) => {

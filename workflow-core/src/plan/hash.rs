@@ -26,13 +26,20 @@ impl Sink {
         Box::default()
     }
 
+    // Nearly always a few bytes, whose number the caller knows.
+    #[inline]
     fn update(&mut self, bytes: &[u8]) -> &mut Self {
         self.gathered.extend_from_slice(bytes);
         if self.gathered.len() >= Self::ENOUGH {
-            self.hasher.update(&self.gathered);
-            self.gathered.clear();
+            self.flush();
         }
         self
+    }
+
+    #[inline(never)]
+    fn flush(&mut self) {
+        self.hasher.update(&self.gathered);
+        self.gathered.clear();
     }
 
     #[inline(never)]

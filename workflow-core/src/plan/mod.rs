@@ -1,5 +1,6 @@
 //! The plan: the flat, untyped, encodable form of a DAG. What is stored of a workflow.
 
+mod args;
 mod depth;
 mod flatten;
 mod hash;
@@ -11,6 +12,7 @@ use bincode::Options;
 use keepstep_storage::{BlobId, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use args::Args;
 pub(crate) use flatten::{Flattened, flatten};
 pub(crate) use hash::hash;
 
@@ -48,7 +50,11 @@ pub(crate) struct PlanNode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum NodeKind {
     /// Runs a step.
-    Step { step: u32, args: Box<[Arg]> },
+    Step {
+        step: u32,
+        #[serde(with = "args")]
+        args: Args,
+    },
     /// Is finished.
     Value(Value),
     /// Turns its input's failure into a value.
