@@ -251,7 +251,7 @@ mod tests {
     use serde::Serialize;
 
     use super::*;
-    use crate::plan::PlanNode;
+    use crate::plan::{Args, PlanNode};
     use crate::value::Codec;
 
     fn hash_of(value: impl Serialize) -> [u8; 32] {
@@ -299,7 +299,7 @@ mod tests {
             nodes: vec![PlanNode {
                 kind: NodeKind::Step {
                     step: 0,
-                    args: Box::new([]),
+                    args: Args::new(),
                 },
                 extra: None,
             }],
