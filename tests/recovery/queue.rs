@@ -1,6 +1,6 @@
 //! Limits: of runs in execution, of runs that wait for that, and of bodies.
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -173,6 +173,40 @@ async fn no_more_bodies_execute_at_once_than_are_allowed() -> keepstep::Result<(
         engine.shutdown().await?;
     }
     Ok(())
+}
+
+/// Where two bodies wait for each other, each of which blocks its thread meanwhile.
+#[derive(Default)]
+struct Meeting {
+    n_there: Mutex<usize>,
+    came: Condvar,
+}
+
+#[step]
+async fn meets(body: usize, #[resource] meetings: &Arc<Vec<Meeting>>) -> usize {
+    let Meeting { n_there, came } = &meetings[body / 2];
+    let mut n = n_there.lock().unwrap();
+    *n += 1;
+    came.notify_all();
+    let patience = Duration::from_secs(20);
+    let (_n, waited) = came.wait_timeout_while(n, patience, |n| *n < 2).unwrap();
+    usize::from(!waited.timed_out())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_blocks_its_thread_holds_up_none_that_began_with_it() -> keepstep::Result<()> {
+    const BODIES: usize = 64;
+    let meetings: Vec<Meeting> = (0..BODIES / 2).map(|_| Meeting::default()).collect();
+    let builder = Engine::builder().resource(Arc::new(meetings));
+    let engine = builder.build().await?;
+    let all = sum_all((0..BODIES).map(meets).collect::<Vec<_>>());
+    assert_eq!(engine.run("run", all).await?, BODIES);
+    engine.shutdown().await
+}
+
+#[step]
+async fn sum_all(numbers: Vec<usize>) -> usize {
+    numbers.iter().sum()
 }
 
 #[tokio::test(start_paused = true)]

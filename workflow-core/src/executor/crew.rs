@@ -1,9 +1,9 @@
 //! Setting bodies going: each in a task of its own, or many that may be short together.
 //!
-//! A task costs more than a short body does. So bodies that start together wait in a line, and a few tasks, the hands, poll each
-//! of them once; those that are done by then never need a task, and each of the others gets one and is polled there again. As
-//! long as a body stands in the line, there is a hand that is not in the middle of a poll. So a body never waits for
-//! another, whether that waits or computes.
+//! A task costs more than a short body does. So where many bodies are to start, they wait in a line, and a few tasks, the hands,
+//! poll each of them once; those that are done by then never need a task, and each of the others gets one and is polled there
+//! again. As long as a body stands in the line, there is a hand that is not in the middle of a poll. So a body never waits
+//! for another, whether that waits or computes.
 
 #![expect(
     clippy::disallowed_methods,
@@ -22,6 +22,8 @@ use crate::context::Context;
 
 /// How many bodies a hand polls before it lets other tasks of its thread have their turn, such as the run that is to hear of them.
 const TURN: usize = 16;
+/// Fewer bodies than this get a task each: the run hears of each of them as soon as it is done.
+const FEW: usize = 16;
 
 /// An execution that is to begin. It becomes a future where it is polled: the memory for that is then taken and given back
 /// on one thread, time and again the same.
@@ -49,28 +51,25 @@ struct Line {
 }
 
 impl Crew {
-    /// Sets bodies going.
-    pub(super) fn set_going(&self, members: Vec<Member>) {
+    /// Sets bodies going. `is_crowded` says that more of the run are to start as soon as some are done.
+    pub(super) fn set_going(&self, members: Vec<Member>, is_crowded: bool) {
         let n_sharing = members.iter().filter(|member| member.may_share()).count();
-        let mut line = lock(&self.0);
-        if n_sharing == 0 || n_sharing == 1 && line.n_free == 0 {
-            drop(line);
-            // For one body, a hand would be no less than its own task.
-            return members.into_iter().for_each(|member| member.body().spawn());
-        }
+        let are_many = n_sharing >= FEW || n_sharing > 0 && is_crowded;
         let mut alone = Vec::new();
+        let mut line = lock(&self.0);
+        let shares = are_many || line.n_free > 0;
         for member in members {
-            if member.may_share() {
+            if shares && member.may_share() {
                 line.bodies.push_back(member);
             } else {
                 alone.push(member);
             }
         }
-        let needs_hand = line.n_free == 0;
+        let needs_hand = line.n_free == 0 && !line.bodies.is_empty();
         line.n_free += usize::from(needs_hand);
         drop(line);
         if needs_hand {
-            tokio::spawn(Hand::of(&self.0).work());
+            tokio::spawn(Hand::free(&self.0).work(None));
         }
         alone.into_iter().for_each(|member| member.body().spawn());
     }
@@ -94,36 +93,61 @@ struct Hand {
     is_free: bool,
 }
 
+/// What a hand finds in the line.
+enum Found {
+    Nothing,
+    /// A body to poll.
+    Body(Member),
+    /// A body to poll, and more behind it, for which no other hand is free.
+    BodyAndMore(Member),
+}
+
 impl Hand {
     /// One that is counted already.
-    fn of(line: &Arc<Mutex<Line>>) -> Self {
+    fn free(line: &Arc<Mutex<Line>>) -> Self {
         Self {
             line: Arc::clone(line),
             is_free: true,
         }
     }
 
-    async fn work(mut self) {
-        loop {
-            for _ in 0..TURN {
-                let Some(member) = self.next() else { return };
-                member.body().poll_once().await;
-            }
-            self.rest().await;
+    fn busy(line: &Arc<Mutex<Line>>) -> Self {
+        Self {
+            line: Arc::clone(line),
+            is_free: false,
         }
     }
 
-    /// A body to poll. If there are more, and no other hand is free, one is sent for: this body's poll may take long.
-    fn next(&mut self) -> Option<Member> {
+    /// Polls this body, and then those in the line until there are none.
+    fn work(mut self, mut first: Option<Member>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            loop {
+                for _ in 0..TURN {
+                    let member = match first.take().map_or_else(|| self.next(), Found::Body) {
+                        Found::Nothing => return,
+                        Found::Body(member) => member,
+                        Found::BodyAndMore(member) => {
+                            // A thread of the runtime keeps the task that it spawned last to itself and polls it next. So
+                            // that one takes the body, whose poll may be long, and this one goes where any thread finds it.
+                            tokio::spawn(Self::busy(&self.line).work(Some(member)));
+                            break;
+                        }
+                    };
+                    member.body().poll_once().await;
+                }
+                self.rest().await;
+            }
+        })
+    }
+
+    fn next(&mut self) -> Found {
         let mut line = lock(&self.line);
         line.n_free -= usize::from(std::mem::take(&mut self.is_free));
-        let body = line.bodies.pop_front()?;
-        if line.n_free == 0 && !line.bodies.is_empty() {
-            line.n_free += 1;
-            drop(line);
-            tokio::spawn(Self::of(&self.line).work());
+        match line.bodies.pop_front() {
+            None => Found::Nothing,
+            Some(body) if line.n_free == 0 && !line.bodies.is_empty() => Found::BodyAndMore(body),
+            Some(body) => Found::Body(body),
         }
-        Some(body)
     }
 
     /// Lets other tasks have their turn.

@@ -214,7 +214,8 @@ impl RunTask {
         {
             self.lone = members.pop().map(Member::body);
         }
-        self.steps.crew.set_going(members);
+        let is_crowded = !self.steps.allowed.is_empty();
+        self.steps.crew.set_going(members, is_crowded);
     }
 
     fn start_allowed(&mut self, members: &mut Vec<Member>) {
