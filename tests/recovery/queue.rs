@@ -1,7 +1,7 @@
 //! Limits: of runs in execution, of runs that wait for that, and of bodies.
 
-use std::sync::{Arc, Condvar, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use keepstep::prelude::*;

@@ -19,10 +19,7 @@ pub(super) fn are_at_hand(start: &Start) -> bool {
 }
 
 /// Loads what is kept in blobs, and puts the arguments together.
-pub(super) async fn load(
-    mut start: Start,
-    storage: &dyn Storage,
-) -> Result<Sources, StorageError> {
+pub(super) async fn load(mut start: Start, storage: &dyn Storage) -> Result<Sources, StorageError> {
     for value in &mut start.inputs {
         *value = load_value(value.clone(), storage).await?;
     }

@@ -316,7 +316,12 @@ impl PlanNode {
     /// Shows the values that stand in the node to `visit`.
     pub(crate) fn for_each_literal(&self, visit: &mut impl FnMut(&Value)) {
         match &self.kind {
-            NodeKind::Step { args, .. } => args.iter().for_each(|arg| arg.for_each_literal(visit)),
+            NodeKind::Step { args, .. } => args.iter().for_each(|arg| match arg {
+                // Nearly every argument, and no call in a call for it.
+                Arg::Value(value) => visit(value),
+                Arg::Node(_) => {}
+                nested => nested.for_each_literal(visit),
+            }),
             NodeKind::Value(value) => visit(value),
             _ => {}
         }
@@ -325,7 +330,11 @@ impl PlanNode {
     /// Shows each node this one depends on to `visit`, as often as it does.
     pub(crate) fn for_each_input(&self, visit: &mut impl FnMut(u32)) {
         match &self.kind {
-            NodeKind::Step { args, .. } => args.iter().for_each(|arg| arg.for_each_input(visit)),
+            NodeKind::Step { args, .. } => args.iter().for_each(|arg| match arg {
+                Arg::Value(_) => {}
+                Arg::Node(node) => visit(*node),
+                nested => nested.for_each_input(visit),
+            }),
             NodeKind::Catch(inner) => visit(*inner),
             NodeKind::All(inputs) | NodeKind::First(_, inputs) => {
                 inputs.iter().copied().for_each(&mut *visit);
