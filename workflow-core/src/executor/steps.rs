@@ -205,6 +205,10 @@ impl RunTask {
 
     /// Starts what may start, as far as there are places.
     pub(super) fn start_steps(&mut self) {
+        if self.steps.allowed.is_empty() {
+            self.steps.spare = None;
+            return;
+        }
         let mut members = Vec::new();
         self.start_allowed(&mut members);
         if self.may_block
