@@ -48,6 +48,17 @@ struct Line {
     bodies: VecDeque<Member>,
     /// Hands that are not in the middle of a poll, and look into the line before they end.
     n_free: usize,
+    /// Whether more bodies are to come as soon as some are done.
+    is_crowded: bool,
+}
+
+impl Line {
+    /// Gives back what many bodies at once needed, when none stand here and few follow.
+    fn tidy(&mut self) {
+        if self.bodies.is_empty() && !self.is_crowded {
+            self.bodies = VecDeque::new();
+        }
+    }
 }
 
 impl Crew {
@@ -58,6 +69,7 @@ impl Crew {
         let mut alone = Vec::new();
         let mut line = lock(&self.0);
         let shares = are_many || line.n_free > 0;
+        line.is_crowded = is_crowded;
         for member in members {
             if shares && member.may_share() {
                 line.bodies.push_back(member);
@@ -65,6 +77,7 @@ impl Crew {
                 alone.push(member);
             }
         }
+        line.tidy();
         let needs_hand = line.n_free == 0 && !line.bodies.is_empty();
         line.n_free += usize::from(needs_hand);
         drop(line);
@@ -144,7 +157,10 @@ impl Hand {
         let mut line = lock(&self.line);
         line.n_free -= usize::from(std::mem::take(&mut self.is_free));
         match line.bodies.pop_front() {
-            None => Found::Nothing,
+            None => {
+                line.tidy();
+                Found::Nothing
+            }
             Some(body) if line.n_free == 0 && !line.bodies.is_empty() => Found::BodyAndMore(body),
             Some(body) => Found::Body(body),
         }
