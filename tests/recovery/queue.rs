@@ -1,6 +1,6 @@
 //! Limits: of runs in execution, of runs that wait for that, and of bodies.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -175,28 +175,38 @@ async fn no_more_bodies_execute_at_once_than_are_allowed() -> keepstep::Result<(
     Ok(())
 }
 
-/// Where two bodies wait for each other, each of which blocks its thread meanwhile.
-#[derive(Default)]
-struct Meeting {
-    n_there: Mutex<usize>,
-    came: Condvar,
+/// Where pairs of bodies wait for each other, each of which blocks its thread meanwhile.
+struct Meetings {
+    n_there: Vec<Mutex<usize>>,
+    came: Vec<Condvar>,
+    /// One waited in vain: the others need not.
+    failed: AtomicBool,
 }
 
 #[step]
-async fn meets(body: usize, #[resource] meetings: &Arc<Vec<Meeting>>) -> usize {
-    let Meeting { n_there, came } = &meetings[body / 2];
-    let mut n = n_there.lock().unwrap();
+async fn meets(body: usize, #[resource] meetings: &Arc<Meetings>) -> usize {
+    let mut n = meetings.n_there[body / 2].lock().unwrap();
     *n += 1;
-    came.notify_all();
-    let patience = Duration::from_secs(20);
-    let (_n, waited) = came.wait_timeout_while(n, patience, |n| *n < 2).unwrap();
-    usize::from(!waited.timed_out())
+    meetings.came[body / 2].notify_all();
+    if *n < 2 && !meetings.failed.load(Ordering::SeqCst) {
+        let patience = Duration::from_secs(20);
+        let waited = meetings.came[body / 2].wait_timeout_while(n, patience, |n| *n < 2);
+        let (_n, waited) = waited.unwrap();
+        meetings
+            .failed
+            .fetch_or(waited.timed_out(), Ordering::SeqCst);
+    }
+    usize::from(!meetings.failed.load(Ordering::SeqCst))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_blocks_its_thread_holds_up_none_that_began_with_it() -> keepstep::Result<()> {
     const BODIES: usize = 64;
-    let meetings: Vec<Meeting> = (0..BODIES / 2).map(|_| Meeting::default()).collect();
+    let meetings = Meetings {
+        n_there: (0..BODIES / 2).map(|_| Mutex::default()).collect(),
+        came: (0..BODIES / 2).map(|_| Condvar::new()).collect(),
+        failed: AtomicBool::new(false),
+    };
     let builder = Engine::builder().resource(Arc::new(meetings));
     let engine = builder.build().await?;
     let all = sum_all((0..BODIES).map(meets).collect::<Vec<_>>());
