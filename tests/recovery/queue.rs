@@ -1,7 +1,7 @@
 //! Limits: of runs in execution, of runs that wait for that, and of bodies.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use keepstep::prelude::*;
@@ -173,6 +173,50 @@ async fn no_more_bodies_execute_at_once_than_are_allowed() -> keepstep::Result<(
         engine.shutdown().await?;
     }
     Ok(())
+}
+
+/// Where pairs of bodies wait for each other, each of which blocks its thread meanwhile.
+struct Meetings {
+    n_there: Vec<Mutex<usize>>,
+    came: Vec<Condvar>,
+    /// One waited in vain: the others need not.
+    failed: AtomicBool,
+}
+
+#[step]
+async fn meets(body: usize, #[resource] meetings: &Arc<Meetings>) -> usize {
+    let mut n = meetings.n_there[body / 2].lock().unwrap();
+    *n += 1;
+    meetings.came[body / 2].notify_all();
+    if *n < 2 && !meetings.failed.load(Ordering::SeqCst) {
+        let patience = Duration::from_secs(20);
+        let waited = meetings.came[body / 2].wait_timeout_while(n, patience, |n| *n < 2);
+        let (_n, waited) = waited.unwrap();
+        meetings
+            .failed
+            .fetch_or(waited.timed_out(), Ordering::SeqCst);
+    }
+    usize::from(!meetings.failed.load(Ordering::SeqCst))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_blocks_its_thread_holds_up_none_that_began_with_it() -> keepstep::Result<()> {
+    const BODIES: usize = 64;
+    let meetings = Meetings {
+        n_there: (0..BODIES / 2).map(|_| Mutex::default()).collect(),
+        came: (0..BODIES / 2).map(|_| Condvar::new()).collect(),
+        failed: AtomicBool::new(false),
+    };
+    let builder = Engine::builder().resource(Arc::new(meetings));
+    let engine = builder.build().await?;
+    let all = sum_all((0..BODIES).map(meets).collect::<Vec<_>>());
+    assert_eq!(engine.run("run", all).await?, BODIES);
+    engine.shutdown().await
+}
+
+#[step]
+async fn sum_all(numbers: Vec<usize>) -> usize {
+    numbers.iter().sum()
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use keepstep_storage::RunId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Shared;
+use crate::executor::RunMessage;
 use crate::run::StepId;
 
 tokio::task_local! {
@@ -44,29 +45,40 @@ pub fn try_context() -> Option<Context> {
 #[derive(Debug, Clone)]
 pub struct Context(Arc<Inner>);
 
+/// What the executions of a run share. They are begun on one thread and end on others: each count of references that they do
+/// not touch saves a step the way of a cache line between the two.
+#[derive(Debug)]
+pub(crate) struct RunLink {
+    /// The engine that runs the steps.
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) run: RunId,
+    pub(crate) incarnation: u64,
+    /// Where the run hears of them.
+    pub(crate) messages: mpsc::UnboundedSender<RunMessage>,
+}
+
 #[derive(Debug)]
 struct Inner {
-    run: RunId,
-    incarnation: u64,
+    link: Arc<RunLink>,
     step: StepId,
-    name: Arc<str>,
+    /// Of its function.
+    def_name: &'static str,
+    given_name: Option<Arc<str>>,
     attempt: u32,
     is_canceled: AtomicBool,
     /// Made when the body asks for it: then it can notice a cancellation, and gets time to do so.
     token: OnceLock<CancellationToken>,
     /// Drops the body, once it has a task of its own.
     abort: OnceLock<AbortHandle>,
-    /// The engine that runs the step.
-    shared: Arc<Shared>,
     /// Its place among the steps that execute.
     place: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// Keeps the place of a body until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Held(Context);
+pub(crate) struct Held<'a>(&'a Context);
 
-impl Drop for Held {
+impl Drop for Held<'_> {
     fn drop(&mut self) {
         drop(self.0.place().take());
     }
@@ -74,36 +86,34 @@ impl Drop for Held {
 
 impl Context {
     pub(crate) fn new(
-        run: RunId,
-        incarnation: u64,
+        link: Arc<RunLink>,
         step: StepId,
-        name: Arc<str>,
+        def_name: &'static str,
+        given_name: Option<Arc<str>>,
         attempt: u32,
-        shared: Arc<Shared>,
     ) -> Self {
         Self(Arc::new(Inner {
-            run,
-            incarnation,
+            link,
             step,
-            name,
+            def_name,
+            given_name,
             attempt,
             is_canceled: AtomicBool::new(false),
             token: OnceLock::new(),
             abort: OnceLock::new(),
-            shared,
             place: Mutex::default(),
         }))
     }
 
-    /// The engine that runs the step.
-    pub(crate) fn shared(&self) -> Option<&Arc<Shared>> {
-        Some(&self.0.shared)
+    /// The run that the step is of.
+    pub(crate) fn link(&self) -> &RunLink {
+        &self.0.link
     }
 
     /// Gives the body its place.
-    pub(crate) fn hold(&self, place: OwnedSemaphorePermit) -> Held {
+    pub(crate) fn hold(&self, place: OwnedSemaphorePermit) -> Held<'_> {
         *self.place() = Some(place);
-        Held(self.clone())
+        Held(self)
     }
 
     fn place(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
@@ -127,7 +137,7 @@ impl Context {
     /// The workflow id of the run.
     #[must_use]
     pub fn run_id(&self) -> &str {
-        self.0.run.as_str()
+        self.0.link.run.as_str()
     }
 
     /// The number of the step in its run.
@@ -139,7 +149,7 @@ impl Context {
     /// The step's name: the one given with `.name()`, or that of its function.
     #[must_use]
     pub fn step_name(&self) -> &str {
-        &self.0.name
+        self.0.given_name.as_deref().unwrap_or(self.0.def_name)
     }
 
     /// Which execution of the step this is, 1 for the first. Executions that a crash cut short are not counted.
@@ -152,7 +162,10 @@ impl Context {
     /// repeated requests, and an effect that happens at least once counts once.
     #[must_use]
     pub fn idempotency_key(&self) -> String {
-        format!("{}/{:016x}/{}", self.0.run, self.0.incarnation, self.0.step)
+        let RunLink {
+            run, incarnation, ..
+        } = self.link();
+        format!("{run}/{incarnation:016x}/{}", self.0.step)
     }
 
     /// Canceled when the step should stop: its run was canceled or suspended, or nothing needs its result any more. A
@@ -208,8 +221,8 @@ impl Context {
     }
 
     /// Runs a future in this context.
-    pub(crate) async fn scope<F: Future>(self, body: F) -> F::Output {
-        CURRENT.scope(self, body).await
+    pub(crate) fn scope<F: Future>(self, body: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, body)
     }
 
     /// Runs a function in this context.

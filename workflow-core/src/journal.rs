@@ -184,12 +184,12 @@ mod tests {
                 PlanNode {
                     kind: NodeKind::Step {
                         step: 0,
-                        args: Box::new([
+                        args: smallvec::smallvec![
                             Arg::Value(value()),
                             Arg::Node(0),
                             Arg::Seq(Box::new([Arg::Some(Box::new(Arg::Node(0)))])),
                             Arg::Map(Box::new([(value(), Arg::Node(0))])),
-                        ]),
+                        ],
                     },
                     extra: Some(Box::new(Extra {
                         name: Some("n".into()),

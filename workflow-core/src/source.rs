@@ -12,10 +12,14 @@ use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, VariantAccess,
     Visitor,
 };
+use smallvec::SmallVec;
 
 use crate::object::{Objects, decoding};
 use crate::value::parts::{CutOff, Elements, is_too_deep, variant};
-use crate::value::{Value, split_header, tag};
+use crate::value::{Value, is_plain, split_header, tag};
+
+/// The arguments of a call, of which most have one.
+pub(crate) type Sources = SmallVec<[Source; 1]>;
 
 /// Where a value is decoded from.
 #[derive(Debug, Clone)]
@@ -76,7 +80,7 @@ impl Source {
 
     fn is_too_deep(&self) -> bool {
         match self {
-            Self::Value(value) => is_too_deep(value.as_bytes()),
+            Self::Value(value) => !is_plain(value.as_bytes()) && is_too_deep(value.as_bytes()),
             Self::Seq(items) => items.iter().any(Self::is_too_deep),
             Self::Map(entries) => entries.iter().any(|(_, value)| value.is_too_deep()),
             Self::Some(inner) => inner.is_too_deep(),

@@ -11,13 +11,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::engine::Shared;
 use crate::error::Error;
 use crate::migrate::Accepts;
 use crate::object::Objects;
 use crate::plan::{Flattened, flatten};
-use crate::resource::Resources;
 use crate::signature::StepTypes;
-use crate::source::{DecodeError, Source};
+use crate::source::{DecodeError, Sources};
 use crate::value::{Codec, Value};
 use crate::workflow::{BuildNode, Workflow};
 
@@ -227,9 +227,8 @@ pub(crate) enum Fault {
 #[doc(hidden)]
 pub struct StepInput {
     pub(crate) def: &'static StepDef,
-    pub(crate) args: Vec<Source>,
-    pub(crate) resources: Arc<Resources>,
-    pub(crate) objects: Arc<Objects>,
+    pub(crate) args: Sources,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl StepInput {
@@ -250,7 +249,7 @@ impl StepInput {
         param: &'static str,
     ) -> Result<T, StepFault> {
         let decoded = match self.args.get(index) {
-            Some(source) => source.decode_in(&self.objects),
+            Some(source) => source.decode_in(&self.shared.objects),
             None => Err(serde::de::Error::custom(
                 "the stored call has no such argument",
             )),
@@ -263,7 +262,7 @@ impl StepInput {
         &self,
         param: &'static str,
     ) -> Result<Arc<T>, StepFault> {
-        self.resources.get::<T>().ok_or_else(|| {
+        self.shared.resources.get::<T>().ok_or_else(|| {
             StepFault(Fault::MissingResource {
                 param,
                 type_name: std::any::type_name::<T>(),

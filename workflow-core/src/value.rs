@@ -14,7 +14,7 @@ pub(crate) mod parts;
 
 use crate::object::{MAX_INLINE_BYTES, Pins, Reference, noting};
 use crate::source::{DecodeError, Source};
-pub(crate) use parts::{header_len, names_at, split_header};
+pub(crate) use parts::{header_len, is_plain, names_at, split_header};
 
 /// How the value of a step is turned into bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -261,18 +261,26 @@ impl Value {
     /// Shows the blobs to `visit` that a run which has this value must name: those that hold it, or parts of it, and the objects
     /// that it refers to.
     pub(crate) fn for_each_blob(&self, visit: &mut dyn FnMut(BlobId)) {
-        parts::for_each_name(self.as_bytes(), visit);
+        self.for_each_name(visit);
         self.for_each_part(visit);
     }
 
     /// Shows the objects to `visit` that the value refers to.
     pub(crate) fn for_each_name(&self, visit: &mut dyn FnMut(BlobId)) {
-        parts::for_each_name(self.as_bytes(), visit);
+        if !self.is_plain() {
+            parts::for_each_name(self.as_bytes(), visit);
+        }
     }
 
     /// Shows the blobs to `visit` that hold this value, or parts of it: without them it cannot be decoded.
     pub(crate) fn for_each_part(&self, visit: &mut dyn FnMut(BlobId)) {
-        parts::for_each_part(self.as_bytes(), visit);
+        if !self.is_plain() {
+            parts::for_each_part(self.as_bytes(), visit);
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        is_plain(self.as_bytes())
     }
 
     /// Whether the value, or a part of it, is in a blob.
@@ -317,6 +325,7 @@ struct Encoding {
 }
 
 impl Encoding {
+    #[inline]
     fn put(&mut self, more: &[u8]) {
         if let (true, Some(place)) = (
             self.long.is_empty(),
@@ -346,6 +355,12 @@ impl std::io::Write for Encoding {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.put(bytes);
         Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.put(bytes);
+        Ok(())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

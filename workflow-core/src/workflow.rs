@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
+use smallvec::SmallVec;
 
 use crate::arg::{ArgShape, BuildArg};
 use crate::error::{Error, StepError};
@@ -156,7 +157,8 @@ pub(crate) struct BuildNode {
 pub(crate) enum BuildKind {
     Step {
         def: &'static StepDef,
-        args: Vec<ArgShape>,
+        /// Most steps have one.
+        args: SmallVec<[ArgShape; 1]>,
     },
     Value(Result<Value, EncodeError>),
     Catch(Arc<BuildNode>),
@@ -184,6 +186,15 @@ impl BuildNode {
             timeout: None,
             metadata: None,
         })
+    }
+
+    /// Whether the user said nothing of it but what it is.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.name.is_none()
+            && self.after.is_empty()
+            && self.retries.is_none()
+            && self.timeout.is_none()
+            && self.metadata.is_none()
     }
 
     /// What people see it called.
@@ -236,23 +247,25 @@ impl BuildNode {
 
     /// Takes out the nodes this one depends on, so that dropping it drops nothing else.
     fn take_inputs(&mut self, into: &mut Vec<Arc<BuildNode>>) {
-        fn from_shape(shape: ArgShape, into: &mut Vec<Arc<BuildNode>>) {
+        fn from_shape(shape: &mut ArgShape, into: &mut Vec<Arc<BuildNode>>) {
             match shape {
-                ArgShape::Node(node) => into.push(node),
-                ArgShape::Seq(items) => items.into_iter().for_each(|item| from_shape(item, into)),
-                ArgShape::Map(entries) => entries
-                    .into_iter()
-                    .for_each(|(_, value)| from_shape(value, into)),
-                ArgShape::Some(inner) => from_shape(*inner, into),
                 ArgShape::Value(_) | ArgShape::Invalid(_) => {}
+                ArgShape::Seq(items) => items.iter_mut().for_each(|item| from_shape(item, into)),
+                ArgShape::Map(entries) => entries
+                    .iter_mut()
+                    .for_each(|(_, value)| from_shape(value, into)),
+                ArgShape::Some(inner) => from_shape(inner, into),
+                node @ ArgShape::Node(_) => {
+                    if let ArgShape::Node(node) = std::mem::replace(node, ArgShape::Seq(vec![])) {
+                        into.push(node);
+                    }
+                }
             }
         }
 
         into.append(&mut self.after);
         match &mut self.kind {
-            BuildKind::Step { args, .. } => std::mem::take(args)
-                .into_iter()
-                .for_each(|arg| from_shape(arg, into)),
+            BuildKind::Step { args, .. } => args.iter_mut().for_each(|arg| from_shape(arg, into)),
             BuildKind::All(inputs) | BuildKind::First(_, inputs) => into.append(inputs),
             BuildKind::Value(_)
             | BuildKind::Sleep(_)

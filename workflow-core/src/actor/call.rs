@@ -445,7 +445,7 @@ pub fn call_in_step(actor: &'static ActorDef, method: usize, input: StepInput) -
         let id: String = input.arg(0)?;
         let args = input.args.iter().skip(1).cloned().collect();
         let context = try_context().ok_or(StepFault(Fault::Stopped))?;
-        let shared = context.shared().ok_or(StepFault(Fault::Stopped))?;
+        let shared = &context.link().shared;
         let handle = ActorHandle::new(shared, actor, &id).map_err(fault)?;
         let value = match method.body {
             MethodBody::Read(_) => handle.look(method, args).await,

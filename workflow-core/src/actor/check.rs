@@ -16,7 +16,7 @@ use crate::step::{Fault, StepFault, StepInput};
 const PAGE: usize = 256;
 
 /// What is wrong with an actor. Nothing of it is changed.
-pub(crate) async fn findings(shared: &Shared, id: &RunId) -> Result<Vec<(Certainty, Cause)>> {
+pub(crate) async fn findings(shared: &Arc<Shared>, id: &RunId) -> Result<Vec<(Certainty, Cause)>> {
     let name = id.parts().nth(1).unwrap_or_default().to_owned();
     let def = actors()?.get(&*name).copied();
     let mut findings = Vec::new();
@@ -62,7 +62,7 @@ pub(crate) async fn findings(shared: &Shared, id: &RunId) -> Result<Vec<(Certain
 }
 
 async fn state(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     id: &RunId,
     def: &'static ActorDef,
 ) -> Result<Option<(Certainty, Cause)>> {
@@ -99,7 +99,7 @@ async fn state(
 }
 
 /// What is wrong with a call that waits.
-fn waiting(shared: &Shared, def: &'static ActorDef, call: &Call) -> Vec<(Certainty, Cause)> {
+fn waiting(shared: &Arc<Shared>, def: &'static ActorDef, call: &Call) -> Vec<(Certainty, Cause)> {
     let Some(method) = def.method(&call.method) else {
         let (actor, method) = (def.name.to_owned(), call.method.clone());
         return vec![(Certainty::Certain, Cause::UnknownMethod { actor, method })];
@@ -110,8 +110,7 @@ fn waiting(shared: &Shared, def: &'static ActorDef, call: &Call) -> Vec<(Certain
     let input = StepInput {
         def: step,
         args: std::iter::once(id).chain(args).collect(),
-        resources: Arc::clone(&shared.resources),
-        objects: Arc::clone(&shared.objects),
+        shared: Arc::clone(shared),
     };
     let probes = (1..step.params.len())
         .map(|index| guarded(step.params[index], || step.types.probe(&input, index)).err());

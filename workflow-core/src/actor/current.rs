@@ -34,6 +34,6 @@ pub(crate) fn current_call() -> Option<Current> {
 
 /// The engine whose step or method this code runs in.
 pub(crate) fn current_engine() -> Option<Arc<Shared>> {
-    let of_step = || try_context().and_then(|context| context.shared().cloned());
+    let of_step = || try_context().map(|context| Arc::clone(&context.link().shared));
     current_call().map(|call| call.shared).or_else(of_step)
 }

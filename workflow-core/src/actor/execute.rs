@@ -285,8 +285,7 @@ impl Stage {
             args: std::iter::once(Source::Seq(Vec::new()))
                 .chain(args.iter().cloned())
                 .collect(),
-            resources: Arc::clone(&self.shared.resources),
-            objects: Arc::clone(&self.shared.objects),
+            shared: Arc::clone(&self.shared),
         }
     }
 

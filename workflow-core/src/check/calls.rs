@@ -109,8 +109,7 @@ async fn check_call(
             .into_iter()
             .map(|source| source.unwrap_or_else(nothing))
             .collect(),
-        resources: Arc::clone(&checker.shared.resources),
-        objects: Arc::clone(&checker.shared.objects),
+        shared: Arc::clone(&checker.shared),
     };
     try_call(checker, found, input, &is_there);
     for (index, arg) in args

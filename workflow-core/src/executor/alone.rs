@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendError;
 use tracing::{Instrument, Span};
 
-use super::crew::Member;
+use super::crew::Body;
 use super::{RunMessage, RunTask};
 
 /// Whether another thread takes over what this one leaves undone while it blocks.
@@ -72,7 +72,7 @@ impl RunSender {
 
 impl RunTask {
     /// Polls a body once; one that is not done by then gets a task. `None` if the run went on elsewhere meanwhile.
-    pub(super) async fn wait_in_berth(self: Box<Self>, body: Member) -> Option<Box<Self>> {
+    pub(super) async fn wait_in_berth(self: Box<Self>, body: Body) -> Option<Box<Self>> {
         let berth = Arc::clone(&self.sender.berth);
         {
             let mut place = berth.place();

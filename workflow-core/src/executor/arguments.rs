@@ -5,7 +5,7 @@ use keepstep_storage::{Storage, StorageError};
 use crate::engine::load_value;
 use crate::plan::{Arg, NodeKind};
 use crate::run::Start;
-use crate::source::Source;
+use crate::source::{Source, Sources};
 use crate::value::Value;
 
 /// Whether no part of the arguments is kept in a blob.
@@ -19,10 +19,7 @@ pub(super) fn are_at_hand(start: &Start) -> bool {
 }
 
 /// Loads what is kept in blobs, and puts the arguments together.
-pub(super) async fn load(
-    mut start: Start,
-    storage: &dyn Storage,
-) -> Result<Vec<Source>, StorageError> {
+pub(super) async fn load(mut start: Start, storage: &dyn Storage) -> Result<Sources, StorageError> {
     for value in &mut start.inputs {
         *value = load_value(value.clone(), storage).await?;
     }
@@ -69,9 +66,9 @@ pub(crate) async fn load_arg(
 }
 
 /// Puts the arguments together. `literals` has what stands in the place of each literal that is kept in a blob.
-pub(super) fn fill(start: Start, literals: &[(Value, Value)]) -> Vec<Source> {
+pub(super) fn fill(start: Start, literals: &[(Value, Value)]) -> Sources {
     let NodeKind::Step { args, .. } = &start.plan.node(start.index).kind else {
-        return Vec::new();
+        return Sources::new();
     };
     let mut inputs = start.inputs.into_iter();
     let mut fill = Fill {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use keepstep_storage::StorageError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{RunMessage, arguments};
 use crate::context::Context;
@@ -17,7 +17,7 @@ use crate::journal::is_storable;
 use crate::object::{Objects, Unkept};
 use crate::plan::{Flattened, NodeKind, Plan};
 use crate::registry::Found;
-use crate::run::{Failure, Start, StepId};
+use crate::run::{Failure, Start};
 use crate::source::Source;
 use crate::step::{
     Fault, Output, Settled, StepBody, StepDef, StepFault, StepInput, StepOutput, StepResult,
@@ -41,18 +41,15 @@ pub(crate) enum Outcome {
 
 /// What one execution needs.
 pub(super) struct Execution {
-    pub(super) shared: Arc<Shared>,
     pub(super) found: Found,
     pub(super) start: Start,
     pub(super) timeout: Option<Duration>,
-    pub(super) context: Context,
     pub(super) permit: OwnedSemaphorePermit,
 }
 
 /// Tells the run how an execution ended, whatever became of it: also when it is dropped in the middle.
 pub(super) struct Report {
-    pub(super) to: mpsc::UnboundedSender<RunMessage>,
-    pub(super) step: StepId,
+    pub(super) context: Context,
     pub(super) execution: u64,
     pub(super) outcome: Outcome,
 }
@@ -60,35 +57,39 @@ pub(super) struct Report {
 impl Drop for Report {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Stopped);
-        let (step, execution) = (self.step, self.execution);
         // The run may be gone: then nobody needs the outcome.
-        drop(self.to.send(RunMessage::Ended {
-            step,
-            execution,
+        drop(self.context.link().messages.send(RunMessage::Ended {
+            step: self.context.step_id(),
+            execution: self.execution,
             outcome,
         }));
     }
 }
 
 impl Execution {
+    pub(super) fn is_async(&self) -> bool {
+        matches!(self.found.def.body, StepBody::Async(_))
+    }
+
     pub(super) async fn run(self, mut report: Report) {
         // Also what surrounds the body runs code of the user: decoding, encoding, dropping.
-        let outcome = AssertUnwindSafe(self.outcome()).catch_unwind().await;
+        let outcome = AssertUnwindSafe(self.outcome(&report.context))
+            .catch_unwind()
+            .await;
         report.outcome = match outcome {
             Ok(Ok(outcome) | Err(outcome)) => outcome,
             Err(panic) => panicked(&*panic),
         };
     }
 
-    async fn outcome(self) -> Result<Outcome, Outcome> {
+    async fn outcome(self, context: &Context) -> Result<Outcome, Outcome> {
         let Self {
-            shared,
             found,
             start,
             timeout,
-            context,
             permit,
         } = self;
+        let shared = &context.link().shared;
         let def = found.def;
         // What few executions need is boxed: every execution pays for the size of this future.
         let args = if arguments::are_at_hand(&start) {
@@ -101,21 +102,20 @@ impl Execution {
         let input = StepInput {
             def,
             args,
-            resources: Arc::clone(&shared.resources),
-            objects: Arc::clone(&shared.objects),
+            shared: Arc::clone(shared),
         };
         let input = fit(input, found).map_err(|StepFault(fault)| faulted(found, fault))?;
         let result = match (def.body, timeout) {
             (StepBody::Async(body), None) => {
                 let place = (!def.options.waits).then(|| context.hold(permit));
-                let result = settled_at_once(context.scope(body(input)).await);
+                let result = settled_at_once(context.clone().scope(body(input)).await);
                 drop(place);
                 Ok(match result {
                     Ok(settled) => settled,
                     Err(output) => Box::pin(output.settle(&shared.objects)).await,
                 })
             }
-            _ => Box::pin(execute(&shared, def, input, context, permit, timeout)).await?,
+            _ => Box::pin(execute(def, input, context, permit, timeout)).await?,
         };
         let output = match result {
             Ok(Ok(output)) => output,
@@ -130,7 +130,9 @@ impl Execution {
                 .await
                 .map(Outcome::Value)
                 .map_err(lost),
-            Settled::Workflow(flattened) => Box::pin(expansion(shared, *flattened)).await,
+            Settled::Workflow(flattened) => {
+                Box::pin(expansion(Arc::clone(shared), *flattened)).await
+            }
         }
     }
 }
@@ -226,14 +228,13 @@ type Panic = Box<dyn Any + Send>;
 
 /// Runs a body that blocks or has little time.
 async fn execute(
-    shared: &Shared,
     def: &'static StepDef,
     input: StepInput,
-    context: Context,
+    context: &Context,
     place: OwnedSemaphorePermit,
     timeout: Option<Duration>,
 ) -> Result<Result<Result<Settled, StepFault>, Panic>, Outcome> {
-    let timed_out = context.clone();
+    let shared = &context.link().shared;
     let mut thread_place = None;
     if matches!(def.body, StepBody::Blocking(_)) {
         // Commits share the pool of threads that may block, so bodies must not take all of them. The time until there
@@ -253,7 +254,7 @@ async fn execute(
     };
     tokio::time::timeout(limit, body).await.map_err(|_| {
         // A plain function goes on in its thread; it can notice.
-        timed_out.cancel();
+        context.cancel();
         Outcome::Failed(Box::new(Failure {
             kind: StepErrorKind::Timeout,
             message: format!("it took longer than {limit:?}"),
@@ -266,19 +267,20 @@ async fn execute(
 async fn execute_in(
     def: &'static StepDef,
     input: StepInput,
-    context: Context,
+    context: &Context,
     places: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 ) -> Result<StepResult, Panic> {
     match def.body {
         StepBody::Async(body) => {
             let (place, _thread_place) = places;
             let place = context.hold(place);
-            let result = context.scope(body(input)).await;
+            let result = context.clone().scope(body(input)).await;
             drop(place);
             Ok(result)
         }
         StepBody::Blocking(body) => {
             // The thread keeps its places also when nobody waits for it any more.
+            let context = context.clone();
             let call = move || {
                 let _places = places;
                 context.sync_scope(|| body(input))

@@ -34,13 +34,14 @@ pub(crate) use load::{fold_journal, load_run};
 pub(crate) use mail::Mail;
 pub(crate) use timers::{Wake, run_timers};
 
+use crate::context::RunLink;
 use crate::engine::{Ended, Seat, Shared};
 use crate::error::SuspendReason;
 use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
 use crate::step::StepDef;
 use crate::value::Value;
 use children::Found;
-use crew::Member;
+use crew::Body;
 use mail::Mailbox;
 use steps::Steps;
 
@@ -88,6 +89,7 @@ pub(crate) struct RunTask {
     shared: Arc<Shared>,
     seat: Arc<Seat>,
     id: RunId,
+    link: Arc<RunLink>,
     run: Run,
     /// The record as it is stored.
     record: RunRecord,
@@ -109,7 +111,7 @@ pub(crate) struct RunTask {
     /// When the run leaves memory if it hears nothing until then.
     lingers_until: Option<Timestamp>,
     /// A body that was to start, and may be polled in this task's place.
-    lone: Option<Member>,
+    lone: Option<Body>,
     /// Whether this task is on a runtime of several threads.
     may_block: bool,
     /// An event to begin with: the run goes on after a failure or a suspension.
@@ -142,7 +144,7 @@ enum Happened {
 /// What a run's task comes to.
 enum Next {
     /// Nothing is to be done until this body has been polled.
-    Lone(Member),
+    Lone(Body),
     Exit(Exit),
 }
 
@@ -163,10 +165,17 @@ impl RunTask {
         opening: Option<Event>,
         (sender, messages): (RunSender, mpsc::UnboundedReceiver<RunMessage>),
     ) -> Self {
+        let link = RunLink {
+            shared: Arc::clone(&shared),
+            run: id.clone(),
+            incarnation: record.incarnation,
+            messages: sender.messages.clone(),
+        };
         Self {
             shared,
             seat,
             id,
+            link: Arc::new(link),
             run,
             record,
             committing: None,

@@ -10,19 +10,17 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_core::future::BoxFuture;
 use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::body::{Execution, Report};
-use super::crew::{Member, set_going};
+use super::crew::{Crew, Member};
 use super::{Happened, Outcome, RunTask};
 use crate::context::Context;
 use crate::error::{StepErrorKind, SuspendReason};
 use crate::run::{Event, Failure, StepId, retry};
-use crate::step::{StepBody, StepDef};
+use crate::step::StepDef;
 
 /// How long after it was dropped a body may go on before the run no longer waits for it: it is one that blocks, or does
 /// not yield.
@@ -37,6 +35,7 @@ pub(super) struct Steps {
     /// What may start, the last one first. All that it needs is durable.
     allowed: Vec<StepId>,
     running: FxHashMap<StepId, Running>,
+    crew: Crew,
     /// Counts executions, so that a late report of one is not taken for another's.
     n_executions: u64,
     /// A place that was waited for.
@@ -206,16 +205,21 @@ impl RunTask {
 
     /// Starts what may start, as far as there are places.
     pub(super) fn start_steps(&mut self) {
+        if self.steps.allowed.is_empty() {
+            self.steps.spare = None;
+            return;
+        }
         let mut members = Vec::new();
         self.start_allowed(&mut members);
         if self.may_block
             && self.lone.is_none()
             && self.steps.running.len() == 1
-            && members.iter().all(|member| member.may_share)
+            && members.iter().all(Member::may_share)
         {
-            self.lone = members.pop();
+            self.lone = members.pop().map(Member::body);
         }
-        set_going(members);
+        let is_crowded = !self.steps.allowed.is_empty();
+        self.steps.crew.set_going(members, is_crowded);
     }
 
     fn start_allowed(&mut self, members: &mut Vec<Member>) {
@@ -258,10 +262,7 @@ impl RunTask {
             return None;
         };
         let def = found.def;
-        let name = start
-            .plan
-            .name_of(start.index)
-            .map_or_else(|| Arc::clone(&step_ref.name), Arc::clone);
+        let given_name = start.plan.name_of(start.index).cloned();
         let timeout = start
             .plan
             .node(start.index)
@@ -269,49 +270,33 @@ impl RunTask {
             .as_ref()
             .and_then(|extra| extra.timeout);
         let timeout = timeout.map(Duration::from_micros).or(def.options.timeout);
-        let span = tracing::info_span!("step", run = %self.id, step = %step, name = &*name, attempt = start.attempt);
-        let context = Context::new(
-            self.id.clone(),
-            self.record.incarnation,
-            step,
-            name,
-            start.attempt,
-            Arc::clone(&self.shared),
-        );
+        let link = Arc::clone(&self.link);
+        let context = Context::new(link, step, def.name, given_name, start.attempt);
+        let span = tracing::info_span!("step", run = %self.id, step = %step, name = context.step_name(), attempt = start.attempt);
         self.steps.n_executions += 1;
-        let execution = self.steps.n_executions;
+        let n_execution = self.steps.n_executions;
         let report = Report {
-            to: self.sender.messages.clone(),
-            step,
-            execution,
+            context: context.clone(),
+            execution: n_execution,
             outcome: Outcome::Stopped,
         };
-        let shared = Arc::clone(&self.shared);
-        let body = Execution {
-            shared,
+        let execution = Execution {
             found,
             start,
             timeout,
-            context: context.clone(),
             permit,
-        }
-        .run(report);
+        };
         let running = Running {
-            execution,
+            execution: n_execution,
             def,
-            context: context.clone(),
+            context,
             stopping: None,
         };
         self.steps.running.insert(step, running);
-        let body: BoxFuture<'static, ()> = if span.is_disabled() {
-            Box::pin(body)
-        } else {
-            Box::pin(body.instrument(span))
-        };
         Some(Member {
-            body,
-            context,
-            may_share: matches!(def.body, StepBody::Async(_)),
+            execution,
+            report,
+            span,
         })
     }
 

@@ -124,6 +124,9 @@ impl Objects {
                 long.push(value.clone());
             }
         });
+        if long.is_empty() {
+            return Ok(plan);
+        }
         let mut kept = Vec::with_capacity(long.len());
         for value in long {
             kept.push(self.offload(value).await?);

@@ -11,10 +11,19 @@ use super::pins::Pins;
 use super::{Reference, Target};
 
 thread_local! {
-    static NOTED: RefCell<Option<Vec<Reference>>> = const { RefCell::new(None) };
+    static NOTING: Cell<Noting> = const { Cell::new(Noting::Not) };
+    static NOTED: RefCell<Vec<Reference>> = const { RefCell::new(Vec::new()) };
     static DECODING: RefCell<Option<Decoding>> = const { RefCell::new(None) };
     /// Checked first: most values have no references.
     static IS_DECODING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a value is being encoded, and what of. Kept apart from the references: most values have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Noting {
+    Not,
+    NoneYet,
+    Some,
 }
 
 /// Where references that are being decoded belong.
@@ -26,27 +35,41 @@ pub(super) struct Decoding {
 
 /// Does what encodes a value, and returns the references in it.
 pub(crate) fn noting<R>(encode: impl FnOnce() -> R) -> (R, Vec<Reference>) {
-    struct Restore(Option<Vec<Reference>>);
+    /// What was noted of a value in the middle of which another is encoded.
+    struct Restore(Noting, Vec<Reference>);
     impl Drop for Restore {
         fn drop(&mut self) {
             // Also when the user's code panics.
-            NOTED.set(self.0.take());
+            drop(take_noted());
+            NOTING.set(self.0);
+            if self.0 == Noting::Some {
+                NOTED.set(std::mem::take(&mut self.1));
+            }
         }
     }
-    let restore = Restore(NOTED.replace(Some(Vec::new())));
+    let outer = NOTING.get();
+    let _restore = Restore(outer, take_noted());
+    NOTING.set(Noting::NoneYet);
     let encoded = encode();
-    let noted = NOTED.take().unwrap_or_default();
-    drop(restore);
-    (encoded, noted)
+    (encoded, take_noted())
+}
+
+fn take_noted() -> Vec<Reference> {
+    if NOTING.get() != Noting::Some {
+        return Vec::new();
+    }
+    NOTING.set(Noting::NoneYet);
+    NOTED.take()
 }
 
 /// Notes a reference that is being encoded; `false` if it is not an engine that encodes.
 pub(super) fn note(target: &Arc<Target>) -> bool {
-    NOTED.with_borrow_mut(|noted| {
-        let Some(noted) = noted else { return false };
-        noted.push(Reference(Arc::clone(target)));
-        true
-    })
+    if NOTING.get() == Noting::Not {
+        return false;
+    }
+    NOTING.set(Noting::Some);
+    NOTED.with_borrow_mut(|noted| noted.push(Reference(Arc::clone(target))));
+    true
 }
 
 /// Does what decodes values that name these objects.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Arg, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef};
+use super::{Arg, Args, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef};
 use crate::arg::ArgShape;
 use crate::error::Error;
 use crate::step::StepDef;
@@ -47,6 +47,7 @@ pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
         } else {
             // So that the first argument's steps get the lowest numbers.
             pending[first..].reverse();
+            flattener.index.reserve(pending.len() - first);
         }
     }
     flattener.defs.append(&mut flattener.defs_of_children);
@@ -75,7 +76,7 @@ impl Flattener {
             BuildKind::Step { def, args } => {
                 let step = self.step(def);
                 // Not collected: of how many there are nothing would be known.
-                let mut flat = Vec::with_capacity(args.len());
+                let mut flat = Args::with_capacity(args.len());
                 for (position, arg) in args.iter().enumerate() {
                     let arg = self.arg(arg).map_err(|message| Error::Unencodable {
                         step: def.name.to_owned(),
@@ -84,10 +85,7 @@ impl Flattener {
                     })?;
                     flat.push(arg);
                 }
-                NodeKind::Step {
-                    step,
-                    args: flat.into(),
-                }
+                NodeKind::Step { step, args: flat }
             }
             BuildKind::Value(Ok(value)) => NodeKind::Value(value.clone()),
             BuildKind::Value(Err(error)) => {
@@ -107,7 +105,14 @@ impl Flattener {
             BuildKind::First(told, inputs) => NodeKind::First(*told, self.indices(inputs)),
             BuildKind::Child(child) => NodeKind::Child(Box::new(self.child(child)?)),
         };
-        let extra = Extra {
+        let extra = (!node.is_bare()).then(|| Box::new(self.extra(node)));
+        self.plan.nodes.push(PlanNode { kind, extra });
+        self.index.insert(Arc::as_ptr(node), index);
+        Ok(())
+    }
+
+    fn extra(&self, node: &BuildNode) -> Extra {
+        Extra {
             name: node.name.clone(),
             after: self.indices(&node.after),
             retries: node.retries,
@@ -118,11 +123,7 @@ impl Flattener {
                 .metadata
                 .as_ref()
                 .map(|metadata| metadata.to_string().into()),
-        };
-        let extra = (extra != Extra::default()).then(|| Box::new(extra));
-        self.plan.nodes.push(PlanNode { kind, extra });
-        self.index.insert(Arc::as_ptr(node), index);
-        Ok(())
+        }
     }
 
     fn indices(&self, nodes: &[Arc<BuildNode>]) -> Box<[u32]> {

@@ -26,13 +26,20 @@ impl Sink {
         Box::default()
     }
 
+    // Nearly always a few bytes, whose number the caller knows.
+    #[inline]
     fn update(&mut self, bytes: &[u8]) -> &mut Self {
         self.gathered.extend_from_slice(bytes);
         if self.gathered.len() >= Self::ENOUGH {
-            self.hasher.update(&self.gathered);
-            self.gathered.clear();
+            self.flush();
         }
         self
+    }
+
+    #[inline(never)]
+    fn flush(&mut self) {
+        self.hasher.update(&self.gathered);
+        self.gathered.clear();
     }
 
     #[inline(never)]
@@ -244,7 +251,7 @@ mod tests {
     use serde::Serialize;
 
     use super::*;
-    use crate::plan::PlanNode;
+    use crate::plan::{Args, PlanNode};
     use crate::value::Codec;
 
     fn hash_of(value: impl Serialize) -> [u8; 32] {
@@ -292,7 +299,7 @@ mod tests {
             nodes: vec![PlanNode {
                 kind: NodeKind::Step {
                     step: 0,
-                    args: Box::new([]),
+                    args: Args::new(),
                 },
                 extra: None,
             }],

@@ -1,5 +1,6 @@
 //! The plan: the flat, untyped, encodable form of a DAG. What is stored of a workflow.
 
+mod args;
 mod depth;
 mod flatten;
 mod hash;
@@ -11,6 +12,7 @@ use bincode::Options;
 use keepstep_storage::{BlobId, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use args::Args;
 pub(crate) use flatten::{Flattened, flatten};
 pub(crate) use hash::hash;
 
@@ -48,7 +50,11 @@ pub(crate) struct PlanNode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum NodeKind {
     /// Runs a step.
-    Step { step: u32, args: Box<[Arg]> },
+    Step {
+        step: u32,
+        #[serde(with = "args")]
+        args: Args,
+    },
     /// Is finished.
     Value(Value),
     /// Turns its input's failure into a value.
@@ -200,14 +206,14 @@ impl Plan {
     }
 
     /// Every value that stands in the plan.
-    pub(crate) fn for_each_value(&self, visit: &mut dyn FnMut(&Value)) {
+    pub(crate) fn for_each_value(&self, visit: &mut impl FnMut(&Value)) {
         self.nodes
             .iter()
             .for_each(|node| node.for_each_literal(visit));
     }
 
     /// Puts another value in the place of each value that stands in the plan.
-    pub(crate) fn for_each_value_mut(&mut self, change: &mut dyn FnMut(&mut Value)) {
+    pub(crate) fn for_each_value_mut(&mut self, change: &mut impl FnMut(&mut Value)) {
         for node in &mut self.nodes {
             match &mut node.kind {
                 NodeKind::Step { args, .. } => args
@@ -219,7 +225,7 @@ impl Plan {
         }
     }
 
-    fn for_each_child(&self, visit: &mut dyn FnMut(&Child)) {
+    fn for_each_child(&self, visit: &mut impl FnMut(&Child)) {
         for node in &self.nodes {
             if let NodeKind::Child(child) = &node.kind {
                 visit(child);
@@ -308,9 +314,14 @@ impl PlanNode {
     }
 
     /// Shows the values that stand in the node to `visit`.
-    pub(crate) fn for_each_literal(&self, visit: &mut dyn FnMut(&Value)) {
+    pub(crate) fn for_each_literal(&self, visit: &mut impl FnMut(&Value)) {
         match &self.kind {
-            NodeKind::Step { args, .. } => args.iter().for_each(|arg| arg.for_each_literal(visit)),
+            NodeKind::Step { args, .. } => args.iter().for_each(|arg| match arg {
+                // Nearly every argument, and no call in a call for it.
+                Arg::Value(value) => visit(value),
+                Arg::Node(_) => {}
+                nested => nested.for_each_literal(visit),
+            }),
             NodeKind::Value(value) => visit(value),
             _ => {}
         }
@@ -319,7 +330,11 @@ impl PlanNode {
     /// Shows each node this one depends on to `visit`, as often as it does.
     pub(crate) fn for_each_input(&self, visit: &mut impl FnMut(u32)) {
         match &self.kind {
-            NodeKind::Step { args, .. } => args.iter().for_each(|arg| arg.for_each_input(visit)),
+            NodeKind::Step { args, .. } => args.iter().for_each(|arg| match arg {
+                Arg::Value(_) => {}
+                Arg::Node(node) => visit(*node),
+                nested => nested.for_each_input(visit),
+            }),
             NodeKind::Catch(inner) => visit(*inner),
             NodeKind::All(inputs) | NodeKind::First(_, inputs) => {
                 inputs.iter().copied().for_each(&mut *visit);
@@ -333,7 +348,7 @@ impl PlanNode {
 }
 
 impl Arg {
-    pub(crate) fn for_each_literal(&self, visit: &mut dyn FnMut(&Value)) {
+    pub(crate) fn for_each_literal(&self, visit: &mut impl FnMut(&Value)) {
         match self {
             Self::Value(value) => visit(value),
             Self::Node(_) => {}
@@ -346,7 +361,7 @@ impl Arg {
         }
     }
 
-    fn for_each_literal_mut(&mut self, change: &mut dyn FnMut(&mut Value)) {
+    fn for_each_literal_mut(&mut self, change: &mut impl FnMut(&mut Value)) {
         match self {
             Self::Value(value) => change(value),
             Self::Node(_) => {}

@@ -38,11 +38,13 @@ impl Run {
 
     /// Makes a node's result known, and everything that follows from it without any step running.
     pub(super) fn finish(&mut self, step: StepId, value: Value, is_stored: bool) {
-        let mut work = vec![(step, value, is_stored)];
+        let mut first = Some((step, value, is_stored));
+        // What follows from it, the next one last.
+        let mut work = Vec::new();
         let mut released = Vec::new();
         // Consumers that are no steps, and whether they wait for the world.
         let mut outer = Vec::new();
-        while let Some((id, value, is_stored)) = work.pop() {
+        while let Some((id, value, is_stored)) = first.take().or_else(|| work.pop()) {
             let Some((base, segment, index)) = self.locate(id) else {
                 continue;
             };
@@ -52,13 +54,17 @@ impl Run {
             ) {
                 continue;
             }
+            let node = segment.plan.node(index);
             let is_root = index == segment.plan.root();
             let parent = segment.parent;
             // A step that expanded let its inputs go then.
             if is_stored && !matches!(segment.nodes[index as usize].state, State::Expanded(_)) {
-                self.inputs_of(base, index, &mut |input| released.push(input));
+                let id_of = |input: u32| StepId(base + u64::from(input));
+                node.for_each_input(&mut |input| released.push(id_of(input)));
             }
-            self.note_result(id, &value);
+            if node.extra.is_some() || is_root || self.history.is_some() {
+                self.note_result(id, &value);
+            }
             self.end_wait(id, &State::Waiting);
             let Some(segment) = self.segments.get_mut(&base) else {
                 continue;
@@ -159,20 +165,20 @@ impl Run {
 
     /// Forgets a node that nothing needs: its value, or that it was to be run.
     fn drop_node(&mut self, id: StepId, released: &mut Vec<StepId>) {
-        let Some((base, segment, index)) = self.locate(id) else {
+        let Some((base, segment, index)) = self.locate_mut(id) else {
             return;
         };
         let is_counted = segment.is_counted(index);
-        let Some(node) = self.node_mut(id) else {
-            return;
-        };
+        let node = &mut segment.nodes[index as usize];
         let state = std::mem::replace(&mut node.state, State::Gone(Ending::Skipped));
+        if let State::Gone(before) = state {
+            node.state = State::Gone(before);
+            return;
+        }
+        segment.n_live -= 1;
+        let is_dead = segment.n_live == 0;
         let mut ending = Ending::Skipped;
         match state {
-            State::Gone(before) => {
-                node.state = State::Gone(before);
-                return;
-            }
             State::Done(value) => {
                 node.state = State::Gone(Ending::Done);
                 self.live_bytes = self.live_bytes.saturating_sub(value.len() as u64);
@@ -200,10 +206,9 @@ impl Run {
         if ending == Ending::Skipped && is_counted {
             self.counts.done += 1;
         }
-        if let Some(segment) = self.segments.get_mut(&base) {
-            segment.n_live -= 1;
+        if is_dead {
+            self.remove_if_dead(base);
         }
-        self.remove_if_dead(base);
     }
 
     /// Stops what leads, or would lead, to an execution of a step that was in this state and is no longer needed.

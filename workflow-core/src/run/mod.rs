@@ -371,14 +371,24 @@ impl Run {
 
     /// The segment of a step, and the step's index in it.
     fn locate(&self, step: StepId) -> Option<(u64, &Segment, u32)> {
-        let (base, segment) = self.segments.range(..=step.0).next_back()?;
+        // Most is asked of the newest.
+        let newest = self.segments.last_key_value();
+        let (base, segment) = newest
+            .filter(|(base, _)| **base <= step.0)
+            .or_else(|| self.segments.range(..=step.0).next_back())?;
+        let index = step.0 - base;
+        (index < segment.nodes.len() as u64).then_some((*base, segment, index as u32))
+    }
+
+    fn locate_mut(&mut self, step: StepId) -> Option<(u64, &mut Segment, u32)> {
+        let (base, segment) = self.segments.range_mut(..=step.0).next_back()?;
         let index = step.0 - base;
         (index < segment.nodes.len() as u64).then_some((*base, segment, index as u32))
     }
 
     fn node_mut(&mut self, step: StepId) -> Option<&mut Node> {
-        let (base, segment) = self.segments.range_mut(..=step.0).next_back()?;
-        segment.nodes.get_mut(usize::try_from(step.0 - base).ok()?)
+        let (_, segment, index) = self.locate_mut(step)?;
+        segment.nodes.get_mut(index as usize)
     }
 
     fn stop_all(&mut self) {

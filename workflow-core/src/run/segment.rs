@@ -90,11 +90,8 @@ struct Consumers {
 }
 
 impl Consumers {
-    fn of(plan: &Plan) -> Self {
-        let mut starts = vec![0u32; plan.nodes.len() + 1];
-        for node in &plan.nodes {
-            node.for_each_input(&mut |input| starts[input as usize + 1] += 1);
-        }
+    /// `starts` begins as how often each node is used, one place further on.
+    fn of(plan: &Plan, mut starts: Vec<u32>) -> Self {
         for i in 1..starts.len() {
             starts[i] += starts[i - 1];
         }
@@ -132,20 +129,26 @@ impl Segment {
 
     /// A segment of which nothing has happened yet.
     pub(super) fn new(plan: Arc<Plan>, parent: Option<StepId>, origin: Option<StepId>) -> Self {
-        let consumers = Consumers::of(&plan);
-        let nodes = plan.nodes.iter().enumerate().map(|(index, node)| {
+        let mut n_uses = vec![0u32; plan.nodes.len() + 1];
+        let nodes = plan.nodes.iter().map(|node| {
             let mut n_pending = 0;
-            node.for_each_input(&mut |_| n_pending += 1);
-            let n_uses = consumers.starts[index + 1] - consumers.starts[index];
+            node.for_each_input(&mut |input| {
+                n_pending += 1;
+                n_uses[input as usize + 1] += 1;
+            });
             Node {
                 state: State::Waiting,
                 n_pending,
-                n_uses,
+                n_uses: 0,
                 attempts: 0,
             }
         });
         let mut nodes: Box<[Node]> = nodes.collect();
+        for (node, n_uses) in nodes.iter_mut().zip(&n_uses[1..]) {
+            node.n_uses = *n_uses;
+        }
         nodes[plan.root() as usize].n_uses += 1;
+        let consumers = Consumers::of(&plan, n_uses);
         let mut plan_bytes = 16 * plan.nodes.len() as u64;
         plan.for_each_value(&mut |value| plan_bytes += value.len() as u64);
         plan.steps

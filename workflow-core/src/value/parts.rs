@@ -74,6 +74,12 @@ pub(crate) fn names_at(bytes: &[u8]) -> Vec<BlobId> {
     names.chunks_exact(32).filter_map(name).collect()
 }
 
+/// Whether a value is written by a codec and nothing stands around it: then it has no parts, and names no objects. Most values are
+/// so, and the others are walked through.
+pub(crate) fn is_plain(bytes: &[u8]) -> bool {
+    matches!(bytes, [tag::MESSAGE_PACK | tag::BINCODE, ..])
+}
+
 pub(super) fn for_each_name(bytes: &[u8], visit: &mut dyn FnMut(BlobId)) {
     walk(bytes, 0, &mut |part, depth| {
         if depth <= MAX_DEPTH {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::plan::{Arg, Extra, NodeKind, Plan, PlanNode, StepRef};
+use crate::plan::{Arg, Args, Extra, NodeKind, Plan, PlanNode, StepRef};
 use crate::value::{Codec, Value};
 
 /// How often a step is tried again if the program does not say.
@@ -181,12 +181,12 @@ impl Node {
 }
 
 impl Step {
-    fn args(&self, uid: Uid) -> Box<[Arg]> {
+    fn args(&self, uid: Uid) -> Args {
         let literal = || Arg::Value(value_of(uid));
         let nodes = self.args.iter().map(|place| Arg::Node(*place as u32));
         match self.shape {
             Shape::Plain => nodes.collect(),
-            Shape::Seq => [literal(), Arg::Seq(nodes.collect())].into(),
+            Shape::Seq => [literal(), Arg::Seq(nodes.collect())].into_iter().collect(),
             Shape::Nested => {
                 let nested = nodes.map(|node| Arg::Map([(value_of(uid), node)].into()));
                 nested
