@@ -10,6 +10,7 @@ mod server;
 
 mod actors;
 mod chaos;
+mod example;
 mod faults;
 mod owners;
 mod runs;

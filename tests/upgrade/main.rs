@@ -5,6 +5,8 @@
 #![cfg(feature = "sled")]
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+#[path = "../common/examples.rs"]
+mod examples;
 #[cfg(all(unix, feature = "postgres"))]
 mod rolling;
 #[cfg(all(unix, feature = "postgres"))]
@@ -15,41 +17,13 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Builds the programs, and says where they are.
+/// Where the programs are.
 fn programs() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let profile = own.parent().and_then(Path::parent).unwrap();
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--offline", "--quiet", "--no-default-features"])
-        .arg("--target-dir")
-        .arg(profile.parent().unwrap());
-    if !profile.ends_with("debug") {
-        build.arg("--release");
-    }
-    for program in ["upgrade_v1", "upgrade_v2", "upgrade_v2_forgetful"] {
-        build.args(["--example", program]);
-    }
+    let mut programs = vec!["upgrade_v1", "upgrade_v2", "upgrade_v2_forgetful"];
     if cfg!(feature = "postgres") {
-        build.args(["--example", "rolling_v1", "--example", "rolling_v2"]);
+        programs.extend(["rolling_v1", "rolling_v2"]);
     }
-    // As this test was built, so that nothing is built twice.
-    for (feature, is_on) in [
-        ("sled", cfg!(feature = "sled")),
-        ("redb", cfg!(feature = "redb")),
-        ("fjall", cfg!(feature = "fjall")),
-        ("object_store", cfg!(feature = "object_store")),
-        ("postgres", cfg!(feature = "postgres")),
-        ("schedules", cfg!(feature = "schedules")),
-    ] {
-        if is_on {
-            build.args(["--features", feature]);
-        }
-    }
-    assert!(build.status().unwrap().success());
-    profile.join("examples")
+    examples::build(&programs)
 }
 
 /// What a program prints.
