@@ -8,6 +8,7 @@ mod lost;
 #[path = "../server/mod.rs"]
 mod server;
 mod shared;
+mod tasks;
 
 keepstep_storage::conformance!(postgres, {
     let url = server::url();
