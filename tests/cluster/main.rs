@@ -11,6 +11,7 @@ mod server;
 mod actors;
 mod chaos;
 mod owners;
+mod remote;
 mod runs;
 
 use std::time::Duration;

@@ -40,13 +40,13 @@ pub(crate) enum Outcome {
 }
 
 /// What one execution needs.
-pub(super) struct Execution {
-    pub(super) shared: Arc<Shared>,
-    pub(super) found: Found,
-    pub(super) start: Start,
-    pub(super) timeout: Option<Duration>,
-    pub(super) context: Context,
-    pub(super) permit: OwnedSemaphorePermit,
+pub(crate) struct Execution {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) found: Found,
+    pub(crate) start: Start,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) context: Context,
+    pub(crate) permit: OwnedSemaphorePermit,
 }
 
 /// Tells the run how an execution ended, whatever became of it: also when it is dropped in the middle.
@@ -72,12 +72,16 @@ impl Drop for Report {
 
 impl Execution {
     pub(super) async fn run(self, mut report: Report) {
+        report.outcome = self.ended().await;
+    }
+
+    pub(crate) async fn ended(self) -> Outcome {
         // Also what surrounds the body runs code of the user: decoding, encoding, dropping.
         let outcome = AssertUnwindSafe(self.outcome()).catch_unwind().await;
-        report.outcome = match outcome {
+        match outcome {
             Ok(Ok(outcome) | Err(outcome)) => outcome,
             Err(panic) => panicked(&*panic),
-        };
+        }
     }
 
     async fn outcome(self) -> Result<Outcome, Outcome> {

@@ -22,15 +22,15 @@ const MAX_CREW: usize = 16;
 const MIN_CREWS: usize = 8;
 
 /// A body that is to be set going.
-pub(super) struct Member {
-    pub(super) body: BoxFuture<'static, ()>,
-    pub(super) context: Context,
+pub(crate) struct Member {
+    pub(crate) body: BoxFuture<'static, ()>,
+    pub(crate) context: Context,
     /// Whether it may share its first poll with others; a body on the blocking pool has nothing to gain.
-    pub(super) may_share: bool,
+    pub(crate) may_share: bool,
 }
 
 /// Sets bodies going.
-pub(super) fn set_going(members: Vec<Member>) {
+pub(crate) fn set_going(members: Vec<Member>) {
     let (mut sharing, alone): (Vec<_>, Vec<_>) =
         members.into_iter().partition(|member| member.may_share);
     alone.into_iter().for_each(Member::spawn);

@@ -118,6 +118,8 @@ impl Flattener {
                 .metadata
                 .as_ref()
                 .map(|metadata| metadata.to_string().into()),
+            priority: node.priority,
+            key: node.key.as_deref().map(Into::into),
         };
         let extra = (extra != Extra::default()).then(|| Box::new(extra));
         self.plan.nodes.push(PlanNode { kind, extra });

@@ -1,0 +1,579 @@
+//! The side of those who execute: takes tasks for which there are places, runs them, and puts their results in.
+//!
+//! Two tasks do it. One takes, as long as there are places, and stops what is to stop; the other puts results in, whatever has gathered
+//! together. A task is among those in hand from when it was taken until the store has its result, or has it back.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "its tasks are no run's, and how long a body may take to stop is not durable time"
+)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_core::future::BoxFuture;
+use keepstep_storage::{FinishOutcome, Held, Task, TaskId, TaskResult, Wanted};
+use rustc_hash::FxHashMap;
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::desk::{AGAIN_AFTER, LOOK_EVERY, Message};
+use super::read_payload;
+use super::stored::{StoredOutcome, result};
+use crate::context::Context;
+use crate::engine::Shared;
+use crate::error::{StepErrorKind, SuspendReason};
+use crate::executor::{ABANDON_AFTER, Execution, GRACE, Member, Outcome, set_going};
+use crate::run::{Failure, Start, StepId};
+use crate::step::StepBody;
+
+/// How many tasks are taken at a time.
+const TAKEN_AT_ONCE: usize = 256;
+/// How many results go to the store in one call, and of how many bytes.
+const MAX_RESULTS: usize = 1_000;
+const MAX_RESULT_BYTES: usize = 16 << 20;
+
+/// What this engine executes for the owners of runs.
+#[derive(Debug)]
+pub(super) struct Worker {
+    /// `None`: all.
+    pools: Option<Vec<String>>,
+    in_hand: Mutex<FxHashMap<TaskId, Body>>,
+    /// There may be something to take, or to stop.
+    wakes: Notify,
+    /// The store is to be asked what it knows to be in hand.
+    looks: AtomicBool,
+    /// The store failed under a body.
+    is_tired: AtomicBool,
+    stops: CancellationToken,
+}
+
+/// A task in hand.
+#[derive(Debug)]
+struct Body {
+    claim: u64,
+    context: Context,
+    /// Whether the task is gone from the store, so that nothing is to be given back.
+    is_withdrawn: bool,
+    /// When a body that was told to stop is dropped, and whether it has been.
+    stopping: Option<(Instant, bool)>,
+}
+
+impl Body {
+    fn stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.context.cancel();
+        if self.context.is_token_taken() {
+            self.stopping = Some((Instant::now() + GRACE, false));
+        } else {
+            self.context.abort();
+            self.stopping = Some((Instant::now() + ABANDON_AFTER, true));
+        }
+    }
+}
+
+/// An execution that ended.
+#[derive(Debug)]
+struct Ended {
+    held: Held,
+    outcome: Outcome,
+}
+
+/// Says how an execution ended, whatever became of it: also when it is dropped in the middle.
+struct Report {
+    to: mpsc::UnboundedSender<Ended>,
+    held: Held,
+    outcome: Outcome,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Stopped);
+        // Nobody hears it once the engine has halted.
+        drop(self.to.send(Ended {
+            held: self.held,
+            outcome,
+        }));
+    }
+}
+
+impl Worker {
+    pub(super) fn new(pools: Option<Vec<String>>) -> Self {
+        Self {
+            pools,
+            in_hand: Mutex::default(),
+            wakes: Notify::new(),
+            looks: AtomicBool::new(false),
+            is_tired: AtomicBool::new(false),
+            stops: CancellationToken::new(),
+        }
+    }
+
+    fn in_hand(&self) -> MutexGuard<'_, FxHashMap<TaskId, Body>> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn serves(&self, pool: &str) -> bool {
+        let pools = self.pools.as_ref();
+        pools.is_none_or(|pools| pools.iter().any(|own| own == pool))
+    }
+
+    pub(super) fn wake(&self) {
+        self.wakes.notify_one();
+    }
+
+    /// Has the store asked what it knows to be in hand.
+    pub(super) fn look(&self) {
+        self.looks.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(super) fn withdrawn(&self, tasks: &[TaskId]) {
+        let mut is_any = false;
+        {
+            let mut in_hand = self.in_hand();
+            for task in tasks {
+                if let Some(body) = in_hand.get_mut(task) {
+                    body.is_withdrawn = true;
+                    body.stop();
+                    is_any = true;
+                }
+            }
+        }
+        if is_any {
+            self.wake();
+        }
+    }
+
+    pub(super) fn drop_all(&self) {
+        let dropped = std::mem::take(&mut *self.in_hand());
+        for body in dropped.into_values() {
+            body.context.cancel();
+            body.context.abort();
+        }
+    }
+
+    pub(super) fn shut_down(&self) {
+        self.stops.cancel();
+    }
+
+    /// Drops bodies that did not end by themselves in time, and gives up on those that cannot be dropped; when to do so again.
+    fn drop_overdue(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut in_hand = self.in_hand();
+        in_hand.retain(|_, body| match body.stopping {
+            Some((until, false)) if until <= now => {
+                body.context.abort();
+                body.stopping = Some((now + ABANDON_AFTER, true));
+                true
+            }
+            Some((until, true)) => until > now,
+            _ => true,
+        });
+        let overdue = in_hand.values().filter_map(|body| body.stopping);
+        overdue.map(|(until, _)| until).min()
+    }
+}
+
+/// Starts the tasks of the worker.
+pub(super) fn start(shared: &Arc<Shared>) {
+    let (ended, results) = mpsc::unbounded_channel();
+    tokio::spawn(put_results_in(Arc::clone(shared), results));
+    // Waited for when the engine shuts down.
+    shared.tasks.spawn(work(Arc::clone(shared), ended));
+}
+
+/// Takes tasks until the engine shuts down or halts, and then gives back what it has.
+async fn work(shared: Arc<Shared>, ended: mpsc::UnboundedSender<Ended>) {
+    let worker = &shared.remote.worker;
+    let calls = shared.executable_calls();
+    let mut look_at = shared.clock.timestamp().after(LOOK_EVERY);
+    // Whether something may be there to take.
+    let mut may_take = true;
+    while !worker.stops.is_cancelled() && !shared.halted.is_cancelled() {
+        if worker.is_tired.swap(false, Ordering::SeqCst) {
+            shared.pause(AGAIN_AFTER).await;
+        }
+        let now = shared.clock.timestamp();
+        if worker.looks.swap(false, Ordering::SeqCst) || look_at <= now {
+            look_at = now.after(LOOK_EVERY);
+            may_take = true;
+            if !shared.remote.is_local() {
+                shared.compare_with_store().await;
+            }
+        }
+        let overdue = worker.drop_overdue();
+        let place = async {
+            let places = Arc::clone(&shared.step_permits);
+            match may_take {
+                true => places.acquire_owned().await.ok(),
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = worker.stops.cancelled() => break,
+            () = shared.halted.cancelled() => break,
+            () = worker.wakes.notified() => may_take = true,
+            () = until(overdue) => {}
+            () = shared.clock.sleep_towards(look_at), if !shared.remote.is_local() => {}
+            Some(place) = place => may_take = shared.take_some(place, &calls, &ended).await,
+        }
+    }
+    if shared.halted.is_cancelled() {
+        return worker.drop_all();
+    }
+    shared.hand_tasks_over().await;
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Shared {
+    /// Takes as many tasks as there are places, at least the one that was waited for; whether there may be more.
+    async fn take_some(
+        self: &Arc<Self>,
+        place: OwnedSemaphorePermit,
+        calls: &[(String, u32)],
+        ended: &mpsc::UnboundedSender<Ended>,
+    ) -> bool {
+        let mut places = vec![place];
+        while places.len() < TAKEN_AT_ONCE
+            && let Ok(place) = Arc::clone(&self.step_permits).try_acquire_owned()
+        {
+            places.push(place);
+        }
+        let limit = places.len();
+        let wanted = Wanted {
+            node: self.node,
+            lease: self.lease(),
+            pools: self.remote.worker.pools.as_deref(),
+            steps: calls,
+            limit,
+        };
+        let taken = match self.remote.queue().take(&wanted).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::warn!(%error, "could not take remote steps; trying again");
+                self.remote.worker.is_tired.store(true, Ordering::SeqCst);
+                // It may have been done.
+                self.remote.worker.look();
+                return true;
+            }
+        };
+        let may_be_more = taken.len() == limit;
+        let members = taken.into_iter().zip(places);
+        let members = members.filter_map(|(task, place)| self.execute(task, place, ended));
+        set_going(members.collect());
+        may_be_more
+    }
+
+    /// Makes the body of a task; `None` if there is none, which is reported.
+    fn execute(
+        self: &Arc<Self>,
+        task: Task,
+        permit: OwnedSemaphorePermit,
+        ended: &mpsc::UnboundedSender<Ended>,
+    ) -> Option<Member> {
+        let Task { held, run, .. } = task;
+        let step = StepId(task.step);
+        let call = read_payload(&task.payload);
+        let label = call.as_ref().map_or("step", |call| call.label(0));
+        let name: Arc<str> = label.into();
+        let span = tracing::info_span!("step", run = %run, step = %step, name = &*name, attempt = task.attempt);
+        let context = Context::new(
+            run,
+            task.incarnation,
+            step,
+            name,
+            task.attempt,
+            Arc::clone(self),
+        );
+        self.remote.worker.in_hand().insert(
+            held.task,
+            Body {
+                claim: held.claim,
+                context: context.clone(),
+                is_withdrawn: false,
+                stopping: None,
+            },
+        );
+        let mut report = Report {
+            to: ended.clone(),
+            held,
+            outcome: Outcome::Stopped,
+        };
+        let found = call.map_err(|what| SuspendReason::Invariant {
+            what: format!("the call of remote step {step} cannot be read: {what}"),
+        });
+        let found = found.and_then(|call| {
+            let step_ref = &call.steps[0];
+            let found = self.find_step(&step_ref.name, step_ref.version);
+            let unknown = || SuspendReason::UnknownStep {
+                step: step_ref.name.to_string(),
+                version: step_ref.version,
+            };
+            Ok((found.ok_or_else(unknown)?, call))
+        });
+        let (found, call) = match found {
+            Ok(found) => found,
+            Err(reason) => {
+                report.outcome = Outcome::Unrunnable(reason.into());
+                return None;
+            }
+        };
+        let timeout = call.node(0).extra.as_ref().and_then(|extra| extra.timeout);
+        let timeout = timeout.map(Duration::from_micros);
+        let timeout = timeout.or(found.def.options.timeout);
+        let execution = Execution {
+            shared: Arc::clone(self),
+            found,
+            start: Start {
+                plan: Arc::new(call),
+                index: 0,
+                attempt: task.attempt,
+                inputs: Vec::new(),
+            },
+            timeout,
+            context: context.clone(),
+            permit,
+        };
+        let body = run_body(execution, report);
+        let body: BoxFuture<'static, ()> = match span.is_disabled() {
+            true => Box::pin(body),
+            false => Box::pin(body.instrument(span)),
+        };
+        Some(Member {
+            body,
+            context,
+            may_share: matches!(found.def.body, StepBody::Async(_)),
+        })
+    }
+
+    /// Asks the store what it knows to be in hand: what was withdrawn unheard is stopped, and what was taken unheard is given back.
+    async fn compare_with_store(&self) {
+        let queue = self.remote.queue();
+        let held = match queue.held(self.node).await {
+            Ok(held) => held,
+            Err(error) => {
+                return tracing::warn!(%error, "could not look at the remote steps in hand");
+            }
+        };
+        let stored: FxHashMap<_, _> = held.iter().map(|held| (held.task, held.claim)).collect();
+        let (gone, unknown) = {
+            let in_hand = self.remote.worker.in_hand();
+            let is_gone = |(task, body): &(&TaskId, &Body)| stored.get(task) != Some(&body.claim);
+            let gone: Vec<_> = in_hand
+                .iter()
+                .filter(is_gone)
+                .map(|(task, _)| *task)
+                .collect();
+            let mut unknown = held;
+            unknown.retain(|held| !in_hand.contains_key(&held.task));
+            (gone, unknown)
+        };
+        self.remote.withdrawn(&gone);
+        if !unknown.is_empty()
+            && let Err(error) = queue.give_back(self.node, &unknown).await
+        {
+            tracing::warn!(%error, "could not give remote steps back");
+        }
+    }
+
+    /// Stops what is executing, and gives it back.
+    async fn hand_tasks_over(&self) {
+        let worker = &self.remote.worker;
+        worker.in_hand().values_mut().for_each(Body::stop);
+        loop {
+            let overdue = worker.drop_overdue();
+            if worker.in_hand().is_empty() {
+                break;
+            }
+            tokio::select! {
+                () = worker.wakes.notified() => {}
+                () = until(overdue) => {}
+                () = self.halted.cancelled() => return,
+            }
+        }
+        if !self.remote.is_local() {
+            // Of bodies that could not be stopped.
+            self.compare_with_store().await;
+        }
+    }
+
+    /// Tells the store of executions that ended.
+    async fn put_in(&self, ended: Vec<Ended>) {
+        let worker = &self.remote.worker;
+        let (mut results, mut outcomes, mut back) = (Vec::new(), Vec::new(), Vec::new());
+        for Ended { held, outcome } in ended {
+            match worker.in_hand().get(&held.task) {
+                Some(body) if body.claim == held.claim && !body.is_withdrawn => {}
+                _ => {
+                    worker.let_go(held);
+                    continue;
+                }
+            }
+            if let Outcome::Storage(error) = &outcome {
+                tracing::warn!(%error, "the store failed under a remote step; it is given back");
+                worker.is_tired.store(true, Ordering::SeqCst);
+            }
+            match self.result_of(held, outcome) {
+                Some((result, outcome)) => {
+                    results.push(result);
+                    outcomes.push(outcome);
+                }
+                None => back.push(held),
+            }
+        }
+        while !results.is_empty() {
+            let mut bytes = 0;
+            let fits = results
+                .iter()
+                .take(MAX_RESULTS)
+                .take_while(|result: &&TaskResult| {
+                    bytes += result.bytes.len();
+                    bytes <= MAX_RESULT_BYTES
+                });
+            let n = fits.count().max(1);
+            let batch: Vec<_> = results.drain(..n).collect();
+            let batch_outcomes = outcomes.drain(..n).collect();
+            back.extend(self.finish(batch, batch_outcomes).await);
+        }
+        if !back.is_empty() {
+            let given = self.remote.queue().give_back(self.node, &back).await;
+            back.into_iter().for_each(|held| worker.let_go(held));
+            if let Err(error) = given {
+                tracing::warn!(%error, "could not give remote steps back; trying again");
+                worker.look();
+            }
+        }
+        // Where limits are those of a queue in memory, nobody else says that there is room again; and a shutdown waits for the last.
+        if self.remote.is_local() || worker.stops.is_cancelled() {
+            worker.wake();
+        }
+    }
+
+    /// What the store is told of an outcome; `None` if there is no result.
+    fn result_of(&self, held: Held, outcome: Outcome) -> Option<(TaskResult, Outcome)> {
+        let stored = StoredOutcome::of(&outcome)?;
+        let (stored, outcome, bytes) = match self.remote.is_local() {
+            // The desk has it from here, and nobody else.
+            true => (stored, outcome, Some(bytes::Bytes::new())),
+            false => {
+                let bytes = result(&stored);
+                (stored, outcome, bytes)
+            }
+        };
+        if let Some(bytes) = bytes {
+            let result = TaskResult {
+                held,
+                bytes,
+                stands: stored.stands(),
+                blobs: stored.blobs(),
+            };
+            return Some((result, outcome));
+        }
+        let failure = Failure {
+            kind: StepErrorKind::Unencodable,
+            message: "the result is too large to be stored".to_owned(),
+            causes: Vec::new(),
+        };
+        let stored = StoredOutcome::Failed(failure);
+        let result = TaskResult {
+            held,
+            bytes: result(&stored)?,
+            stands: true,
+            blobs: Vec::new(),
+        };
+        Some((result, stored.into()))
+    }
+
+    /// Puts results in, and tries again as long as the store fails and the leases last; those that are to be given back.
+    async fn finish(&self, results: Vec<TaskResult>, outcomes: Vec<Outcome>) -> Vec<Held> {
+        let worker = &self.remote.worker;
+        let finished = loop {
+            match self.remote.queue().finish(self.node, &results).await {
+                Ok(finished) => break finished,
+                Err(error) if error.is_retryable() && worker.has_any(&results) => {
+                    tracing::warn!(%error, "could not put results of remote steps in; trying again");
+                    self.pause(AGAIN_AFTER).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not put results of remote steps in; they are given back");
+                    return results.into_iter().map(|result| result.held).collect();
+                }
+            }
+        };
+        let mut back = Vec::new();
+        for ((result, outcome), became) in results.into_iter().zip(outcomes).zip(finished) {
+            match became {
+                FinishOutcome::Accepted => {
+                    let task = result.held.task;
+                    self.remote.tell_desk(Message::Ended(task, outcome));
+                }
+                FinishOutcome::Stale => {
+                    tracing::debug!(
+                        task = result.held.task.0,
+                        "a remote step's result came too late"
+                    );
+                }
+                FinishOutcome::BlobMissing { blob } => {
+                    tracing::warn!(%blob, "a remote step's result names a blob that is not there; the step is given back");
+                    worker.is_tired.store(true, Ordering::SeqCst);
+                    back.push(result.held);
+                    continue;
+                }
+            }
+            worker.let_go(result.held);
+        }
+        back
+    }
+}
+
+impl Worker {
+    fn let_go(&self, held: Held) {
+        let mut in_hand = self.in_hand();
+        if in_hand
+            .get(&held.task)
+            .is_some_and(|body| body.claim == held.claim)
+        {
+            in_hand.remove(&held.task);
+        }
+    }
+
+    fn has_any(&self, results: &[TaskResult]) -> bool {
+        let in_hand = self.in_hand();
+        results
+            .iter()
+            .any(|result| in_hand.contains_key(&result.held.task))
+    }
+}
+
+async fn run_body(execution: Execution, mut report: Report) {
+    report.outcome = execution.ended().await;
+}
+
+/// Puts in the results of what ended, until nothing is left that could end.
+async fn put_results_in(shared: Arc<Shared>, mut results: mpsc::UnboundedReceiver<Ended>) {
+    let mut gathered = Vec::new();
+    loop {
+        tokio::select! {
+            n = results.recv_many(&mut gathered, 4 * MAX_RESULTS) => if n == 0 { return },
+            () = shared.halted.cancelled() => return,
+        }
+        tokio::select! {
+            () = shared.put_in(std::mem::take(&mut gathered)) => {}
+            () = shared.halted.cancelled() => return,
+        }
+    }
+}
