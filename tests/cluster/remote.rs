@@ -220,7 +220,7 @@ async fn every_step_is_remote_if_the_engine_says_so() -> keepstep::Result<()> {
     let owner = cluster.called("owner").pools(none).remote_steps(true);
     let owner = owner.build().await?;
     let worker = cluster.another("worker").await;
-    let workflow = sum(vec![near("a".into()), near("b".into())]);
+    let workflow = sum(vec![near("a"), near("b")]);
     // It may be the worker that owns the run, if it is started there.
     assert_eq!(soon(owner.run("run", &workflow)).await?, 2);
     assert_eq!(cluster.world.sorted_log(), ["a at worker", "b at worker"]);
@@ -243,7 +243,7 @@ async fn an_owner_that_crashed_leaves_its_results_to_the_next() -> keepstep::Res
         .lease(Duration::from_secs(1));
     let doomed = doomed.build().await?;
     let worker = cluster.another("worker").await;
-    let workflow = sum(vec![far("a".into()), far("held".into())]);
+    let workflow = sum(vec![far("a"), far("held")]);
     drop(doomed.start("run", &workflow).await?);
     soon(cluster.world.until("held")).await;
     // Nobody is there to journal what it comes to.
@@ -263,7 +263,7 @@ async fn what_a_lost_worker_had_is_taken_by_another() -> keepstep::Result<()> {
     let owner = cluster.owner().await;
     let doomed = cluster.called("doomed").max_running_runs(1);
     let doomed = doomed.lease(Duration::from_secs(1)).build().await?;
-    let waiting = owner.start("run", far("a".into())).await?;
+    let waiting = owner.start("run", far("a")).await?;
     soon(cluster.world.until("a at doomed")).await;
     drop(doomed);
     let _other = cluster.another("other").await;
@@ -295,7 +295,7 @@ async fn a_worker_that_stood_still_for_too_long_changes_nothing() -> keepstep::R
             drop(engine);
         })
     });
-    let workflow = sum(vec![far("a".into())]);
+    let workflow = sum(vec![far("a")]);
     let waiting = owner.start("run", &workflow).await?;
     soon(cluster.world.until("a at frozen")).await;
     freeze.send(()).unwrap();
@@ -319,7 +319,7 @@ async fn a_canceled_run_stops_its_remote_steps() -> keepstep::Result<()> {
     let cluster = Cluster::new();
     cluster.world.tell("a", Do::Hold);
     let (owner, _worker) = (cluster.owner().await, cluster.another("worker").await);
-    let plain = owner.start("plain", far("a".into())).await?;
+    let plain = owner.start("plain", far("a")).await?;
     let token = owner.start("token", noticing()).await?;
     soon(cluster.world.until("a")).await;
     soon(cluster.world.until("began")).await;
@@ -337,13 +337,13 @@ async fn what_nothing_needs_any_more_is_withdrawn() -> keepstep::Result<()> {
     let cluster = Cluster::new();
     cluster.world.tell("loser", Do::Hold);
     let (owner, _worker) = (cluster.owner().await, cluster.another("worker").await);
-    let raced = keepstep::race(far("loser".into()), far("winner".into()));
+    let raced = keepstep::race(far("loser"), far("winner"));
     let waiting = owner.start("race", raced).await?;
     soon(waiting).await?;
     soon(cluster.world.until("loser dropped")).await;
     // One that fails takes its siblings with it.
     cluster.world.tell("bad", Do::Hold);
-    let failing = owner.start("failing", sum(vec![far("loser".into()), far("bad".into())]));
+    let failing = owner.start("failing", sum(vec![far("loser"), far("bad")]));
     let failing = failing.await?;
     soon(cluster.world.until_times("loser", 2)).await;
     cluster.world.tell("bad", Do::Fail);
@@ -357,9 +357,7 @@ async fn a_suspended_run_keeps_what_was_finished_for_it() -> keepstep::Result<()
     let cluster = Cluster::new();
     cluster.world.tell("b", Do::Hold);
     let (owner, _worker) = (cluster.owner().await, cluster.another("worker").await);
-    let waiting = owner
-        .start("run", sum(vec![far("a".into()), far("b".into())]))
-        .await?;
+    let waiting = owner.start("run", sum(vec![far("a"), far("b")])).await?;
     soon(cluster.world.until("b")).await;
     soon(cluster.world.until("a")).await;
     soon(owner.suspend("run")).await?;
@@ -377,18 +375,14 @@ async fn only_workers_of_a_pool_take_its_steps() -> keepstep::Result<()> {
     let cluster = Cluster::new();
     let owner = cluster.another("default").await;
     let gpu = cluster.called("gpu").pools(["gpu"]).build().await?;
-    let workflow = sum(vec![
-        on_gpu("a".into()),
-        far("b".into()),
-        on_gpu("c".into()),
-    ]);
+    let workflow = sum(vec![on_gpu("a"), far("b"), on_gpu("c")]);
     assert_eq!(soon(owner.run("run", &workflow)).await?, 3);
     let mut log = cluster.world.sorted_log();
     log.retain(|what| what.contains(" at "));
     assert_eq!(log, ["a at gpu", "b at default", "c at gpu"]);
     gpu.shutdown().await?;
-    let waiting = owner.start("waits", on_gpu("d".into())).await?;
-    assert_eq!(soon(owner.run("passes", far("e".into()))).await?, 1);
+    let waiting = owner.start("waits", on_gpu("d")).await?;
+    assert_eq!(soon(owner.run("passes", far("e"))).await?, 1);
     assert_eq!(owner.status("waits").await?, Status::Running);
     let _late = cluster
         .called("late")
@@ -440,7 +434,7 @@ async fn a_pools_limit_for_each_key_holds_over_all_engines() -> keepstep::Result
         engines.push(builder.pool_key_limit("api", 1).build().await?);
     }
     let steps = (0..45).map(|n| call(n % 3).concurrency_key(format!("customer-{}", n % 3)));
-    soon(engines[0].run("run", keepstep::all(steps.collect()))).await?;
+    soon(engines[0].run("run", keepstep::all(steps))).await?;
     for gauge in &gauges {
         assert_eq!(gauge.most(), 1);
     }
@@ -487,17 +481,15 @@ async fn a_remote_step_that_fails_is_tried_again() -> keepstep::Result<()> {
     cluster.world.tell("a", Do::FailTimes(2));
     cluster.world.tell("b", Do::Fail);
     let (owner, _worker) = (cluster.owner().await, cluster.another("worker").await);
-    assert_eq!(soon(owner.run("run", flaky("a".into()))).await?, 3);
-    let error = soon(owner.run("fails", flaky("b".into())))
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("b failed"), "{error}");
+    assert_eq!(soon(owner.run("run", flaky("a"))).await?, 3);
+    let error = soon(owner.run("fails", flaky("b"))).await.unwrap_err();
+    assert!(format!("{error:?}").contains("b failed"), "{error:?}");
     assert_eq!(cluster.world.log(), ["a", "a", "a", "b", "b", "b"]);
     cluster.world.tell("c", Do::Panic);
-    let error = soon(owner.run("panics", flaky("c".into()).retries(0)))
+    let error = soon(owner.run("panics", flaky("c").retries(0)))
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("c panicked"), "{error}");
+    assert!(format!("{error:?}").contains("c panicked"), "{error:?}");
     Ok(())
 }
 
@@ -512,7 +504,10 @@ async fn the_time_of_a_remote_step_is_counted_from_when_it_begins() -> keepstep:
     assert_eq!(owner.status("run").await?, Status::Running);
     let _worker = cluster.another("worker").await;
     let error = soon(waiting).await.unwrap_err();
-    assert!(error.to_string().contains("longer than 100ms"), "{error}");
+    assert!(
+        format!("{error:?}").contains("longer than 100ms"),
+        "{error:?}"
+    );
     Ok(())
 }
 
@@ -537,7 +532,10 @@ async fn a_call_that_the_worker_cannot_decode_suspends_the_run() -> keepstep::Re
     let (owner, _worker) = (cluster.owner().await, cluster.another("worker").await);
     let waiting = owner.start("run", undecodable(Never(7))).await?;
     let error = soon(waiting).await.unwrap_err();
-    assert!(error.to_string().contains("7 is never right"), "{error}");
+    assert!(
+        format!("{error:?}").contains("7 is never right"),
+        "{error:?}"
+    );
     // It is tried again when it is resumed, and not answered from what was there.
     let error = soon(owner.resume::<()>("run").await?).await.unwrap_err();
     assert!(matches!(error, Error::Suspended { .. }), "{error:?}");
@@ -582,7 +580,7 @@ async fn a_worker_that_shuts_down_hands_its_steps_over() -> keepstep::Result<()>
     let cluster = Cluster::new();
     cluster.world.tell("a", Do::Hold);
     let (owner, leaving) = (cluster.owner().await, cluster.another("leaving").await);
-    let waiting = owner.start("run", far("a".into())).await?;
+    let waiting = owner.start("run", far("a")).await?;
     soon(cluster.world.until("a at leaving")).await;
     let _staying = cluster.another("staying").await;
     let start = Instant::now();

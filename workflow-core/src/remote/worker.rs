@@ -416,12 +416,9 @@ impl Shared {
         let worker = &self.remote.worker;
         let (mut results, mut outcomes, mut back) = (Vec::new(), Vec::new(), Vec::new());
         for Ended { held, outcome } in ended {
-            match worker.in_hand().get(&held.task) {
-                Some(body) if body.claim == held.claim && !body.is_withdrawn => {}
-                _ => {
-                    worker.let_go(held);
-                    continue;
-                }
+            if !worker.is_wanted(held) {
+                worker.let_go(held);
+                continue;
             }
             if let Outcome::Storage(error) = &outcome {
                 tracing::warn!(%error, "the store failed under a remote step; it is given back");
@@ -541,6 +538,13 @@ impl Shared {
 }
 
 impl Worker {
+    /// Whether the store waits for what a task comes to.
+    fn is_wanted(&self, held: Held) -> bool {
+        let in_hand = self.in_hand();
+        let body = in_hand.get(&held.task);
+        body.is_some_and(|body| body.claim == held.claim && !body.is_withdrawn)
+    }
+
     fn let_go(&self, held: Held) {
         let mut in_hand = self.in_hand();
         if in_hand
