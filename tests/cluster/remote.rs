@@ -113,6 +113,13 @@ async fn ranked(who: String, #[resource] world: &World) {
     world.note(who);
 }
 
+/// Acts as what is done at its engine.
+#[step(remote, name = "where_it_is", retries = 0)]
+async fn where_it_is(#[resource] world: &World, #[resource] here: &Here) -> Result<String, String> {
+    world.act(here.0).await?;
+    Ok(here.0.to_owned())
+}
+
 /// A number that the program of today does not read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
@@ -277,7 +284,8 @@ async fn what_a_lost_worker_had_is_taken_by_another() -> keepstep::Result<()> {
 #[tokio::test]
 async fn a_worker_that_stood_still_for_too_long_changes_nothing() -> keepstep::Result<()> {
     let cluster = Cluster::new();
-    cluster.world.tell("a", Do::Hold);
+    cluster.world.tell("frozen", Do::Hold);
+    cluster.world.tell("other", Do::Hold);
     let owner = cluster.owner().await;
     let (thaw, frozen) = std::sync::mpsc::channel::<()>();
     let (freeze, freezing) = tokio::sync::oneshot::channel::<()>();
@@ -295,22 +303,22 @@ async fn a_worker_that_stood_still_for_too_long_changes_nothing() -> keepstep::R
             drop(engine);
         })
     });
-    let workflow = sum(vec![far("a")]);
-    let waiting = owner.start("run", &workflow).await?;
-    soon(cluster.world.until("a at frozen")).await;
+    let waiting = owner.start("run", where_it_is()).await?;
+    soon(cluster.world.until("frozen")).await;
     freeze.send(()).unwrap();
     let _other = cluster.another("other").await;
-    soon(cluster.world.until("a at other")).await;
-    cluster.world.tell("a", Do::Fail);
-    assert!(matches!(soon(waiting).await, Err(Error::Failed { .. })));
+    soon(cluster.world.until("other")).await;
     thaw.send(()).unwrap();
-    // What it was doing is dropped, or its result refused; the run stays as it ended.
-    soon(cluster.world.until("a dropped")).await;
+    // It notices that others may have what it was doing.
+    soon(cluster.world.until("frozen dropped")).await;
+    cluster.world.tell("frozen", Do::Succeed);
+    cluster.world.tell("other", Do::Succeed);
+    assert_eq!(soon(waiting).await?, "other");
     end.send(()).unwrap();
     soon(tokio::task::spawn_blocking(|| stopped.join().unwrap()))
         .await
         .unwrap();
-    assert_eq!(owner.status("run").await?, Status::Failed);
+    assert_eq!(owner.output::<String>("run").await?, "other");
     Ok(())
 }
 
