@@ -14,6 +14,7 @@ CREATE TABLE keepstep.task (
     pool text COLLATE "C" NOT NULL,
     priority int NOT NULL,
     limit_key bytea,
+    has_key boolean NOT NULL GENERATED ALWAYS AS (limit_key IS NOT NULL) STORED,
     node bigint,
     claim bigint NOT NULL DEFAULT 0,
     offered_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -24,8 +25,8 @@ CREATE TABLE keepstep.task (
     UNIQUE (run_no, step, attempt)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02);
 ALTER TABLE keepstep.task ALTER COLUMN payload SET STORAGE EXTERNAL, ALTER COLUMN result SET STORAGE EXTERNAL;
--- In the order in which the tasks of a step, its lane, are taken. How many wait makes no difference to a take.
-CREATE INDEX task_waiting ON keepstep.task (pool, step_name, step_version, priority DESC, no) WHERE state = 0;
+-- A lane: the tasks of a step, with keys or without, in the order in which they are taken. How many wait makes no difference to a take.
+CREATE INDEX task_waiting ON keepstep.task (pool, step_name, step_version, has_key, priority DESC, no) WHERE state = 0;
 CREATE INDEX task_waiting_by_key ON keepstep.task (pool, limit_key, priority DESC, no) WHERE state = 0 AND limit_key IS NOT NULL;
 CREATE INDEX task_taken ON keepstep.task (pool, limit_key) WHERE state = 1;
 CREATE INDEX task_taken_by_node ON keepstep.task (node) WHERE state = 1;
@@ -74,8 +75,9 @@ BEGIN
 END $$;
 
 -- What may be taken of a pool with a limit for each key: the first of each key, as many as there is room for, in all `a_room`.
-CREATE FUNCTION keepstep.first_of_keys(a_pool text, a_names bytea[], a_versions bigint[], a_per_key int, a_room int) RETURNS bigint[]
-    LANGUAGE plpgsql AS $$
+CREATE FUNCTION keepstep.first_of_keys(
+    a_pool text, a_names bytea[], a_versions bigint[], a_keyed boolean[], a_per_key int, a_room int
+) RETURNS bigint[] LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     -- So many are looked at in their order before it is looked for keys. Many keys are found soon so, few the other way.
@@ -87,9 +89,9 @@ BEGIN
         SELECT t.limit_key, count(*) AS n FROM keepstep.task t
         WHERE t.pool = a_pool AND t.state = 1 AND t.limit_key IS NOT NULL GROUP BY t.limit_key
     ), first AS MATERIALIZED (
-        SELECT x.no, x.priority, x.limit_key FROM unnest(a_names, a_versions) AS l (name, version), LATERAL (
+        SELECT x.no, x.priority, x.limit_key FROM unnest(a_names, a_versions, a_keyed) AS l (name, version, keyed), LATERAL (
             SELECT t.no, t.priority, t.limit_key FROM keepstep.task t
-            WHERE t.pool = a_pool AND t.step_name = l.name AND t.step_version = l.version AND t.state = 0
+            WHERE t.pool = a_pool AND t.step_name = l.name AND t.step_version = l.version AND t.has_key = l.keyed AND t.state = 0
             ORDER BY t.priority DESC, t.no LIMIT a_look) x
         ORDER BY x.priority DESC, x.no LIMIT a_look
     ), ranked AS (
@@ -125,11 +127,11 @@ BEGIN
                         WHERE l.name = t.step_name AND l.version = t.step_version)
                 ORDER BY t.priority DESC, t.no LIMIT greatest(a_per_key - coalesce(n.n, 0), 0)) x
             UNION ALL
-            SELECT x.no, x.priority FROM unnest(a_names, a_versions) AS l (name, version), LATERAL (
+            SELECT x.no, x.priority FROM unnest(a_names, a_versions, a_keyed) AS l (name, version, keyed), LATERAL (
                 SELECT t.no, t.priority FROM keepstep.task t
-                WHERE t.pool = a_pool AND t.step_name = l.name AND t.step_version = l.version AND t.state = 0
-                    AND t.limit_key IS NULL
+                WHERE t.pool = a_pool AND t.step_name = l.name AND t.step_version = l.version AND NOT t.has_key AND t.state = 0
                 ORDER BY t.priority DESC, t.no LIMIT a_room) x
+            WHERE NOT l.keyed
         ) c ORDER BY c.priority DESC, c.no LIMIT a_room);
 END $$;
 
@@ -145,6 +147,7 @@ DECLARE
     l_pool text[];
     l_name bytea[];
     l_version bigint[];
+    l_keyed boolean[];
     limited text[] := '{}';
     chosen bigint[] := '{}';
     room int;
@@ -176,16 +179,18 @@ BEGIN
 
     -- The lanes with tasks, by a jump from each to the next, and of them those of this worker.
     WITH RECURSIVE lane AS (
-        (SELECT t.pool, t.step_name, t.step_version FROM keepstep.task t WHERE t.state = 0
-            ORDER BY t.pool, t.step_name, t.step_version LIMIT 1)
+        (SELECT t.pool, t.step_name, t.step_version, t.has_key FROM keepstep.task t WHERE t.state = 0
+            ORDER BY t.pool, t.step_name, t.step_version, t.has_key LIMIT 1)
         UNION ALL
-        SELECT x.pool, x.step_name, x.step_version FROM lane l, LATERAL (
-            SELECT t.pool, t.step_name, t.step_version FROM keepstep.task t
-            WHERE t.state = 0 AND (t.pool, t.step_name, t.step_version) > (l.pool, l.step_name, l.step_version)
-            ORDER BY t.pool, t.step_name, t.step_version LIMIT 1) x
+        SELECT x.pool, x.step_name, x.step_version, x.has_key FROM lane l, LATERAL (
+            SELECT t.pool, t.step_name, t.step_version, t.has_key FROM keepstep.task t
+            WHERE t.state = 0
+                AND (t.pool, t.step_name, t.step_version, t.has_key) > (l.pool, l.step_name, l.step_version, l.has_key)
+            ORDER BY t.pool, t.step_name, t.step_version, t.has_key LIMIT 1) x
     )
-    SELECT coalesce(array_agg(l.pool), '{}'), coalesce(array_agg(l.step_name), '{}'), coalesce(array_agg(l.step_version), '{}')
-        INTO l_pool, l_name, l_version
+    SELECT coalesce(array_agg(l.pool), '{}'), coalesce(array_agg(l.step_name), '{}'), coalesce(array_agg(l.step_version), '{}'),
+            coalesce(array_agg(l.has_key), '{}')
+        INTO l_pool, l_name, l_version, l_keyed
         FROM lane l JOIN unnest(a_names, a_versions) AS s (name, version) ON s.name = l.step_name AND s.version = l.step_version
         WHERE a_pools IS NULL OR l.pool = ANY (a_pools);
 
@@ -202,15 +207,16 @@ BEGIN
         END IF;
         CONTINUE WHEN room <= 0;
         SELECT chosen || CASE WHEN target.at_once_per_key IS NULL THEN ARRAY(
-                SELECT x.no FROM unnest(l.names, l.versions) AS k (name, version), LATERAL (
+                SELECT x.no FROM unnest(l.names, l.versions, l.keyed) AS k (name, version, keyed), LATERAL (
                     SELECT t.no, t.priority FROM keepstep.task t
-                    WHERE t.pool = target.name AND t.step_name = k.name AND t.step_version = k.version AND t.state = 0
+                    WHERE t.pool = target.name AND t.step_name = k.name AND t.step_version = k.version
+                        AND t.has_key = k.keyed AND t.state = 0
                     ORDER BY t.priority DESC, t.no LIMIT room) x
                 ORDER BY x.priority DESC, x.no LIMIT room)
-            ELSE keepstep.first_of_keys(target.name, l.names, l.versions, target.at_once_per_key, room) END
+            ELSE keepstep.first_of_keys(target.name, l.names, l.versions, l.keyed, target.at_once_per_key, room) END
             INTO chosen
-            FROM (SELECT array_agg(u.name) AS names, array_agg(u.version) AS versions
-                FROM unnest(l_pool, l_name, l_version) AS u (pool, name, version) WHERE u.pool = target.name) l;
+            FROM (SELECT array_agg(u.name) AS names, array_agg(u.version) AS versions, array_agg(u.keyed) AS keyed
+                FROM unnest(l_pool, l_name, l_version, l_keyed) AS u (pool, name, version, keyed) WHERE u.pool = target.name) l;
     END LOOP;
 
     nos := '{}';
@@ -220,9 +226,10 @@ BEGIN
             SELECT c.no FROM (
                 SELECT t.no, t.priority FROM keepstep.task t WHERE t.no = ANY (chosen)
                 UNION ALL
-                SELECT x.no, x.priority FROM unnest(l_pool, l_name, l_version) AS l (pool, name, version), LATERAL (
+                SELECT x.no, x.priority FROM unnest(l_pool, l_name, l_version, l_keyed) AS l (pool, name, version, keyed), LATERAL (
                     SELECT t.no, t.priority FROM keepstep.task t
-                    WHERE t.pool = l.pool AND t.step_name = l.name AND t.step_version = l.version AND t.state = 0
+                    WHERE t.pool = l.pool AND t.step_name = l.name AND t.step_version = l.version
+                        AND t.has_key = l.keyed AND t.state = 0
                     ORDER BY t.priority DESC, t.no LIMIT a_limit) x
                 WHERE l.pool <> ALL (limited)
             ) c ORDER BY c.priority DESC, c.no LIMIT a_limit);
@@ -230,14 +237,14 @@ BEGIN
             ORDER BY t.no FOR NO KEY UPDATE SKIP LOCKED);
     END IF;
     -- In place of what others are taking, what comes after it.
-    FOR lane IN SELECT l.pool, l.name, l.version FROM unnest(l_pool, l_name, l_version) AS l (pool, name, version)
+    FOR lane IN SELECT l.pool, l.name, l.version, l.keyed FROM unnest(l_pool, l_name, l_version, l_keyed) AS l (pool, name, version, keyed)
         WHERE l.pool <> ALL (limited)
     LOOP
         EXIT WHEN cardinality(nos) >= a_limit;
         nos := nos || ARRAY(
             SELECT t.no FROM keepstep.task t
-            WHERE t.pool = lane.pool AND t.step_name = lane.name AND t.step_version = lane.version AND t.state = 0
-                AND t.no <> ALL (nos)
+            WHERE t.pool = lane.pool AND t.step_name = lane.name AND t.step_version = lane.version
+                AND t.has_key = lane.keyed AND t.state = 0 AND t.no <> ALL (nos)
             ORDER BY t.priority DESC, t.no LIMIT a_limit - cardinality(nos) FOR NO KEY UPDATE SKIP LOCKED);
     END LOOP;
     IF cardinality(nos) = 0 THEN
