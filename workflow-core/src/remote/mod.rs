@@ -6,6 +6,7 @@
 //! The run's state machine knows nothing of it: a result is journaled by the run's owner, wherever it was computed.
 
 mod desk;
+mod results;
 mod stored;
 mod worker;
 

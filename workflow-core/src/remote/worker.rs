@@ -1,7 +1,7 @@
 //! The side of those who execute: takes tasks for which there are places, runs them, and puts their results in.
 //!
-//! Two tasks do it. One takes, as long as there are places, and stops what is to stop; the other puts results in, whatever has gathered
-//! together. A task is among those in hand from when it was taken until the store has its result, or has it back.
+//! Two tasks do it. One takes, as long as there are places, and stops what is to stop; the other puts results in (`results.rs`).
+//! A task is among those in hand from when it was taken until the store has its result, or has it back.
 
 #![expect(
     clippy::disallowed_methods,
@@ -13,28 +13,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
-use keepstep_storage::{FinishOutcome, Held, Task, TaskId, TaskResult, Wanted};
+use keepstep_storage::{Held, Task, TaskId, Wanted};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::desk::{AGAIN_AFTER, LOOK_EVERY, Message};
+use super::desk::{AGAIN_AFTER, LOOK_EVERY};
 use super::read_payload;
-use super::stored::{StoredOutcome, result};
+use super::results::put_results_in;
 use crate::context::Context;
 use crate::engine::Shared;
-use crate::error::{StepErrorKind, SuspendReason};
+use crate::error::SuspendReason;
 use crate::executor::{ABANDON_AFTER, Execution, GRACE, Member, Outcome, set_going};
-use crate::run::{Failure, Start, StepId};
+use crate::run::{Start, StepId};
 use crate::step::StepBody;
 
 /// How many tasks are taken at a time.
 const TAKEN_AT_ONCE: usize = 256;
-/// How many results go to the store in one call, and of how many bytes.
-const MAX_RESULTS: usize = 1_000;
-const MAX_RESULT_BYTES: usize = 16 << 20;
 
 /// What this engine executes for the owners of runs.
 #[derive(Debug)]
@@ -47,17 +44,17 @@ pub(super) struct Worker {
     /// The store is to be asked what it knows to be in hand.
     looks: AtomicBool,
     /// The store failed under a body.
-    is_tired: AtomicBool,
-    stops: CancellationToken,
+    pub(super) is_tired: AtomicBool,
+    pub(super) stops: CancellationToken,
 }
 
 /// A task in hand.
 #[derive(Debug)]
-struct Body {
-    claim: u64,
+pub(super) struct Body {
+    pub(super) claim: u64,
     context: Context,
     /// Whether the task is gone from the store, so that nothing is to be given back.
-    is_withdrawn: bool,
+    pub(super) is_withdrawn: bool,
     /// When a body that was told to stop is dropped, and whether it has been.
     stopping: Option<(Instant, bool)>,
 }
@@ -79,9 +76,9 @@ impl Body {
 
 /// An execution that ended.
 #[derive(Debug)]
-struct Ended {
-    held: Held,
-    outcome: Outcome,
+pub(super) struct Ended {
+    pub(super) held: Held,
+    pub(super) outcome: Outcome,
 }
 
 /// Says how an execution ended, whatever became of it: also when it is dropped in the middle.
@@ -114,7 +111,7 @@ impl Worker {
         }
     }
 
-    fn in_hand(&self) -> MutexGuard<'_, FxHashMap<TaskId, Body>> {
+    pub(super) fn in_hand(&self) -> MutexGuard<'_, FxHashMap<TaskId, Body>> {
         // Nothing that holds the lock can panic half-way through a change.
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -410,174 +407,8 @@ impl Shared {
             self.compare_with_store().await;
         }
     }
-
-    /// Tells the store of executions that ended.
-    async fn put_in(&self, ended: Vec<Ended>) {
-        let worker = &self.remote.worker;
-        let (mut results, mut outcomes, mut back) = (Vec::new(), Vec::new(), Vec::new());
-        for Ended { held, outcome } in ended {
-            if !worker.is_wanted(held) {
-                worker.let_go(held);
-                continue;
-            }
-            if let Outcome::Storage(error) = &outcome {
-                tracing::warn!(%error, "the store failed under a remote step; it is given back");
-                worker.is_tired.store(true, Ordering::SeqCst);
-            }
-            match self.result_of(held, outcome) {
-                Some((result, outcome)) => {
-                    results.push(result);
-                    outcomes.push(outcome);
-                }
-                None => back.push(held),
-            }
-        }
-        while !results.is_empty() {
-            let mut bytes = 0;
-            let fits = results
-                .iter()
-                .take(MAX_RESULTS)
-                .take_while(|result: &&TaskResult| {
-                    bytes += result.bytes.len();
-                    bytes <= MAX_RESULT_BYTES
-                });
-            let n = fits.count().max(1);
-            let batch: Vec<_> = results.drain(..n).collect();
-            let batch_outcomes = outcomes.drain(..n).collect();
-            back.extend(self.finish(batch, batch_outcomes).await);
-        }
-        if !back.is_empty() {
-            let given = self.remote.queue().give_back(self.node, &back).await;
-            back.into_iter().for_each(|held| worker.let_go(held));
-            if let Err(error) = given {
-                tracing::warn!(%error, "could not give remote steps back; trying again");
-                worker.look();
-            }
-        }
-        // Where limits are those of a queue in memory, nobody else says that there is room again; and a shutdown waits for the last.
-        if self.remote.is_local() || worker.stops.is_cancelled() {
-            worker.wake();
-        }
-    }
-
-    /// What the store is told of an outcome; `None` if there is no result.
-    fn result_of(&self, held: Held, outcome: Outcome) -> Option<(TaskResult, Outcome)> {
-        let stored = StoredOutcome::of(&outcome)?;
-        let (stored, outcome, bytes) = match self.remote.is_local() {
-            // The desk has it from here, and nobody else.
-            true => (stored, outcome, Some(bytes::Bytes::new())),
-            false => {
-                let bytes = result(&stored);
-                (stored, outcome, bytes)
-            }
-        };
-        if let Some(bytes) = bytes {
-            let result = TaskResult {
-                held,
-                bytes,
-                stands: stored.stands(),
-                blobs: stored.blobs(),
-            };
-            return Some((result, outcome));
-        }
-        let failure = Failure {
-            kind: StepErrorKind::Unencodable,
-            message: "the result is too large to be stored".to_owned(),
-            causes: Vec::new(),
-        };
-        let stored = StoredOutcome::Failed(failure);
-        let result = TaskResult {
-            held,
-            bytes: result(&stored)?,
-            stands: true,
-            blobs: Vec::new(),
-        };
-        Some((result, stored.into()))
-    }
-
-    /// Puts results in, and tries again as long as the store fails and the leases last; those that are to be given back.
-    async fn finish(&self, results: Vec<TaskResult>, outcomes: Vec<Outcome>) -> Vec<Held> {
-        let worker = &self.remote.worker;
-        let finished = loop {
-            match self.remote.queue().finish(self.node, &results).await {
-                Ok(finished) => break finished,
-                Err(error) if error.is_retryable() && worker.has_any(&results) => {
-                    tracing::warn!(%error, "could not put results of remote steps in; trying again");
-                    self.pause(AGAIN_AFTER).await;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "could not put results of remote steps in; they are given back");
-                    return results.into_iter().map(|result| result.held).collect();
-                }
-            }
-        };
-        let mut back = Vec::new();
-        for ((result, outcome), became) in results.into_iter().zip(outcomes).zip(finished) {
-            match became {
-                FinishOutcome::Accepted => {
-                    let task = result.held.task;
-                    self.remote.tell_desk(Message::Ended(task, outcome));
-                }
-                FinishOutcome::Stale => {
-                    tracing::debug!(
-                        task = result.held.task.0,
-                        "a remote step's result came too late"
-                    );
-                }
-                FinishOutcome::BlobMissing { blob } => {
-                    tracing::warn!(%blob, "a remote step's result names a blob that is not there; the step is given back");
-                    worker.is_tired.store(true, Ordering::SeqCst);
-                    back.push(result.held);
-                    continue;
-                }
-            }
-            worker.let_go(result.held);
-        }
-        back
-    }
-}
-
-impl Worker {
-    /// Whether the store waits for what a task comes to.
-    fn is_wanted(&self, held: Held) -> bool {
-        let in_hand = self.in_hand();
-        let body = in_hand.get(&held.task);
-        body.is_some_and(|body| body.claim == held.claim && !body.is_withdrawn)
-    }
-
-    fn let_go(&self, held: Held) {
-        let mut in_hand = self.in_hand();
-        if in_hand
-            .get(&held.task)
-            .is_some_and(|body| body.claim == held.claim)
-        {
-            in_hand.remove(&held.task);
-        }
-    }
-
-    fn has_any(&self, results: &[TaskResult]) -> bool {
-        let in_hand = self.in_hand();
-        results
-            .iter()
-            .any(|result| in_hand.contains_key(&result.held.task))
-    }
 }
 
 async fn run_body(execution: Execution, mut report: Report) {
     report.outcome = execution.ended().await;
-}
-
-/// Puts in the results of what ended, until nothing is left that could end.
-async fn put_results_in(shared: Arc<Shared>, mut results: mpsc::UnboundedReceiver<Ended>) {
-    let mut gathered = Vec::new();
-    loop {
-        tokio::select! {
-            n = results.recv_many(&mut gathered, 4 * MAX_RESULTS) => if n == 0 { return },
-            () = shared.halted.cancelled() => return,
-        }
-        tokio::select! {
-            () = shared.put_in(std::mem::take(&mut gathered)) => {}
-            () = shared.halted.cancelled() => return,
-        }
-    }
 }
