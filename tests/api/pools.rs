@@ -12,6 +12,10 @@ use crate::common::{Do, World};
 #[derive(Debug, Clone, Default)]
 struct Gauge(Arc<(AtomicUsize, AtomicUsize)>);
 
+/// One for each key.
+#[derive(Debug, Clone)]
+struct Gauges(Vec<Gauge>);
+
 impl Gauge {
     async fn hold(&self) {
         let now = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
@@ -28,8 +32,8 @@ impl Gauge {
 }
 
 #[step(pool = "few", retries = 0)]
-async fn in_pool(n: usize, #[resource] gauges: &Vec<Gauge>) -> usize {
-    gauges[n % gauges.len()].hold().await;
+async fn in_pool(n: usize, #[resource] gauges: &Gauges) -> usize {
+    gauges.0[n % gauges.0.len()].hold().await;
     n
 }
 
@@ -68,7 +72,7 @@ fn in_pools(n: usize) -> Workflow<Vec<usize>> {
 
 #[tokio::test]
 async fn pools_are_limited_in_one_process_too() -> keepstep::Result<()> {
-    let gauges = vec![Gauge::default()];
+    let gauges = Gauges(vec![Gauge::default()]);
     let builder = Engine::builder().resource(gauges.clone());
     // It serves every pool, whatever is said.
     let builder = builder.pools(["none"]).pool_limit("few", 3);
@@ -80,18 +84,18 @@ async fn pools_are_limited_in_one_process_too() -> keepstep::Result<()> {
     for run in runs {
         assert_eq!(run.await?, (0..40).collect::<Vec<_>>());
     }
-    assert_eq!(gauges[0].most(), 3);
+    assert_eq!(gauges.0[0].most(), 3);
     engine.shutdown().await
 }
 
 #[tokio::test]
 async fn each_key_is_limited_in_one_process_too() -> keepstep::Result<()> {
-    let gauges = vec![Gauge::default(), Gauge::default()];
+    let gauges = Gauges(vec![Gauge::default(), Gauge::default()]);
     let builder = Engine::builder().resource(gauges.clone());
     let engine = builder.pool_key_limit("few", 2).open("memory:").await?;
     let steps = (0..60).map(|n| in_pool(n).concurrency_key(format!("{}", n % 2)));
     engine.run("run", keepstep::all(steps)).await?;
-    assert_eq!((gauges[0].most(), gauges[1].most()), (2, 2));
+    assert_eq!((gauges.0[0].most(), gauges.0[1].most()), (2, 2));
     engine.shutdown().await
 }
 
@@ -116,7 +120,7 @@ async fn priorities_order_what_waits_for_a_place() -> keepstep::Result<()> {
 
 #[tokio::test]
 async fn a_limit_of_zero_lets_nothing_begin_until_it_is_lifted() -> keepstep::Result<()> {
-    let gauges = vec![Gauge::default()];
+    let gauges = Gauges(vec![Gauge::default()]);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_string_lossy();
     let builder = Engine::builder().resource(gauges.clone());
@@ -125,7 +129,7 @@ async fn a_limit_of_zero_lets_nothing_begin_until_it_is_lifted() -> keepstep::Re
     let waited = tokio::time::timeout(Duration::from_millis(50), waiting).await;
     assert!(waited.is_err());
     engine.shutdown().await?;
-    assert_eq!(gauges[0].most(), 0);
+    assert_eq!(gauges.0[0].most(), 0);
     // In one process limits are those of the engine.
     let builder = Engine::builder().resource(gauges.clone());
     let engine = builder.open(&path).await?;

@@ -20,6 +20,10 @@ struct Here(&'static str);
 #[derive(Debug, Clone, Default)]
 struct Gauge(Arc<(AtomicUsize, AtomicUsize)>);
 
+/// One for each customer.
+#[derive(Debug, Clone)]
+struct Gauges(Vec<Gauge>);
+
 impl Gauge {
     async fn hold_for(&self, pause: Duration) {
         let now = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
@@ -432,10 +436,10 @@ async fn a_pools_limit_holds_over_all_engines() -> keepstep::Result<()> {
 async fn a_pools_limit_for_each_key_holds_over_all_engines() -> keepstep::Result<()> {
     let cluster = Cluster::new();
     #[step(pool = "api", name = "call")]
-    async fn call(who: usize, #[resource] gauges: &Vec<Gauge>) {
-        gauges[who].hold_for(Duration::from_millis(15)).await;
+    async fn call(who: usize, #[resource] gauges: &Gauges) {
+        gauges.0[who].hold_for(Duration::from_millis(15)).await;
     }
-    let gauges: Vec<_> = (0..3).map(|_| Gauge::default()).collect();
+    let gauges = Gauges((0..3).map(|_| Gauge::default()).collect());
     let mut engines = Vec::new();
     for _ in 0..3 {
         let builder = cluster.builder().resource(gauges.clone()).pools(["api"]);
@@ -443,7 +447,7 @@ async fn a_pools_limit_for_each_key_holds_over_all_engines() -> keepstep::Result
     }
     let steps = (0..45).map(|n| call(n % 3).concurrency_key(format!("customer-{}", n % 3)));
     soon(engines[0].run("run", keepstep::all(steps))).await?;
-    for gauge in &gauges {
+    for gauge in &gauges.0 {
         assert_eq!(gauge.most(), 1);
     }
     Ok(())
