@@ -66,12 +66,17 @@ BEGIN
     LOOP
         PERFORM pg_notify(channel, 'task ' || target.pool);
     END LOOP;
+    -- One by one: a run may have many tasks, which are not to be looked through for each.
     RETURN QUERY
         SELECT o.n, t.no, t.result
         FROM unnest(o_run, o_epoch, o_incarnation, o_step, o_attempt)
-            WITH ORDINALITY AS o (run, epoch, incarnation, step, attempt, n)
-        JOIN keepstep.run r ON r.id = o.run AND r.epoch = o.epoch AND r.incarnation = o.incarnation
-        JOIN keepstep.task t ON t.run_no = r.no AND t.step = o.step AND t.attempt = o.attempt;
+            WITH ORDINALITY AS o (run, epoch, incarnation, step, attempt, n),
+        LATERAL (
+            SELECT t.no, t.result FROM keepstep.task t
+            WHERE t.run_no = (SELECT r.no FROM keepstep.run r
+                    WHERE r.id = o.run AND r.epoch = o.epoch AND r.incarnation = o.incarnation)
+                AND t.step = o.step AND t.attempt = o.attempt
+            LIMIT 1) t;
 END $$;
 
 -- What may be taken of a pool with a limit for each key: the first of each key, as many as there is room for, in all `a_room`.
@@ -307,7 +312,8 @@ BEGIN
     WITH done AS (
         UPDATE keepstep.task t SET state = f.state, result = f.result, done_at = clock_timestamp()
         FROM unnest(f_no, f_state, f_result, outcomes) AS f (no, state, result, outcome)
-        WHERE t.no = f.no AND f.outcome = 0 AND t.state = 1
+        -- Not `= 1`, for which there is an index that would be gone through for each.
+        WHERE t.no = f.no AND f.outcome = 0 AND t.state < 2
         RETURNING t.no, t.run_no, t.pool
     )
     SELECT array_agg(CASE WHEN r.owner <> a_node THEN r.owner END), array_agg(d.no), array_agg(DISTINCT d.pool)
@@ -334,7 +340,7 @@ BEGIN
     FOR target IN
         WITH given AS (
             UPDATE keepstep.task t SET state = 0, node = NULL FROM unnest(g_no, g_claim) AS g (no, claim)
-            WHERE t.no = g.no AND t.claim = g.claim AND t.node = a_node AND t.state = 1 RETURNING t.pool
+            WHERE t.no = g.no AND t.claim = g.claim AND t.node = a_node AND t.state < 2 RETURNING t.pool
         )
         SELECT DISTINCT g.pool FROM given g
     LOOP
@@ -354,8 +360,11 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM 1 FROM keepstep.task t WHERE t.no = ANY (x_no) ORDER BY t.no FOR UPDATE;
     WITH gone AS (
-        DELETE FROM keepstep.task t USING unnest(x_no, x_epoch, x_also_done) AS x (no, epoch, also_done), keepstep.run r
-        WHERE t.no = x.no AND r.no = t.run_no AND r.epoch = x.epoch AND (t.state < 2 OR x.also_done)
+        DELETE FROM keepstep.task t WHERE t.no = ANY (ARRAY(
+            SELECT k.no FROM unnest(x_no, x_epoch, x_also_done) AS x (no, epoch, also_done), LATERAL (
+                SELECT t.no, t.run_no, t.state FROM keepstep.task t WHERE t.no = x.no LIMIT 1) k
+            WHERE (k.state < 2 OR x.also_done)
+                AND x.epoch = (SELECT r.epoch FROM keepstep.run r WHERE r.no = k.run_no)))
         RETURNING t.no, t.node, t.state, t.pool
     )
     SELECT array_agg(g.node), array_agg(g.no), array_agg(DISTINCT g.pool) INTO holders, held, pools FROM gone g WHERE g.state = 1;
