@@ -648,3 +648,13 @@ async fn many_remote_steps_of_many_runs_run_once() -> keepstep::Result<()> {
     assert_eq!((n, log.len()), (900, 900));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_run_may_have_more_remote_steps_than_are_offered_at_a_time() -> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    let (owner, _worker) = (cluster.owner().await, cluster.another("worker").await);
+    let steps = (0..12_000).map(plus_one);
+    let outputs = soon(owner.run("run", keepstep::all(steps))).await?;
+    assert_eq!(outputs, (1..=12_000).collect::<Vec<_>>());
+    Ok(())
+}
