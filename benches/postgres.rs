@@ -2,7 +2,7 @@
 //! connection. And how long it takes to claim and to list among many stored runs.
 //!
 //! `cargo bench --bench postgres --features postgres` starts a server of its own, which syncs, or uses the one that
-//! `KEEPSTEP_TEST_POSTGRES` names; with words behind `--` (`chain`, `fan-out`, `many-runs`, `look`), only those. `KEEPSTEP_BENCH_RUNS` says among how many runs is looked (`10000,1000000`).
+//! `KEEPSTEP_TEST_POSTGRES` names; with words behind `--` (`chain`, `fan-out`, `many-runs`, `remote`, `look`), only those. `KEEPSTEP_BENCH_RUNS` says among how many runs is looked (`10000,1000000`).
 
 #[path = "../workflow-storage/tests/server/mod.rs"]
 mod server;
@@ -22,6 +22,7 @@ use tokio_postgres::NoTls;
 const CHAIN: u64 = 500;
 const FAN_OUT: u64 = 100_000;
 const RUNS: u64 = 2_000;
+const REMOTE: u64 = 20_000;
 const ROUNDS: usize = 5;
 /// How many rows a floor inserts at once.
 const BATCH: usize = 1_000;
@@ -55,6 +56,9 @@ async fn main() -> anyhow::Result<()> {
     if wanted("many-runs") {
         runs_row(&mut place, shrink(RUNS), rounds).await?;
     }
+    if wanted("remote") {
+        remote_rows(&mut place, shrink(REMOTE), rounds).await?;
+    }
     if !wanted("look") {
         return Ok(());
     }
@@ -74,6 +78,11 @@ async fn next(n: u64) -> u64 {
 
 #[step]
 async fn square(n: u64) -> u64 {
+    n * n
+}
+
+#[step(remote)]
+async fn square_elsewhere(n: u64) -> u64 {
     n * n
 }
 
@@ -265,6 +274,90 @@ async fn runs_row(place: &mut Place, n: u64, rounds: usize) -> anyhow::Result<()
     }
     .print();
     Ok(())
+}
+
+/// Remote steps of one run at 1 and at 3 workers, beside the same rows offered, taken and removed by plain statements, 256 at a time.
+/// The engines are all in this process; the owner executes none of the steps.
+async fn remote_rows(place: &mut Place, width: u64, rounds: usize) -> anyhow::Result<()> {
+    for n_workers in [1, 3] {
+        let mut pairs = Vec::new();
+        for _ in 0..rounds {
+            let store = place.schema();
+            let store = place.store(&store);
+            let none: [&str; 0] = [];
+            let owner = Engine::builder().pools(none).open(&store).await?;
+            let mut workers = Vec::new();
+            for _ in 0..n_workers {
+                workers.push(Engine::open(&store).await?);
+            }
+            let workflow = sum((0..width).map(square_elsewhere).collect::<Vec<_>>());
+            let start = Instant::now();
+            let output = owner.run("remote", workflow).await?;
+            let ours = start.elapsed();
+            assert_eq!(output, sum_of_squares(width));
+            owner.shutdown().await?;
+            for worker in workers {
+                worker.shutdown().await?;
+            }
+            pairs.push((ours, queue_floor(place, width).await?));
+        }
+        Row {
+            work: match n_workers {
+                1 => "remote steps, 1 worker",
+                _ => "remote steps, 3 workers",
+            },
+            floor: "rows inserted, taken, finished, deleted",
+            at_least: "",
+            units: width,
+            pairs,
+        }
+        .print();
+    }
+    Ok(())
+}
+
+/// A queue in the plainest way: each row is inserted, taken, given a result and deleted, in batches, over one connection.
+async fn queue_floor(place: &mut Place, rows: u64) -> anyhow::Result<Duration> {
+    const AT_ONCE: i64 = 256;
+    let client = place.connect().await?;
+    let schema = place.schema();
+    client
+        .batch_execute(&format!(
+            "CREATE SCHEMA {schema}; CREATE TABLE {schema}.queue (n bigint PRIMARY KEY, state int NOT NULL, bytes bytea NOT NULL);
+            CREATE INDEX waiting ON {schema}.queue (n) WHERE state = 0"
+        ))
+        .await?;
+    let insert = format!(
+        "INSERT INTO {schema}.queue SELECT n, 0, $3 FROM generate_series($1::bigint, $2::bigint) n"
+    );
+    let insert = client.prepare(&insert).await?;
+    let take = format!(
+        "UPDATE {schema}.queue q SET state = 1 WHERE q.n = ANY (ARRAY(
+            SELECT n FROM {schema}.queue WHERE state = 0 ORDER BY n LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING q.n"
+    );
+    let take = client.prepare(&take).await?;
+    let finish = format!("UPDATE {schema}.queue SET state = 2, bytes = $2 WHERE n = ANY ($1)");
+    let finish = client.prepare(&finish).await?;
+    let delete = format!("DELETE FROM {schema}.queue WHERE n = ANY ($1)");
+    let delete = client.prepare(&delete).await?;
+    let bytes: &[u8] = &[7; 64];
+    let start = Instant::now();
+    let rows = i64::try_from(rows)?;
+    let mut first = 0;
+    while first < rows {
+        let last = (first + BATCH as i64).min(rows) - 1;
+        client.execute(&insert, &[&first, &last, &bytes]).await?;
+        first = last + 1;
+    }
+    loop {
+        let taken = client.query(&take, &[&AT_ONCE]).await?;
+        if taken.is_empty() {
+            return Ok(start.elapsed());
+        }
+        let taken: Vec<i64> = taken.iter().map(|row| row.get(0)).collect();
+        client.execute(&finish, &[&taken, &bytes]).await?;
+        client.execute(&delete, &[&taken]).await?;
+    }
 }
 
 /// Claims and listings among many runs, of which the newest hundredth is free and the rest have ended.

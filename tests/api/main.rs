@@ -13,6 +13,7 @@ mod graphs;
 mod ids;
 mod lone_body;
 mod looking;
+mod pools;
 mod resources;
 mod returns;
 mod values;

@@ -13,6 +13,7 @@ mod chaos;
 mod example;
 mod faults;
 mod owners;
+mod remote;
 mod runs;
 
 use std::time::Duration;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use keepstep::storage::{
     Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
     Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery,
-    RunRecord, Storage, StorageError, Timestamp, ValueKey,
+    RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
 };
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -187,6 +187,10 @@ impl Storage for Bottom {
 
     fn maps_blobs(&self) -> bool {
         self.memory.maps_blobs()
+    }
+
+    fn tasks(&self) -> Option<&dyn TaskQueue> {
+        self.memory.tasks()
     }
 
     fn pin_blob(&self, id: &BlobId) {
@@ -484,6 +488,10 @@ impl Storage for Wire {
 
     fn maps_blobs(&self) -> bool {
         self.faulty.maps_blobs()
+    }
+
+    fn tasks(&self) -> Option<&dyn TaskQueue> {
+        self.faulty.tasks()
     }
 
     fn pin_blob(&self, id: &BlobId) {

@@ -35,6 +35,18 @@ async fn more_at_once() {}
 #[step(name = 7, retries = 1.5)]
 async fn even_more() {}
 
+#[step(pool = "", priority = 1.5)]
+async fn no_pool() {}
+
+#[step(pool = gpu, remote = "yes", priority = 3000000000)]
+async fn wrong_kinds() {}
+
+#[step(pool = "gpu", remote = false)]
+async fn not_remote_after_all() {}
+
+#[step(checkpoint = false, remote)]
+async fn stored_in_any_case() {}
+
 /// A mistake in an option does not make calls wrong, too.
 fn still_checked() -> Workflow<()> {
     many_at_once().after(&twice())

@@ -100,6 +100,12 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// The name of a pool is none. Nothing was opened.
+    #[error("no pool can be named {pool:?}; a name has 1 to 200 bytes, and no control characters")]
+    InvalidPool {
+        /// The name.
+        pool: String,
+    },
     /// No step of this name has finished in the run, or its output is no longer kept.
     #[error(
         "run {run:?} has no output of a step {step:?}; steps named with `.name()` keep theirs as long as the run"

@@ -10,7 +10,7 @@ use crate::workflow::Workflow;
 
 impl<T: DeserializeOwned + 'static> Workflow<T> {
     /// Runs the workflow in memory, without durability, and returns what it yields: retries, time-outs, expansions and
-    /// catches work as in an engine. Time is tokio's, so in a test with paused time, retries take none.
+    /// catches work as in an engine; remote steps run here, without regard to pools. Time is tokio's, so in a test with paused time, retries take none.
     ///
     /// References to [objects](crate::ObjectRef) in what it returns can be used afterwards.
     ///
@@ -34,6 +34,7 @@ impl<T: DeserializeOwned + 'static> Workflow<T> {
             });
         }
         let builder = Engine::builder().clock(Clock::tokio());
+        let builder = builder.without_remote_steps();
         let engine = builder.keep_store_for_references().build().await?;
         let output = engine.run("eval", self).await;
         // Objects that the output refers to are there as long as the references.

@@ -21,6 +21,7 @@ use crate::executor::Mail;
 use crate::graph::Graph;
 use crate::journal::{EntryWriter, read_entry, seal};
 use crate::plan::{Arg, Plan, hash};
+use crate::remote;
 use crate::run::audit::audit_counts;
 use crate::run::{Event, Run, Settled};
 use crate::source::Source;
@@ -35,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("journal_entry", journal_entry),
     ("mail", mail),
     ("plan", plan),
+    ("remote_step", remote_step),
     ("stored_error", stored_error),
     ("value", value),
 ];
@@ -200,6 +202,25 @@ fn plan(data: &[u8]) {
     // Nothing fails but what takes too long, so every other plan has a result.
     let is_timed_out = run.failure().map(|error| error.kind) == Some(StepErrorKind::Timeout);
     assert!(is_timed_out || run.settle(true) == Settled::Successful);
+}
+
+/// A call or a result of a remote step that is read says the same when it is written again, and damage makes it unreadable.
+///
+/// The bytes are what a queue holds; behind a header that fits they are what is in it.
+fn remote_step(data: &[u8]) {
+    drop((remote::read_payload(data), remote::read_result(data)));
+    let sealed = remote::sealed(data);
+    let damaged = with_a_flipped_bit(&sealed);
+    assert!(remote::read_payload(&damaged).is_err());
+    assert!(remote::read_result(&damaged).is_err());
+    if let Ok(call) = remote::read_payload(&sealed) {
+        let again = remote::payload(&call).unwrap();
+        assert_eq!(remote::read_payload(&again), Ok(call));
+    }
+    if let Ok(outcome) = remote::read_result(&sealed) {
+        let again = remote::result(&outcome).unwrap();
+        assert_eq!(remote::read_result(&again), Ok(outcome));
+    }
 }
 
 /// A value that decodes as some type is the same when it is encoded again.

@@ -19,6 +19,7 @@ mod migrate;
 mod object;
 mod plan;
 mod registry;
+mod remote;
 mod resource;
 mod run;
 #[cfg(feature = "schedules")]

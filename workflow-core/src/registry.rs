@@ -104,6 +104,12 @@ impl Registry {
         self.by_name.get::<(&str, u32)>(&key).copied()
     }
 
+    /// Every name and version whose calls the program runs, and by which code.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (&'static str, u32, Found)> {
+        let calls = self.by_name.iter();
+        calls.map(|((name, version), found)| (*name, *version, *found))
+    }
+
     /// The versions of a step that the program can run.
     pub(crate) fn versions(&self, name: &str) -> Vec<u32> {
         let keys = self.by_name.keys().filter(|(own, _)| *own == name);

@@ -66,6 +66,12 @@ pub struct StepOptions {
     pub codec: Codec,
     /// Whether it mostly waits: it then takes up no place of `max_concurrent_steps`.
     pub waits: bool,
+    /// Whether any worker may run it, if that is said.
+    pub remote: Option<bool>,
+    /// The pool whose workers run it. It is remote then.
+    pub pool: Option<&'static str>,
+    /// Of those that are remote, which is taken first.
+    pub priority: i32,
 }
 
 impl StepOptions {
@@ -77,6 +83,9 @@ impl StepOptions {
         checkpoint: true,
         codec: Codec::MessagePack,
         waits: false,
+        remote: None,
+        pool: None,
+        priority: 0,
     };
 }
 

@@ -96,6 +96,32 @@ impl<T> Workflow<T> {
         self.with(|node| node.after.push(other))
     }
 
+    /// Which of the remote steps that wait for a place is taken first: the highest, and the one offered first among equals. In place
+    /// of what its `#[step]` says; 0 by default. It means nothing for a step that is not remote.
+    ///
+    /// ```
+    /// # use keepstep_core::Workflow;
+    /// # fn resize(image: String) -> Workflow<String> { Workflow::value(image) }
+    /// let urgent = resize("avatar.png".to_owned()).priority(10);
+    /// # drop(urgent);
+    /// ```
+    pub fn priority(self, priority: i32) -> Self {
+        self.with(|node| node.priority = Some(priority))
+    }
+
+    /// What this remote step counts under where its pool has a limit for each key: no more of one key are executing at a time
+    /// than [`pool_key_limit`](crate::EngineBuilder::pool_key_limit) says. Without a key that limit does not concern the step.
+    ///
+    /// ```
+    /// # use keepstep_core::Workflow;
+    /// # fn call_api(customer: u32) -> Workflow<String> { Workflow::value(customer.to_string()) }
+    /// let call = call_api(7).concurrency_key("customer-7");
+    /// # drop(call);
+    /// ```
+    pub fn concurrency_key(self, key: impl Into<String>) -> Self {
+        self.with(|node| node.key = Some(key.into().into()))
+    }
+
     /// Attaches something for people and tools to see. On the workflow that is run, it is the run's metadata.
     pub fn metadata(self, metadata: serde_json::Value) -> Self {
         self.with(|node| node.metadata = Some(metadata))
@@ -151,6 +177,8 @@ pub(crate) struct BuildNode {
     pub(crate) retries: Option<u32>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) metadata: Option<serde_json::Value>,
+    pub(crate) priority: Option<i32>,
+    pub(crate) key: Option<Arc<str>>,
 }
 
 #[derive(Clone)]
@@ -185,6 +213,8 @@ impl BuildNode {
             retries: None,
             timeout: None,
             metadata: None,
+            priority: None,
+            key: None,
         })
     }
 
@@ -195,6 +225,8 @@ impl BuildNode {
             && self.retries.is_none()
             && self.timeout.is_none()
             && self.metadata.is_none()
+            && self.priority.is_none()
+            && self.key.is_none()
     }
 
     /// What people see it called.

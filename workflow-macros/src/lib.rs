@@ -99,6 +99,9 @@ use proc_macro::TokenStream;
 /// | `timeout = "30s"` | how long one attempt may take | no limit |
 /// | `checkpoint = false` | its result is not stored: it may run again after a crash, though it was finished | `true` |
 /// | `codec = "bincode"` | how its result is stored, `"msgpack"` or `"bincode"` | `"msgpack"` |
+/// | `remote` | any worker that shares the store may run it, wherever there is a place; `remote = false`: the run's owner does, also if its engine was opened with `remote_steps(true)` | the run's owner runs it |
+/// | `pool = "gpu"` | it is remote, and only workers that serve this pool run it: `Engine::builder().pools(["gpu"])` | `"default"`, if it is remote |
+/// | `priority = 5` | which of the remote steps that wait for a place is taken first: the highest | 0 |
 /// | `crate = path` | where the crate `keepstep` is, if it has another name | `::keepstep` |
 ///
 /// Durations are a number and a unit: `ns`, `us`, `ms`, `s`, `m`, `h` or `d`. `"1.5s"` is exact.

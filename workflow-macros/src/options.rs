@@ -35,6 +35,9 @@ pub(crate) const STEP: Attr = Attr {
         ("timeout", "timeout = \"30s\""),
         ("checkpoint", "checkpoint = false"),
         ("codec", "codec = \"bincode\""),
+        ("remote", "remote"),
+        ("pool", "pool = \"gpu\""),
+        ("priority", "priority = 5"),
         ("crate", "crate = my_keepstep"),
     ],
 };
@@ -72,6 +75,9 @@ pub(crate) const METHOD: Attr = Attr {
     ],
 };
 
+/// The longest name of a pool, as the queue has it.
+const MAX_POOL_BYTES: usize = 200;
+
 /// What an attribute says; `None` where it says nothing.
 #[derive(Default)]
 pub(crate) struct Options {
@@ -82,6 +88,10 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     pub(crate) checkpoint: Option<bool>,
     pub(crate) codec: Option<Codec>,
+    /// Whether any worker may run it.
+    pub(crate) remote: Option<bool>,
+    pub(crate) pool: Option<LitStr>,
+    pub(crate) priority: Option<i32>,
     pub(crate) migrate: Option<Path>,
     /// Older versions whose stored calls are taken.
     pub(crate) accepts: Vec<Accepts>,
@@ -136,15 +146,33 @@ impl Options {
                 );
                 continue;
             }
-            seen.push(name);
+            seen.push(name.clone());
             if let Err(error) = options.set(attr, &key, value) {
                 diag.push(error);
+            } else if ["remote", "pool", "checkpoint"].contains(&&*name) {
+                options.check_remote(&key, diag);
             }
         }
         if attr.knows("accepts") {
             options.check_accepts(seen.contains(&"accepts".to_owned()), diag);
         }
         options
+    }
+
+    /// Refuses what cannot go with a remote step, once, at the later of the two.
+    fn check_remote(&self, at: &Ident, diag: &mut Diag) {
+        let is_remote = self.remote == Some(true) || self.pool.is_some();
+        if self.pool.is_some() && self.remote == Some(false) {
+            diag.error(
+                at,
+                "a step of a pool is remote: leave `remote = false` out, or `pool`",
+            );
+        } else if is_remote && self.checkpoint == Some(false) {
+            diag.error(
+                at,
+                "the result of a remote step is stored in any case: leave `checkpoint = false` out, or let the run's owner run the step",
+            );
+        }
     }
 
     /// Puts `accepts = 1` and `migrate = f` together, and refuses what cannot be meant.
@@ -182,6 +210,10 @@ impl Options {
         let Some((_, example)) = attr.known.iter().find(|(known, _)| *known == name) else {
             return Err(attr.unknown(key, &name));
         };
+        if name == "remote" && value.is_none() {
+            self.remote = Some(true);
+            return Ok(());
+        }
         let value = Value {
             example,
             tokens: value.ok_or_else(|| no_value(key, &name, example))?,
@@ -200,6 +232,9 @@ impl Options {
                 is_short: true,
             }),
             "migrate" => self.migrate = Some(value.path()?),
+            "remote" => self.remote = Some(value.bool()?),
+            "pool" => self.pool = Some(value.pool()?),
+            "priority" => self.priority = Some(value.integer()?),
             "codec" => self.codec = Some(value.text(Codec::parse)?),
             _ => self.root = Root::renamed(value.path()?),
         }
@@ -272,6 +307,43 @@ impl Value<'_> {
             return Err(syn::Error::new(text.span(), message));
         }
         Ok(text)
+    }
+
+    fn pool(&self) -> syn::Result<LitStr> {
+        let text = self.str()?;
+        let value = text.value();
+        let error = |message: String| Err(syn::Error::new(text.span(), message));
+        if value.is_empty() {
+            return error(
+                "the name of a pool cannot be empty: write `remote` for the pool of steps that name none"
+                    .to_owned(),
+            );
+        }
+        if let Some(control) = value.chars().find(|c| c.is_control()) {
+            return error(format!(
+                "the name of a pool cannot contain the control character {control:?}: use printable ones"
+            ));
+        }
+        if value.len() > MAX_POOL_BYTES {
+            return error(format!(
+                "the name of a pool has at most {MAX_POOL_BYTES} bytes, and this one has {}",
+                value.len()
+            ));
+        }
+        Ok(text)
+    }
+
+    fn integer(&self) -> syn::Result<i32> {
+        let wrong = || self.wrong("a whole number from -2147483648 to 2147483647");
+        // With a sign it is not a literal.
+        let digits = self.tokens.to_string().replace(' ', "");
+        match digits.parse() {
+            Ok(number) => Ok(number),
+            Err(_) => match self.lit() {
+                Some(Lit::Int(number)) => number.base10_parse().map_err(|_| wrong()),
+                _ => Err(wrong()),
+            },
+        }
     }
 
     fn number(&self) -> syn::Result<u32> {

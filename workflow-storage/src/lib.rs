@@ -120,6 +120,7 @@ mod redb;
 #[cfg(feature = "sled")]
 mod sled;
 mod storage;
+mod task;
 
 pub use adapter::Adapter;
 pub use batch::{
@@ -142,6 +143,10 @@ pub use record::{
     StoredStatus,
 };
 pub use storage::{BlobReader, Description, Durability, Maintained, Notice, Storage};
+pub use task::{
+    FinishOutcome, Held, Limit, LocalTasks, MAX_POOL_BYTES, Offer, Offered, Removal, Task, TaskId,
+    TaskQueue, TaskResult, Wanted,
+};
 
 /// The address of a blob: the BLAKE3 hash of its bytes.
 #[derive(

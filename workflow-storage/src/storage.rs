@@ -9,7 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
     Batch, BlobId, Committed, Epoch, JournalEntry, ListedRun, Message, MessageId, NodeId, Position,
-    Result, RunId, RunKind, RunPage, RunQuery, RunRecord, StorageError, Timestamp, ValueKey,
+    Result, RunId, RunKind, RunPage, RunQuery, RunRecord, StorageError, TaskId, TaskQueue,
+    Timestamp, ValueKey,
 };
 
 /// The bytes of a blob, as they are read: see [`Storage::blob_reader`].
@@ -177,6 +178,12 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
         std::future::pending().await
     }
 
+    /// The queue of executions that owners of runs offer to every worker; `None` if the store has none: then each process has
+    /// [its own](crate::LocalTasks).
+    fn tasks(&self) -> Option<&dyn TaskQueue> {
+        None
+    }
+
     /// Stores bytes under their content's address, and [pins](Self::pin_blob) them. Durable when it returns; storing the same bytes
     /// again costs nothing.
     ///
@@ -263,6 +270,12 @@ pub enum Notice {
     Wanted(RunId),
     /// There are runs that nobody owns.
     Free,
+    /// There may be tasks to take in this pool.
+    Tasks(String),
+    /// These tasks, of runs that a node of this process owns, have results.
+    Done(Vec<TaskId>),
+    /// These tasks, which a node of this process held, were removed: nobody needs their results.
+    Withdrawn(Vec<TaskId>),
     /// Something may have been missed: look at everything.
     Missed,
 }

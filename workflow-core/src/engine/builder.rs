@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use keepstep_storage::{Blobs, Build, Durability, NodeId, Storage, StorageError};
+use keepstep_storage::{Blobs, Build, Durability, Limit, NodeId, Storage, StorageError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::executor::{COMPACT_ABOVE, Committer, run_committer, run_timers};
 use crate::object::Objects;
 use crate::registry::Registry;
+use crate::remote::{Remote, RemoteSettings};
 use crate::resource::Resources;
 
 /// How many bodies execute at a time where nothing says otherwise.
@@ -87,6 +88,7 @@ pub struct EngineBuilder {
     is_submitter: bool,
     lease: Option<Duration>,
     lacking: Vec<String>,
+    remote: RemoteSettings,
 }
 
 impl EngineBuilder {
@@ -185,6 +187,73 @@ impl EngineBuilder {
         self
     }
 
+    /// Whether every step of this engine's runs may be run by any worker of the store, as if its attribute said
+    /// `#[step(remote)]`. Off by default. Steps with `remote = false` or `checkpoint = false`, calls of actors and
+    /// [listeners](crate::EventListener) stay with the run's owner.
+    pub fn remote_steps(mut self, remote: bool) -> Self {
+        self.remote.all_steps = remote;
+        self
+    }
+
+    /// The pools whose remote steps this engine runs, as far as it has places ([`max_concurrent_steps`](Self::max_concurrent_steps)):
+    /// these and no others. By default it is `"default"`, the pool of remote steps that name none; name it here too if it is to be
+    /// served beside others. No pools at all are fine: then the engine runs only what is not remote.
+    ///
+    /// On a store that no other process shares, an engine serves every pool, whatever this says.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> keepstep_core::Result<()> {
+    /// # use keepstep_core::Engine;
+    /// let engine = Engine::builder().pools(["default", "gpu"]).open("memory:").await?;
+    /// # engine.shutdown().await
+    /// # }
+    /// ```
+    pub fn pools<P: Into<String>>(mut self, pools: impl IntoIterator<Item = P>) -> Self {
+        self.remote.pools = Some(pools.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// How many steps of a pool execute at once, at all workers of the store together. The limit is kept in the store, where all obey
+    /// it; the engine that was opened last and names it sets it. `None` takes it away, and 0 lets nothing begin.
+    ///
+    /// A worker that was lost counts until its lease ends.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> keepstep_core::Result<()> {
+    /// # use keepstep_core::Engine;
+    /// let builder = Engine::builder().pool_limit("gpu", 4).pool_key_limit("api", 1);
+    /// let engine = builder.pool_limit("mail", None).open("memory:").await?;
+    /// # engine.shutdown().await
+    /// # }
+    /// ```
+    pub fn pool_limit(self, pool: impl Into<String>, at_once: impl Into<Option<usize>>) -> Self {
+        self.limit(pool.into(), Limit::AtOnce, at_once.into())
+    }
+
+    /// How many steps of a pool with the same [`concurrency_key`](crate::Workflow::concurrency_key) execute at once, as
+    /// [`pool_limit`](Self::pool_limit) limits all of them.
+    pub fn pool_key_limit(
+        self,
+        pool: impl Into<String>,
+        at_once: impl Into<Option<usize>>,
+    ) -> Self {
+        self.limit(pool.into(), Limit::AtOncePerKey, at_once.into())
+    }
+
+    fn limit(mut self, pool: String, limit: Limit, at_once: Option<usize>) -> Self {
+        let at_once = at_once.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        self.remote.limits.push((pool, limit, at_once));
+        self
+    }
+
+    /// No step is remote: for [`Workflow::eval`](crate::Workflow::eval).
+    pub(crate) fn without_remote_steps(mut self) -> Self {
+        self.remote.none = true;
+        self
+    }
+
     /// How long this engine may be silent, where several share a store, before others take its runs over; at least 1 second. 30
     /// seconds by default.
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -268,6 +337,7 @@ impl EngineBuilder {
         // Found out before a store is touched.
         let registry = Registry::global()?;
         actors()?;
+        self.remote.check()?;
         let source = self.storage.unwrap_or_else(|| "memory:".into());
         let storage = match (source, self.blobs) {
             (StorageSource::Store(storage), None) => storage,
@@ -350,6 +420,7 @@ impl EngineBuilder {
             cluster,
             locks: lock::KeyedLocks::default(),
             actors: Residents::default(),
+            remote: Remote::new(self.remote, &storage, registry),
             tasks: TaskTracker::new(),
             halted: halted.clone(),
         });
@@ -363,6 +434,7 @@ impl EngineBuilder {
         if let Some(looks) = looks {
             super::cluster::start(&engine.shared, looks).await?;
         }
+        engine.shared.open_pools().await?;
         engine.pin_executable().await?;
         if self.resume_on_open {
             for (id, resumed) in engine.resume_all().await? {

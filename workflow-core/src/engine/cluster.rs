@@ -75,7 +75,7 @@ impl Shared {
             .is_none_or(|cluster| cluster.is_worker)
     }
 
-    pub(super) fn lease(&self) -> Duration {
+    pub(crate) fn lease(&self) -> Duration {
         let cluster = self.cluster.as_ref();
         cluster.map_or(super::resume::LEASE, |cluster| cluster.lease)
     }
@@ -144,7 +144,7 @@ impl Shared {
         self.roster().left_to_others.insert(id.clone(), until);
     }
 
-    pub(super) async fn pause(&self, pause: Duration) {
+    pub(crate) async fn pause(&self, pause: Duration) {
         let until = self.clock.timestamp().after(pause);
         tokio::select! {
             () = self.clock.sleep_towards(until) => {}
@@ -248,6 +248,7 @@ impl Shared {
             self.goes_on_elsewhere(&id, &seat);
         }
         self.actors.lose_leases();
+        self.remote.lose_leases();
     }
 }
 
@@ -405,7 +406,11 @@ async fn hear(shared: Arc<Shared>) {
                         shared.look_up_timers();
                     }
                 }
+                Notice::Tasks(pool) => shared.remote.may_take(&pool),
+                Notice::Done(tasks) => shared.remote.look_at(tasks),
+                Notice::Withdrawn(tasks) => shared.remote.withdrawn(&tasks),
                 Notice::Missed => {
+                    shared.remote.look_at_all();
                     shared.may_work();
                     shared.actors.try_again();
                     shared.look_at_all();

@@ -334,6 +334,7 @@ impl Engine {
             roster.to_release.extend(queued);
         }
         shared.actors.shut_down();
+        shared.remote.shut_down();
         shared.tasks.close();
         shared.tasks.wait().await;
         let to_release = std::mem::take(&mut shared.roster().to_release);

@@ -20,6 +20,7 @@ use crate::error::{Error, Result, StepError, SuspendReason};
 use crate::executor::{CommitRequest, Committer, Reply, RunMessage, RunSender, Wake};
 use crate::object::Objects;
 use crate::registry::{Found, Registry};
+use crate::remote::Remote;
 use crate::resource::Resources;
 use crate::run::StepId;
 use crate::status::{Progress, Status};
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     /// One call at a time changes a run that is not in execution.
     pub(super) locks: KeyedLocks,
     pub(crate) actors: Residents,
+    pub(crate) remote: Remote,
     pub(crate) tasks: TaskTracker,
     /// Canceled when the engine is dropped or has shut down: everything stops where it is.
     pub(crate) halted: CancellationToken,

@@ -40,11 +40,11 @@ pub(crate) enum Outcome {
 }
 
 /// What one execution needs.
-pub(super) struct Execution {
-    pub(super) found: Found,
-    pub(super) start: Start,
-    pub(super) timeout: Option<Duration>,
-    pub(super) permit: OwnedSemaphorePermit,
+pub(crate) struct Execution {
+    pub(crate) found: Found,
+    pub(crate) start: Start,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) permit: OwnedSemaphorePermit,
 }
 
 /// Tells the run how an execution ended, whatever became of it: also when it is dropped in the middle.
@@ -72,14 +72,16 @@ impl Execution {
     }
 
     pub(super) async fn run(self, mut report: Report) {
+        report.outcome = self.ended(&report.context).await;
+    }
+
+    pub(crate) async fn ended(self, context: &Context) -> Outcome {
         // Also what surrounds the body runs code of the user: decoding, encoding, dropping.
-        let outcome = AssertUnwindSafe(self.outcome(&report.context))
-            .catch_unwind()
-            .await;
-        report.outcome = match outcome {
+        let outcome = AssertUnwindSafe(self.outcome(context)).catch_unwind().await;
+        match outcome {
             Ok(Ok(outcome) | Err(outcome)) => outcome,
             Err(panic) => panicked(&*panic),
-        };
+        }
     }
 
     async fn outcome(self, context: &Context) -> Result<Outcome, Outcome> {

@@ -34,9 +34,9 @@ pub(super) struct Member {
 }
 
 /// A body that is to be polled.
-pub(super) struct Body {
-    future: BoxFuture<'static, ()>,
-    context: Context,
+pub(crate) struct Body {
+    pub(crate) future: BoxFuture<'static, ()>,
+    pub(crate) context: Context,
 }
 
 /// The bodies of a run that wait for their first poll.
@@ -207,7 +207,8 @@ impl Member {
 }
 
 impl Body {
-    pub(super) fn spawn(self) {
+    /// Gives it a task of its own.
+    pub(crate) fn spawn(self) {
         let Self { future, context } = self;
         context.set_abort(tokio::spawn(future).abort_handle());
     }

@@ -3,7 +3,7 @@
 
 use keepstep_storage::{BlobId, Expect, MessageId, RunWrite, StoredStatus, ValueKey};
 
-use super::{CommitRequest, Reply, RunMessage, RunTask};
+use super::{CommitRequest, Happened, Reply, RunMessage, RunTask};
 use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
 use crate::run::{Event, Impossible, Settled};
 use crate::value::{Codec, Value};
@@ -43,6 +43,12 @@ impl RunTask {
         while entry.len() < full
             && let Some(happened) = self.happened.pop_front()
         {
+            if let Happened::Body {
+                task: Some(task), ..
+            } = &happened
+            {
+                self.folded.push(*task);
+            }
             let Some(event) = self.event_of(happened) else {
                 continue;
             };

@@ -12,6 +12,7 @@ mod crew;
 mod fold;
 mod load;
 mod mail;
+mod remote;
 mod steps;
 mod timers;
 
@@ -20,18 +21,20 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use keepstep_storage::{RunId, RunRecord, StoredStatus, Timestamp, WriteOutcome};
+use keepstep_storage::{RunId, RunRecord, StoredStatus, TaskId, Timestamp, WriteOutcome};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 pub(crate) use alone::{RunSender, run_channel};
 pub(crate) use arguments::load_arg;
-pub(crate) use body::{Outcome, expansion, fit, panic_message, too_many};
+pub(crate) use body::{Execution, Outcome, expansion, fit, panic_message, too_many};
 pub(crate) use children::letters;
 pub(crate) use committer::{CommitRequest, Committer, Reply, Written, run_committer};
+pub(crate) use crew::Body;
 pub(crate) use fold::COMPACT_ABOVE;
 pub(crate) use load::{fold_journal, load_run};
 pub(crate) use mail::Mail;
+pub(crate) use steps::{ABANDON_AFTER, GRACE};
 pub(crate) use timers::{Wake, run_timers};
 
 use crate::context::RunLink;
@@ -41,7 +44,6 @@ use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
 use crate::step::StepDef;
 use crate::value::Value;
 use children::Found;
-use crew::Body;
 use mail::Mailbox;
 use steps::Steps;
 
@@ -59,6 +61,13 @@ pub(crate) enum RunMessage {
         step: StepId,
         execution: u64,
         outcome: Outcome,
+    },
+    /// An execution that was offered to all workers ended at one of them.
+    EndedElsewhere {
+        step: StepId,
+        execution: u64,
+        outcome: Outcome,
+        task: TaskId,
     },
     /// How a child run was found, which was known to be there or was to be begun.
     Child {
@@ -106,6 +115,8 @@ pub(crate) struct RunTask {
     n_looking: usize,
     /// How many of them are not known to be there.
     n_beginning: usize,
+    /// Tasks whose results are folded. They can go once the commit under way is durable.
+    folded: Vec<TaskId>,
     /// Runs that are to be canceled once the commit under way is durable.
     to_cancel: Vec<RunId>,
     /// When the run leaves memory if it hears nothing until then.
@@ -130,6 +141,8 @@ enum Happened {
         step: StepId,
         def: &'static StepDef,
         outcome: Outcome,
+        /// The task it was, if it was one of a worker's.
+        task: Option<TaskId>,
     },
     /// A time has come.
     Due(Due),
@@ -187,6 +200,7 @@ impl RunTask {
             mailbox: Mailbox::default(),
             n_looking: 0,
             n_beginning: 0,
+            folded: Vec::new(),
             to_cancel: Vec::new(),
             lingers_until: None,
             lone: None,
@@ -291,7 +305,7 @@ impl RunTask {
                     let due = self.run.wake(self.shared.clock.timestamp());
                     self.happened.extend(due.into_iter().map(Happened::Due));
                     let ready = self.run.take_ready();
-                    self.steps.allow(ready);
+                    self.allow_steps(ready);
                 }
                 () = async { match self.lingers_until {
                     Some(until) => clock.sleep_towards(until).await,
@@ -331,12 +345,24 @@ impl RunTask {
                             return Some(self.lost(Ended::Interrupted(*error)));
                         }
                         outcome => {
-                            let body = Happened::Body { step, def, outcome };
+                            let task = None;
+                            let body = Happened::Body {
+                                step,
+                                def,
+                                outcome,
+                                task,
+                            };
                             self.happened.push_back(body);
                         }
                     }
                 }
             }
+            RunMessage::EndedElsewhere {
+                step,
+                execution,
+                outcome,
+                task,
+            } => return self.ended_elsewhere(step, execution, outcome, task),
             RunMessage::Child {
                 step,
                 had_begun,
@@ -352,6 +378,7 @@ impl RunTask {
                 Ok(WriteOutcome::Written) => {
                     if let Some(record) = self.committing.take() {
                         self.record = record;
+                        self.forget_folded();
                         self.go_on();
                     }
                 }
@@ -408,7 +435,7 @@ impl RunTask {
     fn allow_ready(&mut self) {
         if self.record.status == StoredStatus::Running {
             let ready = self.run.take_ready();
-            self.steps.allow(ready);
+            self.allow_steps(ready);
             self.start_steps();
             if !self.is_shutting_down && !self.is_leaving {
                 self.begin_children();

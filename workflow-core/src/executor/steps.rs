@@ -19,12 +19,13 @@ use super::crew::{Crew, Member};
 use super::{Happened, Outcome, RunTask};
 use crate::context::Context;
 use crate::error::{StepErrorKind, SuspendReason};
+use crate::remote::Ticket;
 use crate::run::{Event, Failure, StepId, retry};
 use crate::step::StepDef;
 
 /// How long after it was dropped a body may go on before the run no longer waits for it: it is one that blocks, or does
 /// not yield.
-const ABANDON_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const ABANDON_AFTER: Duration = Duration::from_secs(1);
 
 /// A map of running steps with less room than this is not made smaller.
 const KEPT: usize = 1024;
@@ -34,28 +35,50 @@ const KEPT: usize = 1024;
 pub(super) struct Steps {
     /// What may start, the last one first. All that it needs is durable.
     allowed: Vec<StepId>,
-    running: FxHashMap<StepId, Running>,
+    /// What is to be offered to all workers, the last one first.
+    pub(super) to_offer: Vec<StepId>,
+    pub(super) running: FxHashMap<StepId, Running>,
     crew: Crew,
     /// Counts executions, so that a late report of one is not taken for another's.
-    n_executions: u64,
+    pub(super) n_executions: u64,
     /// A place that was waited for.
     pub(super) spare: Option<OwnedSemaphorePermit>,
     /// Bodies that were told to stop.
     n_stopping: usize,
+    /// Executions that are offered, or under way at workers.
+    pub(super) n_offered: usize,
     is_forbidden: bool,
 }
 
 #[derive(Debug)]
-struct Running {
-    execution: u64,
-    def: &'static StepDef,
-    context: Context,
+pub(super) struct Running {
+    pub(super) execution: u64,
+    pub(super) def: &'static StepDef,
+    pub(super) at: At,
     /// When a body that was told to stop is dropped, and when it is no longer waited for.
-    stopping: Option<(Instant, Stage)>,
+    pub(super) stopping: Option<(Instant, Stage)>,
+}
+
+/// Where a body executes.
+#[derive(Debug)]
+pub(super) enum At {
+    Here(Context),
+    /// At some worker, or it waits for one.
+    Worker(Ticket),
+}
+
+impl At {
+    /// Drops the body. One at a worker is left to the run's next owner.
+    fn abort(&self) {
+        if let Self::Here(context) = self {
+            context.cancel();
+            context.abort();
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// It has its token, and time to end by itself.
     Asked,
     /// It is being dropped.
@@ -63,9 +86,11 @@ enum Stage {
 }
 
 impl Steps {
-    /// Lets steps start; the last one first.
-    pub(super) fn allow(&mut self, ready: Vec<StepId>) {
+    /// Lets steps start; the last one first. `is_remote` says which are offered.
+    pub(super) fn allow(&mut self, mut ready: Vec<StepId>, is_remote: impl Fn(StepId) -> bool) {
         if !self.is_forbidden {
+            self.to_offer
+                .extend(ready.extract_if(.., |step| is_remote(*step)));
             self.allowed.extend(ready);
         }
     }
@@ -74,16 +99,17 @@ impl Steps {
     pub(super) fn forbid(&mut self) {
         self.is_forbidden = true;
         self.allowed.clear();
+        self.to_offer.clear();
         self.spare = None;
     }
 
     /// Whether one body is executing, and no other may start.
     pub(super) fn is_one(&self) -> bool {
-        self.running.len() == 1 && self.allowed.is_empty() && self.n_stopping == 0
+        self.running.len() == 1 && !self.has_work() && self.n_stopping == 0
     }
 
     pub(super) fn has_work(&self) -> bool {
-        !self.allowed.is_empty()
+        !self.allowed.is_empty() || !self.to_offer.is_empty()
     }
 
     /// Whether no body is executing.
@@ -115,6 +141,10 @@ impl Steps {
         if ended.stopping.is_some() {
             self.n_stopping -= 1;
         }
+        if let At::Worker(ticket) = ended.at {
+            ticket.done();
+            self.n_offered -= 1;
+        }
         // What many steps at once needed is not kept for the few that follow.
         if self.running.capacity() > KEPT && self.running.len() < self.running.capacity() / 8 {
             self.running.shrink_to(KEPT);
@@ -122,7 +152,7 @@ impl Steps {
         Some(ended.def)
     }
 
-    fn stop(&mut self, step: StepId, grace: Duration) {
+    fn stop(&mut self, step: StepId, grace: Duration, keeps_done: bool) {
         let Some(running) = self
             .running
             .get_mut(&step)
@@ -130,30 +160,47 @@ impl Steps {
         else {
             return;
         };
-        running.context.cancel();
         self.n_stopping += 1;
-        if running.context.is_token_taken() && !grace.is_zero() {
-            running.stopping = Some((Instant::now() + grace, Stage::Asked));
-        } else {
-            running.context.abort();
-            running.stopping = Some((Instant::now() + ABANDON_AFTER, Stage::Dropped));
-        }
+        let now = Instant::now();
+        running.stopping = Some(match &running.at {
+            At::Here(context) => {
+                context.cancel();
+                if context.is_token_taken() && !grace.is_zero() {
+                    (now + grace, Stage::Asked)
+                } else {
+                    context.abort();
+                    (now + ABANDON_AFTER, Stage::Dropped)
+                }
+            }
+            // The worker is told, and not waited for.
+            At::Worker(ticket) => {
+                ticket.withdraw(keeps_done);
+                (now + grace, Stage::Dropped)
+            }
+        });
     }
 
-    /// Tells every body to stop.
+    /// Tells every body here to stop. Those at workers are left to the run's next owner.
     pub(super) fn stop_all(&mut self) {
+        let n_stopping = &mut self.n_stopping;
+        self.running.retain(|_, running| {
+            let is_here = matches!(running.at, At::Here(_));
+            *n_stopping -= usize::from(!is_here && running.stopping.is_some());
+            is_here
+        });
+        self.n_offered = 0;
         for step in self.running() {
-            self.stop(step, GRACE);
+            self.stop(step, GRACE, true);
         }
     }
 
     /// Drops every body at once.
     pub(super) fn abort_all(&mut self) {
-        self.running.drain().for_each(|(_, running)| {
-            running.context.cancel();
-            running.context.abort();
-        });
+        self.running
+            .drain()
+            .for_each(|(_, running)| running.at.abort());
         self.n_stopping = 0;
+        self.n_offered = 0;
     }
 
     /// Waits until a body that was told to stop has not done so for too long.
@@ -176,15 +223,16 @@ impl Steps {
     /// Drops bodies that did not end by themselves in time, and gives up on those that cannot be dropped.
     pub(super) fn abort_overdue(&mut self) {
         let now = Instant::now();
-        let n_stopping = &mut self.n_stopping;
+        let (n_stopping, n_offered) = (&mut self.n_stopping, &mut self.n_offered);
         self.running.retain(|_, running| match running.stopping {
             Some((until, Stage::Asked)) if until <= now => {
-                running.context.abort();
+                running.at.abort();
                 running.stopping = Some((now + ABANDON_AFTER, Stage::Dropped));
                 true
             }
             Some((until, Stage::Dropped)) if until <= now => {
                 *n_stopping -= 1;
+                *n_offered -= usize::from(matches!(running.at, At::Worker(_)));
                 false
             }
             _ => true,
@@ -193,18 +241,21 @@ impl Steps {
 }
 
 /// How long a body that asked for its token may take to end by itself.
-const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 impl RunTask {
     /// Stops what the run no longer needs.
     pub(super) fn stop_steps(&mut self) {
+        // A run that is being suspended keeps what workers have finished for it.
+        let keeps_done = !self.run.is_active();
         for step in self.run.take_stops() {
-            self.steps.stop(step, GRACE);
+            self.steps.stop(step, GRACE, keeps_done);
         }
     }
 
     /// Starts what may start, as far as there are places.
     pub(super) fn start_steps(&mut self) {
+        self.offer_steps();
         if self.steps.allowed.is_empty() {
             self.steps.spare = None;
             return;
@@ -246,19 +297,7 @@ impl RunTask {
         let found = self.shared.find_step(&step_ref.name, step_ref.version);
         let Some(found) = found else {
             let (name, version) = (step_ref.name.to_string(), step_ref.version);
-            self.run.stopped(step);
-            if self.shared.is_shared() {
-                // Another worker may have it, as while one version of a program replaces another.
-                tracing::warn!(run = %self.id, step = name, version, "this program has no such step; the run is left to others");
-                self.is_leaving = true;
-                self.steps.forbid();
-                return None;
-            }
-            self.run.suspend(SuspendReason::UnknownStep {
-                step: name,
-                version,
-            });
-            self.stop_steps();
+            self.lacks_step(step, name, version);
             return None;
         };
         let def = found.def;
@@ -289,7 +328,7 @@ impl RunTask {
         let running = Running {
             execution: n_execution,
             def,
-            context,
+            at: At::Here(context),
             stopping: None,
         };
         self.steps.running.insert(step, running);
@@ -300,6 +339,23 @@ impl RunTask {
         })
     }
 
+    /// The program has no such step.
+    pub(super) fn lacks_step(&mut self, step: StepId, name: String, version: u32) {
+        self.run.stopped(step);
+        if self.shared.is_shared() {
+            // Another worker may have it, as while one version of a program replaces another.
+            tracing::warn!(run = %self.id, step = name, version, "this program has no such step; the run is left to others");
+            self.is_leaving = true;
+            self.steps.forbid();
+            return;
+        }
+        self.run.suspend(SuspendReason::UnknownStep {
+            step: name,
+            version,
+        });
+        self.stop_steps();
+    }
+
     /// What the journal says of something that happened; `None` if nothing waits for it any more, `Err` if the run cannot go on with
     /// the code there is.
     pub(super) fn event_of(
@@ -307,7 +363,9 @@ impl RunTask {
         happened: Happened,
     ) -> Option<Result<Event, (StepId, SuspendReason)>> {
         let event = match happened {
-            Happened::Body { step, def, outcome } => {
+            Happened::Body {
+                step, def, outcome, ..
+            } => {
                 if !self.run.is_running(step) {
                     return None;
                 }

@@ -123,6 +123,8 @@ impl Flattener {
                 .metadata
                 .as_ref()
                 .map(|metadata| metadata.to_string().into()),
+            priority: node.priority,
+            key: node.key.as_deref().map(Into::into),
         }
     }
 

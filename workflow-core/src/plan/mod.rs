@@ -169,6 +169,10 @@ pub(crate) struct Extra {
     pub(crate) timeout: Option<u64>,
     /// JSON text.
     pub(crate) metadata: Option<Box<str>>,
+    /// Of a remote step, in place of what it says itself.
+    pub(crate) priority: Option<i32>,
+    /// What a remote step counts under where its pool has a limit for each key.
+    pub(crate) key: Option<Box<str>>,
 }
 
 impl Plan {
@@ -187,6 +191,33 @@ impl Plan {
             NodeKind::Step { step, .. } => Some(&self.steps[step as usize]),
             _ => None,
         }
+    }
+
+    /// A plan of nothing but one step, which has all of its inputs. `None` if the node is no step, or an input is missing.
+    pub(crate) fn of_step(&self, index: u32, inputs: Vec<Value>) -> Option<Self> {
+        let node = self.node(index);
+        let NodeKind::Step { args, .. } = &node.kind else {
+            return None;
+        };
+        let mut inputs = inputs.into_iter();
+        let args = args.iter().map(|arg| arg.filled(&mut inputs));
+        let kind = NodeKind::Step {
+            step: 0,
+            args: args.collect::<Option<_>>()?,
+        };
+        let extra = node.extra.as_ref().map(|extra| Extra {
+            name: extra.name.clone(),
+            timeout: extra.timeout,
+            ..Extra::default()
+        });
+        let extra = extra.filter(|extra| *extra != Extra::default());
+        Some(Self {
+            steps: vec![self.step_of(index)?.clone()],
+            nodes: vec![PlanNode {
+                kind,
+                extra: extra.map(Box::new),
+            }],
+        })
     }
 
     /// The name that the user gave a node.
@@ -374,6 +405,24 @@ impl Arg {
             }),
             Self::Some(inner) => inner.for_each_literal_mut(change),
         }
+    }
+
+    /// The same with values in the place of nodes; `None` if there are too few.
+    fn filled(&self, inputs: &mut std::vec::IntoIter<Value>) -> Option<Self> {
+        Some(match self {
+            Self::Value(value) => Self::Value(value.clone()),
+            Self::Node(_) => Self::Value(inputs.next()?),
+            Self::Seq(items) => {
+                let items = items.iter().map(|item| item.filled(inputs));
+                Self::Seq(items.collect::<Option<_>>()?)
+            }
+            Self::Map(entries) => {
+                let entries = entries.iter();
+                let filled = entries.map(|(key, value)| Some((key.clone(), value.filled(inputs)?)));
+                Self::Map(filled.collect::<Option<_>>()?)
+            }
+            Self::Some(inner) => Self::Some(Box::new(inner.filled(inputs)?)),
+        })
     }
 
     pub(crate) fn for_each_input(&self, visit: &mut impl FnMut(u32)) {

@@ -327,7 +327,7 @@ impl Run {
             .is_some_and(|(_, s, index)| matches!(s.nodes[index as usize].state, State::Running))
     }
 
-    #[cfg(test)]
+    /// The step that a node runs, if it runs one.
     pub(crate) fn step_ref(&self, step: StepId) -> Option<&crate::plan::StepRef> {
         let (_, segment, index) = self.locate(step)?;
         segment.plan.step_of(index)

@@ -395,7 +395,8 @@ fn step(actor: &Actor, n: usize, method: &Method, name: &TokenStream) -> TokenSt
             version: 1,
             params: &[#(#params),*],
             resources: &[#(#resources),*],
-            options: #options,
+            // The run's owner makes the call.
+            options: #private::StepOptions { remote: ::core::option::Option::Some(false), ..#options },
             body: #private::StepBody::Async(|input| #private::call_in_step(&__KEEPSTEP_ACTOR, #n, input)),
             types: #types,
             accepts: &[],

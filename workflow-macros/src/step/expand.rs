@@ -326,6 +326,23 @@ pub(crate) fn options(options: &Options) -> TokenStream {
                 Codec::Bincode => quote!(#private::Codec::Bincode),
             }),
         ),
+        or_default(
+            "remote",
+            options
+                .remote
+                .map(|remote| quote!(::core::option::Option::Some(#remote))),
+        ),
+        or_default(
+            "pool",
+            options
+                .pool
+                .as_ref()
+                .map(|pool| quote!(::core::option::Option::Some(#pool))),
+        ),
+        or_default(
+            "priority",
+            options.priority.map(ToTokens::into_token_stream),
+        ),
     ];
     quote!(#private::StepOptions { #(#fields),*, ..#private::StepOptions::DEFAULT })
 }

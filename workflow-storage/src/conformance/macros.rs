@@ -151,6 +151,17 @@ macro_rules! __conformance {
                 readers_see_whole_batches,
                 readers_find_the_entries_that_records_promise,
             }
+            $crate::__conformance_theme! { tasks, [], $opener;
+                tasks_are_taken_once_as_they_were_offered,
+                tasks_come_by_priority_then_by_age,
+                workers_take_only_what_is_theirs,
+                a_task_that_is_offered_again_is_found,
+                a_result_of_one_who_lost_the_task_is_refused,
+                removed_tasks_are_gone,
+                a_pool_is_limited,
+                each_key_of_a_pool_is_limited,
+                many_takers_share_the_tasks,
+            }
             $crate::__conformance_theme! { reopen, [], $opener;
                 a_closed_store_refuses_calls,
                 closing_twice_is_fine,

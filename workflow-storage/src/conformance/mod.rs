@@ -47,6 +47,7 @@ mod macros;
 pub mod maintain;
 pub mod ordered;
 pub mod reopen;
+pub mod tasks;
 pub mod timers;
 pub mod values;
 

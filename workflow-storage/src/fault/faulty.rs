@@ -13,7 +13,7 @@ use super::{Call, Effect, Fault, On};
 use crate::{
     Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
     Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery,
-    RunRecord, Storage, StorageError, Timestamp, ValueKey,
+    RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
 };
 
 /// A store in which chosen calls go wrong. Everything else passes through to the store inside.
@@ -424,6 +424,10 @@ impl Storage for Faulty {
 
     fn maps_blobs(&self) -> bool {
         self.inner.maps_blobs()
+    }
+
+    fn tasks(&self) -> Option<&dyn TaskQueue> {
+        self.inner.tasks()
     }
 
     fn pin_blob(&self, id: &BlobId) {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::{
     Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
     Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery,
-    RunRecord, Storage, StorageError, Timestamp, ValueKey,
+    RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
 };
 
 /// A store that keeps a log of every call that changed it, in the order in which they changed it. For that, such calls
@@ -319,6 +319,10 @@ impl Storage for Recorded {
 
     fn maps_blobs(&self) -> bool {
         self.inner.maps_blobs()
+    }
+
+    fn tasks(&self) -> Option<&dyn TaskQueue> {
+        self.inner.tasks()
     }
 
     fn pin_blob(&self, id: &BlobId) {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::AsyncMessage;
 
 use super::session::Sessions;
-use crate::{Notice, RunId};
+use crate::{Notice, RunId, TaskId};
 
 /// When more wait to be looked at than this, everything is.
 const MAX_WAITING: usize = 10_000;
@@ -137,6 +137,20 @@ fn understand(payload: &str, nodes: impl Fn() -> Vec<i64>) -> Option<Notice> {
                 _ => Notice::Wanted(run),
             })
         }
+        "task" if !rest.is_empty() => Some(Notice::Tasks(rest.to_owned())),
+        "done" | "stop" => {
+            let (node, tasks) = rest.split_once(' ')?;
+            let node = u64::from_str_radix(node, 16).ok()?;
+            if !nodes().contains(&node.cast_signed()) {
+                return None;
+            }
+            let task = |task| u64::from_str_radix(task, 16).ok().map(TaskId);
+            let tasks = tasks.split(' ').map(task).collect::<Option<Vec<_>>>()?;
+            Some(match word {
+                "done" => Notice::Done(tasks),
+                _ => Notice::Withdrawn(tasks),
+            })
+        }
         _ => None,
     }
 }
@@ -155,6 +169,16 @@ mod tests {
             ("mail * a", Some(Notice::Mail(run("a")))),
             ("wanted ff a", Some(Notice::Wanted(run("a")))),
             ("mail fe a", None),
+            ("task gpu", Some(Notice::Tasks("gpu".to_owned()))),
+            (
+                "done ff 1 1f",
+                Some(Notice::Done(vec![TaskId(1), TaskId(31)])),
+            ),
+            ("stop ff 7", Some(Notice::Withdrawn(vec![TaskId(7)]))),
+            ("done fe 1", None),
+            ("done ff 1 x", None),
+            ("stop ff", None),
+            ("task", None),
             ("mail", None),
             ("later", None),
         ] {

@@ -19,6 +19,7 @@ mod read;
 mod schema;
 mod session;
 mod statements;
+mod tasks;
 mod tls;
 mod url;
 
@@ -41,7 +42,7 @@ use self::url::Surroundings;
 use crate::{
     Batch, BlobId, BlobReader, Blobs, Committed, Description, Durability, Epoch, JournalEntry,
     ListedRun, Maintained, Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind,
-    RunPage, RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
+    RunPage, RunQuery, RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
 };
 
 /// A store in a schema of a database.
@@ -300,6 +301,10 @@ impl Storage for Postgres {
             *self.listener() = Some(listener);
         });
         self.heard.take().await
+    }
+
+    fn tasks(&self) -> Option<&dyn TaskQueue> {
+        Some(self)
     }
 
     async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {

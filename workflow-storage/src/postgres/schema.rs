@@ -5,7 +5,10 @@ use deadpool_postgres::Object;
 /// The format that this version reads and writes. Add a script to `SCRIPTS` with every new one.
 pub(super) const FORMAT: i32 = 1;
 /// Brings a store of format n to format n + 1.
-const SCRIPTS: [&str; FORMAT as usize] = [include_str!("schema.sql")];
+const SCRIPTS: [&str; FORMAT as usize] = [concat!(
+    include_str!("schema.sql"),
+    include_str!("tasks.sql")
+)];
 
 /// What was there.
 #[derive(Debug)]

@@ -387,6 +387,10 @@ BEGIN
         END LOOP;
     END IF;
 
+    IF 3 <= ANY (w_status) THEN
+        PERFORM keepstep.end_tasks(nos, outcomes, w_status);
+    END IF;
+
     -- Those who wait elsewhere for a run to stop, who are told once, and those who look for one that nobody owns.
     IF 3 <= ANY (w_status) OR array_position(w_owner, NULL) IS NOT NULL THEN
         FOR target IN
@@ -503,6 +507,8 @@ BEGIN
     DELETE FROM keepstep.value x WHERE x.run_no = gone;
     DELETE FROM keepstep.message x WHERE x.run_no = gone;
     DELETE FROM keepstep.message_key x WHERE x.run_no = gone;
+    -- Before the references to blobs: a result that is being put in adds to them.
+    PERFORM keepstep.end_tasks(ARRAY[gone], ARRAY[0::smallint], ARRAY[4::smallint]);
     DELETE FROM keepstep.blob_reference x WHERE x.run_no = gone;
     RETURN true;
 END $$;

@@ -38,6 +38,16 @@ pub(super) struct Statements {
     pub(super) strays: String,
     pub(super) forget_writers: String,
     pub(super) forget_nodes: String,
+    pub(super) offer: String,
+    pub(super) take: String,
+    pub(super) finish: String,
+    pub(super) give_back: String,
+    pub(super) held: String,
+    pub(super) look: String,
+    pub(super) remove_tasks: String,
+    pub(super) limit_at_once: String,
+    pub(super) limit_per_key: String,
+    pub(super) limits: String,
 }
 
 impl Statements {
@@ -136,8 +146,36 @@ impl Statements {
             ),
             forget_nodes: sql(
                 "DELETE FROM keepstep.node n WHERE n.lease_until < now() - interval '1 day'
-                AND NOT EXISTS (SELECT FROM keepstep.run r WHERE r.owner = n.id AND r.status IN (1, 2))",
+                AND NOT EXISTS (SELECT FROM keepstep.run r WHERE r.owner = n.id AND r.status IN (1, 2))
+                AND NOT EXISTS (SELECT FROM keepstep.task t WHERE t.node = n.id AND t.state = 1)",
             ),
+            offer: sql(
+                "SELECT n, task, result FROM keepstep.offer($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            ),
+            take: sql(
+                "SELECT task, claim, run, incarnation, step, attempt, payload
+                FROM keepstep.take($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            ),
+            finish: sql("SELECT outcomes, absent FROM keepstep.finish($1, $2, $3, $4, $5, $6, $7)"),
+            give_back: sql("SELECT keepstep.give_back($1, $2, $3)"),
+            held: sql(
+                "SELECT t.no, t.claim FROM keepstep.task t WHERE t.node = $1 AND t.state = 1 ORDER BY t.no",
+            ),
+            look: sql("SELECT t.no, t.result FROM keepstep.task t WHERE t.no = ANY ($1)"),
+            remove_tasks: sql("SELECT keepstep.remove_tasks($1, $2, $3)"),
+            limit_at_once: sql(&limit_of("at_once")),
+            limit_per_key: sql(&limit_of("at_once_per_key")),
+            limits: sql("SELECT p.at_once, p.at_once_per_key FROM keepstep.pool p WHERE p.name = $1"),
         }
     }
+}
+
+/// Sets one of the limits of a pool.
+fn limit_of(column: &str) -> String {
+    format!(
+        "WITH made AS (
+            INSERT INTO keepstep.pool (name, {column}) VALUES ($1, $2)
+            ON CONFLICT (name) DO UPDATE SET {column} = excluded.{column})
+        SELECT pg_notify('keepstep', 'task ' || $1)"
+    )
 }

@@ -10,6 +10,7 @@ mod lost;
 #[path = "../server/mod.rs"]
 mod server;
 mod shared;
+mod tasks;
 mod tls;
 
 keepstep_storage::conformance!(postgres, {

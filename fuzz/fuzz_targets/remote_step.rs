@@ -1,0 +1,2 @@
+#![no_main]
+keepstep_fuzz::fuzz!("remote_step");

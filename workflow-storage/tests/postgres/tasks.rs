@@ -1,0 +1,283 @@
+//! The queue of tasks among several processes: leases, ends of runs, blobs, notices.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepstep_storage::{
+    Batch, Epoch, Expect, FinishOutcome, NodeId, Notice, Offer, Removal, RunWrite, Storage,
+    StoredStatus, Task, TaskId, TaskResult, Wanted, WriteOutcome,
+};
+
+use crate::kit::{creation, id, open};
+use crate::server;
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(50);
+const OWNER: NodeId = NodeId(u64::MAX - 1);
+const WORKER: NodeId = NodeId(2);
+const OTHER: NodeId = NodeId(3);
+
+/// Two processes on a store, the first of which owns runs.
+async fn two(runs: &[&str]) -> (Arc<dyn Storage>, Arc<dyn Storage>) {
+    let url = server::url();
+    let (a, b) = (open(&url).await, open(&url).await);
+    a.renew(OWNER, LONG).await.unwrap();
+    let writes = runs.iter().map(|run| {
+        let mut write = creation(run);
+        write.record.owner = Some(OWNER);
+        write
+    });
+    let batch = Batch {
+        writes: writes.collect(),
+        messages: vec![],
+    };
+    a.commit(batch).await.unwrap();
+    (a, b)
+}
+
+fn offer(run: &str, step: u64) -> Offer {
+    Offer {
+        run: id(run),
+        epoch: Epoch::FIRST,
+        incarnation: 1,
+        step,
+        attempt: 1,
+        step_name: "step".to_owned(),
+        step_version: 1,
+        pool: "default".to_owned(),
+        priority: 0,
+        key: None,
+        payload: "payload".into(),
+    }
+}
+
+async fn offered(store: &dyn Storage, offers: &[Offer]) -> Vec<TaskId> {
+    let offered = store.tasks().unwrap().offer(offers).await.unwrap();
+    offered.into_iter().map(|o| o.unwrap().task).collect()
+}
+
+async fn take(store: &dyn Storage, node: NodeId, lease: Duration) -> Vec<Task> {
+    let wanted = Wanted {
+        node,
+        lease,
+        pools: None,
+        steps: &[("step".to_owned(), 1)],
+        limit: 100,
+    };
+    store.tasks().unwrap().take(&wanted).await.unwrap()
+}
+
+fn result(task: &Task) -> TaskResult {
+    TaskResult {
+        held: task.held,
+        bytes: "result".into(),
+        stands: true,
+        blobs: vec![],
+    }
+}
+
+async fn finish(store: &dyn Storage, node: NodeId, result: TaskResult) -> FinishOutcome {
+    let finished = store.tasks().unwrap().finish(node, &[result]).await;
+    finished.unwrap()[0]
+}
+
+async fn left(store: &dyn Storage, tasks: &[TaskId]) -> Vec<TaskId> {
+    let looked = store.tasks().unwrap().look(tasks).await.unwrap();
+    let mut left: Vec<_> = looked.into_iter().map(|offered| offered.task).collect();
+    left.sort_unstable();
+    left
+}
+
+/// The write that gives a run another status.
+fn write(run: &str, status: StoredStatus) -> RunWrite {
+    let mut write = creation(run);
+    write.expect = Expect::Epoch(Epoch::FIRST);
+    write.record.owner = Some(OWNER);
+    write.record.status = status;
+    write
+}
+
+async fn written(store: &dyn Storage, write: RunWrite) {
+    let batch = Batch {
+        writes: vec![write],
+        messages: vec![],
+    };
+    let committed = store.commit(batch).await.unwrap();
+    assert_eq!(committed.writes, [WriteOutcome::Written]);
+}
+
+/// Waits for a notice, past others.
+async fn told(store: &dyn Storage, is_it: impl Fn(&Notice) -> bool) {
+    let waiting = async { while !store.notices().await.iter().any(&is_it) {} };
+    tokio::time::timeout(LONG, waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_the_owner_of_a_run_that_goes_on_offers() {
+    let (a, _) = two(&["run", "ended", "stopped"]).await;
+    written(&*a, write("ended", StoredStatus::Successful)).await;
+    written(&*a, write("stopped", StoredStatus::Suspended)).await;
+    let stale = Offer {
+        epoch: Epoch::FIRST.next(),
+        ..offer("run", 0)
+    };
+    let another = Offer {
+        incarnation: 2,
+        ..offer("run", 0)
+    };
+    let offers = [
+        stale,
+        another,
+        offer("ended", 0),
+        offer("stopped", 0),
+        offer("unknown", 0),
+        offer("run", 0),
+    ];
+    let offered = a.tasks().unwrap().offer(&offers).await.unwrap();
+    let there: Vec<_> = offered.iter().map(Option::is_some).collect();
+    assert_eq!(there, [false, false, false, false, false, true]);
+    assert_eq!(take(&*a, WORKER, LONG).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_whose_lease_ended_loses_its_tasks() {
+    let (a, b) = two(&["run"]).await;
+    offered(&*a, &[offer("run", 0), offer("run", 1)]).await;
+    let lost = take(&*b, WORKER, SHORT).await;
+    assert_eq!(lost.len(), 2);
+    // It is in time with the first.
+    assert_eq!(
+        finish(&*b, WORKER, result(&lost[0])).await,
+        FinishOutcome::Accepted
+    );
+    let taken = loop {
+        let taken = take(&*a, OTHER, LONG).await;
+        if !taken.is_empty() {
+            break taken;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(taken.len(), 1);
+    assert_eq!((taken[0].step, taken[0].attempt), (1, 1));
+    assert_eq!(
+        finish(&*b, WORKER, result(&lost[1])).await,
+        FinishOutcome::Stale
+    );
+    assert_eq!(
+        finish(&*a, OTHER, result(&taken[0])).await,
+        FinishOutcome::Accepted
+    );
+}
+
+#[tokio::test]
+async fn tasks_go_with_their_run() {
+    let (a, b) = two(&["ended", "stopped", "deleted", "other"]).await;
+    let mut all = Vec::new();
+    for run in ["ended", "stopped", "deleted", "other"] {
+        let offers: Vec<_> = (0..4).map(|step| offer(run, step)).collect();
+        let numbers = offered(&*a, &offers[..3]).await;
+        let taken = take(&*b, WORKER, LONG).await;
+        assert_eq!(taken.len(), 3);
+        // One is done, one cannot be executed, one is in hand, one waits.
+        let refused = TaskResult {
+            stands: false,
+            ..result(&taken[1])
+        };
+        for result in [result(&taken[0]), refused] {
+            assert_eq!(finish(&*b, WORKER, result).await, FinishOutcome::Accepted);
+        }
+        all.push([numbers, offered(&*a, &offers[3..]).await].concat());
+        assert_eq!(left(&*b, all.last().unwrap()).await.len(), 4);
+        // The next run's are all that is there to take.
+        let waiting = take(&*b, OTHER, LONG).await;
+        let held: Vec<_> = waiting.iter().map(|task| task.held).collect();
+        if run != "other" {
+            continue;
+        }
+        b.tasks().unwrap().give_back(OTHER, &held).await.unwrap();
+    }
+    written(&*a, write("ended", StoredStatus::Failed)).await;
+    written(&*a, write("stopped", StoredStatus::Suspended)).await;
+    assert!(a.delete(&id("deleted"), Epoch::FIRST).await.unwrap());
+    assert_eq!(left(&*a, &all[0]).await, []);
+    // A result that stands is not computed again.
+    assert_eq!(left(&*a, &all[1]).await, all[1][..1]);
+    assert_eq!(left(&*a, &all[2]).await, []);
+    assert_eq!(left(&*a, &all[3]).await, all[3]);
+}
+
+#[tokio::test]
+async fn a_removal_of_a_former_owner_is_none() {
+    let (a, _) = two(&["run"]).await;
+    let tasks = offered(&*a, &[offer("run", 0)]).await;
+    let mut removal = Removal {
+        task: tasks[0],
+        epoch: Epoch::FIRST.next(),
+        also_done: true,
+    };
+    a.tasks().unwrap().remove(&[removal]).await.unwrap();
+    assert_eq!(left(&*a, &tasks).await, tasks);
+    removal.epoch = Epoch::FIRST;
+    a.tasks().unwrap().remove(&[removal]).await.unwrap();
+    assert_eq!(left(&*a, &tasks).await, []);
+}
+
+#[tokio::test]
+async fn the_blobs_of_a_result_belong_to_its_run() {
+    let (a, b) = two(&["run"]).await;
+    offered(&*a, &[offer("run", 0), offer("run", 1)]).await;
+    let taken = take(&*b, WORKER, LONG).await;
+    let blob = b.put_blob("large".into()).await.unwrap();
+    let gone = b.put_blob("gone".into()).await.unwrap();
+    b.unpin_blob(&gone);
+    // Pins are written with the next renewal.
+    b.renew(WORKER, LONG).await.unwrap();
+    a.maintain().await.unwrap();
+    assert_eq!(a.blob_len(&gone).await.unwrap(), None);
+    let with = |task: &Task, blobs: &[_]| TaskResult {
+        blobs: blobs.to_vec(),
+        ..result(task)
+    };
+    assert_eq!(
+        finish(&*b, WORKER, with(&taken[0], &[blob, gone])).await,
+        FinishOutcome::BlobMissing { blob: gone }
+    );
+    // It is not finished, and may be.
+    assert_eq!(
+        finish(&*b, WORKER, with(&taken[0], &[blob])).await,
+        FinishOutcome::Accepted
+    );
+    b.unpin_blob(&blob);
+    b.renew(WORKER, LONG).await.unwrap();
+    a.maintain().await.unwrap();
+    assert_eq!(a.blob(&blob).await.unwrap(), "large");
+    assert!(a.delete(&id("run"), Epoch::FIRST).await.unwrap());
+    a.maintain().await.unwrap();
+    assert_eq!(a.blob_len(&blob).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn whoever_is_concerned_is_told() {
+    let (a, b) = two(&["run"]).await;
+    b.renew(WORKER, LONG).await.unwrap();
+    told(&*a, |notice| *notice == Notice::Missed).await;
+    told(&*b, |notice| *notice == Notice::Missed).await;
+    let tasks = offered(&*a, &[offer("run", 0), offer("run", 1), offer("run", 2)]).await;
+    told(&*b, |notice| *notice == Notice::Tasks("default".to_owned())).await;
+    let taken = take(&*b, WORKER, LONG).await;
+    assert_eq!(
+        finish(&*b, WORKER, result(&taken[1])).await,
+        FinishOutcome::Accepted
+    );
+    told(&*a, |notice| *notice == Notice::Done(vec![tasks[1]])).await;
+    let removal = Removal {
+        task: tasks[0],
+        epoch: Epoch::FIRST,
+        also_done: false,
+    };
+    a.tasks().unwrap().remove(&[removal]).await.unwrap();
+    told(&*b, |notice| *notice == Notice::Withdrawn(vec![tasks[0]])).await;
+    written(&*a, write("run", StoredStatus::Canceled)).await;
+    told(&*b, |notice| *notice == Notice::Withdrawn(vec![tasks[2]])).await;
+    assert_eq!(left(&*a, &tasks).await, []);
+}
