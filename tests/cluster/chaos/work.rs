@@ -35,6 +35,15 @@ impl Book {
 
 #[step(retries = 100)]
 async fn draw(run: u64, who: u64, given: Vec<u64>, #[resource] book: &Book) -> u64 {
+    drawn(run, who, given, book).await
+}
+
+#[step(retries = 100, remote)]
+async fn draw_anywhere(run: u64, who: u64, given: Vec<u64>, #[resource] book: &Book) -> u64 {
+    drawn(run, who, given, book).await
+}
+
+async fn drawn(run: u64, who: u64, given: Vec<u64>, book: &Book) -> u64 {
     tokio::time::sleep(Duration::from_millis(fastrand::u64(20..500))).await;
     let drawn = fastrand::u64(1..u64::MAX >> 1);
     let given: Vec<String> = given.iter().map(u64::to_string).collect();
@@ -83,7 +92,11 @@ pub(super) async fn workflow(engine: &Engine, run: u64) -> Workflow<(u64, u64)> 
         layer = (0..width)
             .map(|_| {
                 who += 1;
-                let step = draw(run, who, layer.clone());
+                // Every fourth run leaves its steps to whoever has a place.
+                let step = match run % 4 {
+                    3 => draw_anywhere(run, who, layer.clone()),
+                    _ => draw(run, who, layer.clone()),
+                };
                 match &pause {
                     Some(pause) => step.after(pause),
                     None => step,
