@@ -20,6 +20,9 @@ const BACKEND: &str = "redb";
 const FILE: &str = "data.redb";
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("keepstep");
 
+/// Pages that are kept in memory, in all. redb's own choice is 1 GiB; the system keeps those of the file, too.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
 /// Larger values take whole runs of pages, which a copy-on-write tree has to find and free in one piece.
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 
@@ -28,7 +31,10 @@ pub(crate) fn open(dir: &Path) -> Result<Redb> {
     let path = dir.join(FILE);
     let is_new = !path.exists();
     let db = guarded(&path, || {
-        let db = Database::create(&path).map_err(|error| failure(&path, "open", error))?;
+        let opening = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(&path);
+        let db = opening.map_err(|error| failure(&path, "open", error))?;
         create_table(&path, &db)?;
         Ok(db)
     })?;

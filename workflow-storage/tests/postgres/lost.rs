@@ -228,3 +228,53 @@ async fn a_server_that_stays_away_is_an_error_after_a_while() {
         None => assert_eq!(outcome, WriteOutcome::Written),
     }
 }
+
+/// What servers say when the same may succeed a little later: a serialization failure, a deadlock, a statement that took too long,
+/// a lock that is not to be had, a shutdown, a server that has become a replica.
+const FOR_NOW: [&str; 6] = ["40001", "40P01", "57014", "55P03", "57P01", "25006"];
+
+#[tokio::test]
+async fn what_the_server_refuses_for_now_is_done_once_a_little_later() {
+    let url = server::url();
+    let store = open(&url).await;
+    store.commit(batch("run", 0)).await.unwrap();
+    let (server, schema) = url.split_once("schema=").unwrap();
+    let server = server.trim_end_matches(['?', '&']);
+    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let refuse = |code: &str, times: u32| {
+        format!(
+            "CREATE SEQUENCE IF NOT EXISTS {schema}.tries;
+            SELECT setval('{schema}.tries', 1, false);
+            CREATE OR REPLACE FUNCTION {schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF nextval('{schema}.tries') <= {times} THEN
+                    RAISE EXCEPTION 'not now' USING ERRCODE = '{code}';
+                END IF;
+                RETURN NULL;
+            END $$;
+            DROP TRIGGER IF EXISTS refuse ON {schema}.entry;
+            CREATE TRIGGER refuse AFTER INSERT ON {schema}.entry EXECUTE FUNCTION {schema}.refuse();"
+        )
+    };
+    for (code, entry) in FOR_NOW.into_iter().zip(1..) {
+        client.batch_execute(&refuse(code, 2)).await.unwrap();
+        let committed = store.commit(batch("run", entry)).await.unwrap();
+        assert_eq!(committed.writes, [WriteOutcome::Written], "{code}");
+        let tries = format!("SELECT last_value FROM {schema}.tries");
+        let tries: i64 = client.query_one(&tries, &[]).await.unwrap().get(0);
+        assert_eq!(tries, 3, "{code}");
+    }
+    let journal = store
+        .journal(&id("run"), Position(0), 1 << 20)
+        .await
+        .unwrap();
+    assert_eq!(journal.len(), 1 + FOR_NOW.len());
+
+    // What is wrong for good is said at once.
+    client.batch_execute(&refuse("42501", 9)).await.unwrap();
+    let error = store.commit(batch("run", 7)).await.unwrap_err();
+    assert!(matches!(error, StorageError::Backend { .. }), "{error:?}");
+    assert!(format!("{error:?}").contains("not now"), "{error:?}");
+}
