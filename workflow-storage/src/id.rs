@@ -182,7 +182,7 @@ pub enum InvalidRunId {
     },
 }
 
-/// The number of an owner's turn with a run. Every claim raises it, and every write names it, so that the
+/// The number of an owner's turn with a run. Every claim and every release raises it, and every write names it, so that the
 /// writes of an owner that lost the run are refused.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,

@@ -235,7 +235,7 @@ fn of_run(core: &Core, run: RunId) -> Result<()> {
     })?;
     assert_eq!(sent.messages.len(), 1);
     drop(core.inbox(&run, Some(MessageId(0)), 100));
-    assert!(core.delete(run.clone(), record.epoch)?);
+    assert!(core.delete(run.clone(), written.epoch)?);
     assert_eq!(core.record(&run)?, None);
     assert!(core.journal(&run, Position(0), 1 << 20)?.is_empty());
     assert!(core.inbox(&run, None, 100)?.is_empty());
