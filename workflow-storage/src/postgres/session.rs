@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use deadpool::managed::QueueMode;
 use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
 };
@@ -233,6 +234,8 @@ fn pool(settings: &Settings, tls: &MakeRustlsConnect, connections: usize) -> Res
     });
     Pool::builder(manager)
         .max_size(connections)
+        // The one used last: its process is warm, and a chain of commits stays on it.
+        .queue_mode(QueueMode::Lifo)
         .runtime(Runtime::Tokio1)
         .create_timeout(Some(ANSWER_WITHIN))
         .post_create(set_up)
