@@ -111,15 +111,11 @@ async fn on_a_full_disk_runs_stop_and_say_so_and_go_on_once_there_is_room() -> k
     let cluster = Cluster::new();
     cluster.world.tell("b", Do::Hold);
     let (worker, submitter) = (cluster.worker().await, cluster.submitter().await);
-    let (server, schema) = cluster.url.split_once("?schema=").unwrap();
-    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let (client, schema) = crate::server::client(&cluster.url).await;
     let run = worker.start("run", join("b", [leaf("a")]).build()).await?;
     soon(cluster.world.until("b")).await;
     client
-        .batch_execute(&NO_ROOM.replace("SCHEMA", schema))
+        .batch_execute(&NO_ROOM.replace("SCHEMA", &schema))
         .await
         .unwrap();
     cluster.world.tell("b", Do::Succeed);

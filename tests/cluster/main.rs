@@ -13,6 +13,7 @@ mod chaos;
 mod example;
 mod faults;
 mod owners;
+mod pools;
 mod remote;
 mod runs;
 

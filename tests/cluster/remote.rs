@@ -1,7 +1,5 @@
 //! Steps run at other workers than the owner of their run: who takes what, what is lost with whom, and what is told.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keepstep::prelude::*;
@@ -14,31 +12,10 @@ use crate::{Cluster, soon};
 
 /// Which engine a body runs at.
 #[derive(Clone)]
-struct Here(&'static str);
-
-/// How many bodies execute at once, and did at most.
-#[derive(Debug, Clone, Default)]
-struct Gauge(Arc<(AtomicUsize, AtomicUsize)>);
-
-/// One for each customer.
-#[derive(Debug, Clone)]
-struct Gauges(Vec<Gauge>);
-
-impl Gauge {
-    async fn hold_for(&self, pause: Duration) {
-        let now = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
-        self.0.1.fetch_max(now, Ordering::SeqCst);
-        tokio::time::sleep(pause).await;
-        self.0.0.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn most(&self) -> usize {
-        self.0.1.load(Ordering::SeqCst)
-    }
-}
+pub(crate) struct Here(pub(crate) &'static str);
 
 #[step(remote, name = "far", retries = 0)]
-async fn far(
+pub(crate) async fn far(
     who: String,
     #[resource] world: &World,
     #[resource] here: &Here,
@@ -49,19 +26,8 @@ async fn far(
 }
 
 #[step(name = "sum")]
-async fn sum(numbers: Vec<i64>) -> i64 {
+pub(crate) async fn sum(numbers: Vec<i64>) -> i64 {
     numbers.iter().sum()
-}
-
-#[step(pool = "gpu", name = "on_gpu", retries = 0)]
-async fn on_gpu(
-    who: String,
-    #[resource] world: &World,
-    #[resource] here: &Here,
-) -> Result<i64, String> {
-    world.note(format!("{who} at {}", here.0));
-    world.act(&who).await?;
-    Ok(1)
 }
 
 #[step(remote, name = "far_growing", retries = 0)]
@@ -107,16 +73,6 @@ async fn length(data: Vec<u8>) -> usize {
     data.len()
 }
 
-#[step(pool = "few", name = "gauged")]
-async fn gauged(#[resource] gauge: &Gauge) {
-    gauge.hold_for(Duration::from_millis(15)).await;
-}
-
-#[step(remote, name = "ranked", priority = 1)]
-async fn ranked(who: String, #[resource] world: &World) {
-    world.note(who);
-}
-
 /// Acts as what is done at its engine.
 #[step(remote, name = "where_it_is", retries = 0)]
 async fn where_it_is(#[resource] world: &World, #[resource] here: &Here) -> Result<String, String> {
@@ -153,22 +109,22 @@ async fn near(who: String, #[resource] world: &World, #[resource] here: &Here) -
 }
 
 impl Cluster {
-    fn called(&self, name: &'static str) -> EngineBuilder {
+    pub(crate) fn called(&self, name: &'static str) -> EngineBuilder {
         self.builder().resource(Here(name))
     }
 
     /// One that owns runs and executes nothing remote.
-    async fn owner(&self) -> Engine {
+    pub(crate) async fn owner(&self) -> Engine {
         let none: [&str; 0] = [];
         self.called("owner").pools(none).build().await.unwrap()
     }
 
-    async fn another(&self, name: &'static str) -> Engine {
+    pub(crate) async fn another(&self, name: &'static str) -> Engine {
         self.called(name).build().await.unwrap()
     }
 
     /// Waits until so many steps were offered, of which none is finished.
-    async fn until_offered(&self, n: u64) {
+    pub(crate) async fn until_offered(&self, n: u64) {
         let store = keepstep::storage::open(&self.url).await.unwrap();
         let tasks: Vec<_> = (1..=n).map(TaskId).collect();
         let queue = store.tasks().unwrap();
@@ -383,103 +339,6 @@ async fn a_suspended_run_keeps_what_was_finished_for_it() -> keepstep::Result<()
 }
 
 #[tokio::test]
-async fn only_workers_of_a_pool_take_its_steps() -> keepstep::Result<()> {
-    let cluster = Cluster::new();
-    let owner = cluster.another("default").await;
-    let gpu = cluster.called("gpu").pools(["gpu"]).build().await?;
-    let workflow = sum(vec![on_gpu("a"), far("b"), on_gpu("c")]);
-    assert_eq!(soon(owner.run("run", &workflow)).await?, 3);
-    let mut log = cluster.world.sorted_log();
-    log.retain(|what| what.contains(" at "));
-    assert_eq!(log, ["a at gpu", "b at default", "c at gpu"]);
-    gpu.shutdown().await?;
-    let waiting = owner.start("waits", on_gpu("d")).await?;
-    assert_eq!(soon(owner.run("passes", far("e"))).await?, 1);
-    assert_eq!(owner.status("waits").await?, Status::Running);
-    let _late = cluster
-        .called("late")
-        .pools(["other", "gpu"])
-        .build()
-        .await?;
-    assert_eq!(soon(waiting).await?, 1);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_pools_limit_holds_over_all_engines() -> keepstep::Result<()> {
-    let cluster = Cluster::new();
-    let gauge = Gauge::default();
-    let mut engines = Vec::new();
-    for limit in [7, 3, 3] {
-        let builder = cluster.builder().resource(gauge.clone());
-        let builder = builder.pools(["few"]).pool_limit("few", limit);
-        engines.push(builder.build().await?);
-    }
-    let mut runs = Vec::new();
-    for (engine, n) in engines.iter().zip(0..) {
-        let steps: Vec<_> = (0..30).map(|_| gauged()).collect();
-        runs.push(
-            engine
-                .start(format!("run{n}"), keepstep::all(steps))
-                .await?,
-        );
-    }
-    for run in runs {
-        soon(run).await?;
-    }
-    // The last that was opened has set it.
-    assert_eq!(gauge.most(), 3);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_pools_limit_for_each_key_holds_over_all_engines() -> keepstep::Result<()> {
-    let cluster = Cluster::new();
-    #[step(pool = "api", name = "call")]
-    async fn call(who: usize, #[resource] gauges: &Gauges) {
-        gauges.0[who].hold_for(Duration::from_millis(15)).await;
-    }
-    let gauges = Gauges((0..3).map(|_| Gauge::default()).collect());
-    let mut engines = Vec::new();
-    for _ in 0..3 {
-        let builder = cluster.builder().resource(gauges.clone()).pools(["api"]);
-        engines.push(builder.pool_key_limit("api", 1).build().await?);
-    }
-    let steps = (0..45).map(|n| call(n % 3).concurrency_key(format!("customer-{}", n % 3)));
-    soon(engines[0].run("run", keepstep::all(steps))).await?;
-    for gauge in &gauges.0 {
-        assert_eq!(gauge.most(), 1);
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn higher_priorities_go_first() -> keepstep::Result<()> {
-    let cluster = Cluster::new();
-    let owner = cluster.owner().await;
-    let step = |who: &str, priority: Option<i32>| {
-        let step = ranked(who.to_owned());
-        match priority {
-            Some(priority) => step.priority(priority),
-            None => step,
-        }
-    };
-    let steps = [
-        step("e", Some(-5)),
-        step("d", Some(0)),
-        step("b", None),
-        step("a", Some(7)),
-        step("c", None),
-    ];
-    let waiting = owner.start("run", keepstep::all(steps.to_vec())).await?;
-    soon(cluster.until_offered(5)).await;
-    let _worker = cluster.builder().max_concurrent_steps(1).build().await?;
-    soon(waiting).await?;
-    assert_eq!(cluster.world.log(), ["a", "b", "c", "d", "e"]);
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_remote_step_may_return_a_workflow() -> keepstep::Result<()> {
     let cluster = Cluster::new();
     let (owner, _worker) = (cluster.owner().await, cluster.another("worker").await);
@@ -606,21 +465,6 @@ async fn a_worker_that_shuts_down_hands_its_steps_over() -> keepstep::Result<()>
     );
     cluster.world.tell("a", Do::Succeed);
     assert_eq!(soon(waiting).await?, 1);
-    Ok(())
-}
-
-#[tokio::test]
-async fn places_are_those_of_the_worker() -> keepstep::Result<()> {
-    let cluster = Cluster::new();
-    let gauge = Gauge::default();
-    let none: [&str; 0] = [];
-    let owner = cluster.builder().resource(gauge.clone()).pools(none);
-    let owner = owner.max_concurrent_steps(1).build().await?;
-    let worker = cluster.builder().resource(gauge.clone()).pools(["few"]);
-    let _worker = worker.max_concurrent_steps(4).build().await?;
-    let steps: Vec<_> = (0..40).map(|_| gauged()).collect();
-    soon(owner.run("run", keepstep::all(steps))).await?;
-    assert_eq!(gauge.most(), 4);
     Ok(())
 }
 

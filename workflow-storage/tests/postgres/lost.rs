@@ -238,12 +238,7 @@ async fn what_the_server_refuses_for_now_is_done_once_a_little_later() {
     let url = server::url();
     let store = open(&url).await;
     store.commit(batch("run", 0)).await.unwrap();
-    let (server, schema) = url.split_once("schema=").unwrap();
-    let server = server.trim_end_matches(['?', '&']);
-    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let (client, schema) = server::client(&url).await;
     let refuse = |code: &str, times: u32| {
         format!(
             "CREATE SEQUENCE IF NOT EXISTS {schema}.tries;

@@ -258,12 +258,7 @@ async fn an_address_where_nobody_answers_is_an_error_without_secrets() {
 async fn a_claim_does_not_walk_past_runs_that_have_ended() {
     let url = server::url();
     let store = open(&url).await;
-    let (server, schema) = url.split_once("schema=").unwrap();
-    let server = server.trim_end_matches(['?', '&']);
-    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let (client, schema) = server::client(&url).await;
     // That one in a hundred is free does not tell the planner that these are the last.
     let runs = format!(
         "INSERT INTO {schema}.run (id, kind, status, epoch, incarnation, workflow, plan_hash, created_at, first_entry, next_entry,

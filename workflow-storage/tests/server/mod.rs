@@ -63,6 +63,17 @@ pub(crate) fn url() -> String {
     )
 }
 
+/// A connection to the database of a store, past the store, and the name of its schema.
+pub(crate) async fn client(url: &str) -> (tokio_postgres::Client, String) {
+    let (server, schema) = url.split_once("schema=").unwrap();
+    let server = server.trim_end_matches(['?', '&']);
+    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    (client, schema.to_owned())
+}
+
 impl Server {
     /// Starts a server; `None` if there are no binaries.
     pub(crate) fn start(options: &str) -> Option<Self> {
