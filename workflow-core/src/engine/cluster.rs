@@ -326,6 +326,10 @@ impl Engine {
             .map(|listed| self.take_up_claimed(listed.run, listed.record));
         futures_util::future::join_all(taking_up).await;
         shared.locks.unwatch();
+        if shared.roster().left_to_others.len() > MOST_LEFT {
+            // The store is not told of all that are left, and gives them to this engine time and again.
+            shared.pause(AGAIN_AFTER).await;
+        }
         Ok(n)
     }
 

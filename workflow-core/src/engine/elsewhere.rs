@@ -91,7 +91,7 @@ pub(super) async fn look(shared: Arc<Shared>, mut looks: mpsc::UnboundedReceiver
         runs.sort_unstable();
         runs.dedup();
         {
-            // Nobody waits any more for those that were looked at when they came to wait here, and have ended since.
+            // Some have ended since they were to be looked at, and nobody waits for them any more.
             let roster = shared.roster();
             let is_remote =
                 |run: &RunId| matches!(roster.seats.get(run), Some((SeatState::Remote, _)));
