@@ -9,9 +9,9 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use tokio_postgres::Row;
 
-use super::names;
 use super::numbers::{bits, node, read, stored, time};
 use super::session::Param;
+use super::{append, names};
 use crate::{
     Batch, BlobId, Committed, Epoch, Expect, MessageId, Result, RunId, SendOutcome, ValueKey,
     WriteOutcome,
@@ -221,6 +221,14 @@ impl super::Postgres {
         if batch.is_empty() {
             self.sessions.check_open()?;
             return Ok(Committed::default());
+        }
+        if let Some(append) = append::single(batch)
+            && self.append(&append).await?
+        {
+            return Ok(Committed {
+                writes: vec![WriteOutcome::Written],
+                messages: vec![],
+            });
         }
         let columns = Columns::new(batch);
         let bytes = columns.bytes();

@@ -4,6 +4,7 @@
 //! nodes, so that one row is renewed however many runs a node owns. `schema.sql` has the tables, the functions, and what a
 //! person may look at.
 
+mod append;
 mod blobs;
 #[cfg_attr(not(feature = "object_store"), path = "no_bucket.rs")]
 mod bucket;

@@ -9,6 +9,7 @@ const COMMIT_PARAMETERS: usize = 48;
 #[derive(Debug)]
 pub(super) struct Statements {
     pub(super) commit: String,
+    pub(super) append: String,
     pub(super) record: String,
     pub(super) records: String,
     pub(super) by_id: String,
@@ -56,6 +57,17 @@ impl Statements {
         let places: Vec<String> = (1..=COMMIT_PARAMETERS).map(|n| format!("${n}")).collect();
         Self {
             commit: sql(&format!("SELECT * FROM keepstep.commit({})", places.join(", "))),
+            append: sql(
+                "WITH written AS (
+                    UPDATE keepstep.run r SET next_entry = $4, kind = $6, status = $7, owner = $8, epoch = $9, workflow = $10,
+                        plan_hash = $11, created_at = $12, started_at = $13, ended_at = $14, wake_at = $15, first_entry = $16,
+                        journal_bytes = $17, steps_total = $18, steps_done = $19, steps_failed = $20, parent_run = $21,
+                        parent_incarnation = $22, parent_step = $23, build_label = $24, build_steps = $25, build_executable = $26
+                    WHERE r.id = $1 AND r.epoch = $2 AND r.incarnation = $3 AND r.next_entry = $4::bigint - 1
+                    RETURNING r.no
+                )
+                INSERT INTO keepstep.entry (run_no, position, bytes) SELECT w.no, $4 - 1, $5 FROM written w RETURNING position",
+            ),
             record: sql(&format!("{SELECT} WHERE r.id = $2")),
             records: sql(&format!("{SELECT} WHERE r.id = ANY ($2)")),
             by_id: sql(&format!(
