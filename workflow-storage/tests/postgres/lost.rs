@@ -2,23 +2,41 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use keepstep_storage::{
-    Batch, Expect, Position, RunKind, Send, SendOutcome, Storage, StorageError, WriteOutcome,
+    Batch, Epoch, Expect, NodeId, Position, RunKind, Send, SendOutcome, Storage, StorageError,
+    WriteOutcome,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::kit::{creation, id, open, record};
 use crate::server::{self, Server};
+
+/// Who owns runs here.
+const NODE: NodeId = NodeId(7);
 
 /// Stands between a store and its server, and cuts connections when it is told.
 struct Wire {
     address: SocketAddr,
     /// How many answers are kept from the store, and its connection cut instead.
     cuts: Arc<AtomicU32>,
+    /// Requests that are kept from the server, of a connection that the store has lost.
+    late: Arc<Late>,
+}
+
+/// Requests that arrive late.
+#[derive(Default)]
+struct Late {
+    /// Whether the next is one.
+    is_next: AtomicBool,
+    /// It may arrive now.
+    arrives: Notify,
+    /// The server has answered it.
+    answered: Notify,
 }
 
 impl Wire {
@@ -26,22 +44,43 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let cuts = Arc::new(AtomicU32::new(0));
-        let told = Arc::clone(&cuts);
+        let late = Arc::<Late>::default();
+        let told = (Arc::clone(&cuts), Arc::clone(&late));
         tokio::spawn(async move {
             while let Ok((store, _)) = listener.accept().await {
-                tokio::spawn(pass(store, server, Arc::clone(&told)));
+                let (cuts, late) = told.clone();
+                tokio::spawn(pass(store, server, cuts, late));
             }
         });
-        Self { address, cuts }
+        Self {
+            address,
+            cuts,
+            late,
+        }
     }
 
     /// The server does what it is asked for next, so often, and the answer is lost.
     fn cut(&self, times: u32) {
         self.cuts.store(times, Ordering::SeqCst);
     }
+
+    /// The connection is lost with what the server is asked for next, which reaches it when [`arrive`](Self::arrive) is called.
+    fn delay(&self) {
+        self.late.is_next.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets what was delayed reach the server, and waits until that has answered.
+    async fn arrive(&self) {
+        assert!(
+            !self.late.is_next.load(Ordering::SeqCst),
+            "nothing was delayed"
+        );
+        self.late.arrives.notify_one();
+        self.late.answered.notified().await;
+    }
 }
 
-async fn pass(mut store: TcpStream, server: SocketAddr, cuts: Arc<AtomicU32>) {
+async fn pass(mut store: TcpStream, server: SocketAddr, cuts: Arc<AtomicU32>, late: Arc<Late>) {
     let mut server = TcpStream::connect(server).await.unwrap();
     let (mut asked, mut answered) = ([0; 65536], [0; 65536]);
     let mut has_asked = false;
@@ -49,6 +88,14 @@ async fn pass(mut store: TcpStream, server: SocketAddr, cuts: Arc<AtomicU32>) {
         tokio::select! {
             n = store.read(&mut asked) => match n {
                 Ok(n) if n > 0 => {
+                    if is_execution(&asked[..n]) && late.is_next.swap(false, Ordering::SeqCst) {
+                        drop(store);
+                        late.arrives.notified().await;
+                        server.write_all(&asked[..n]).await.unwrap();
+                        assert!(server.read(&mut answered).await.unwrap() > 0);
+                        late.answered.notify_one();
+                        return;
+                    }
                     // Only what is asked from here on: a connection that is being made is left alone.
                     has_asked = cuts.load(Ordering::SeqCst) > 0 && is_execution(&asked[..n]);
                     server.write_all(&asked[..n]).await.unwrap();
@@ -86,6 +133,8 @@ async fn behind_a_wire() -> (Wire, Arc<dyn Storage>) {
     let store = open(&url).await;
     // What was asked for once is prepared, and one answer comes with one execution.
     drop(store.commit(batch("warm", 0)).await.unwrap());
+    drop(store.commit(creation_of("warm-step")).await.unwrap());
+    drop(store.commit(step("warm-step", 1)).await.unwrap());
     (wire, store)
 }
 
@@ -108,6 +157,97 @@ fn batch(run: &str, entry: u64) -> Batch {
         writes: vec![write],
         messages: vec![message],
     }
+}
+
+/// Creates a run that this process owns, with an entry.
+fn creation_of(run: &str) -> Batch {
+    let mut write = creation(run);
+    write.record.owner = Some(NODE);
+    write.record.next_entry = Position(1);
+    write.entry = Some("entry 0".into());
+    Batch {
+        writes: vec![write],
+        messages: vec![],
+    }
+}
+
+/// Appends an entry, and nothing else, as a run does that has nothing beside it.
+fn step(run: &str, entry: u64) -> Batch {
+    let mut batch = creation_of(run);
+    let write = &mut batch.writes[0];
+    write.expect = Expect::Epoch(write.record.epoch);
+    write.record.next_entry = Position(entry + 1);
+    write.record.steps.done = entry;
+    write.entry = Some(format!("entry {entry}").into());
+    batch
+}
+
+async fn entries(store: &dyn Storage, run: &str) -> Vec<String> {
+    let journal = store.journal(&id(run), Position(0), 1 << 20).await.unwrap();
+    let texts = journal.iter().map(|entry| entry.bytes.to_vec());
+    texts.map(|text| String::from_utf8(text).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_step_whose_answer_was_lost_is_written_once_and_told_to_be() {
+    let (wire, store) = behind_a_wire().await;
+    store.commit(creation_of("run")).await.unwrap();
+    for (entry, cuts) in [(1, 1), (2, 3), (3, 0)] {
+        wire.cut(cuts);
+        let committed = store.commit(step("run", entry)).await.unwrap();
+        assert_eq!(committed.writes, [WriteOutcome::Written]);
+        assert_eq!(wire.cuts.load(Ordering::SeqCst), 0, "nothing was cut");
+    }
+    let all = ["entry 0", "entry 1", "entry 2", "entry 3"];
+    assert_eq!(entries(&*store, "run").await, all);
+    assert_eq!(
+        record(&*store, "run").await,
+        step("run", 3).writes[0].record
+    );
+
+    // What is refused is refused again, and why is said.
+    let epoch = Epoch(Epoch::FIRST.0 + 1);
+    let mut taken = step("run", 4);
+    taken.writes[0].record.epoch = epoch;
+    store.commit(taken).await.unwrap();
+    for cuts in [0, 1, 2] {
+        wire.cut(cuts);
+        let committed = store.commit(step("run", 5)).await.unwrap();
+        let fenced = WriteOutcome::Fenced { current: epoch };
+        assert_eq!(committed.writes, [fenced]);
+        wire.cut(cuts);
+        let committed = store.commit(step("unknown", 1)).await.unwrap();
+        assert_eq!(committed.writes, [WriteOutcome::NotFound]);
+    }
+    assert_eq!(entries(&*store, "run").await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_commit_that_arrives_after_later_ones_is_refused() {
+    let (wire, store) = behind_a_wire().await;
+    for one in [step, batch] {
+        let run = if one("run", 1).messages.is_empty() {
+            "steps"
+        } else {
+            "with-mail"
+        };
+        store.commit(creation_of(run)).await.unwrap();
+        for entry in [1, 2] {
+            wire.delay();
+            let committed = store.commit(one(run, entry)).await.unwrap();
+            assert_eq!(committed.writes, [WriteOutcome::Written]);
+            if entry == 2 {
+                store.commit(one(run, 3)).await.unwrap();
+            }
+            let before = record(&*store, run).await;
+            wire.arrive().await;
+            assert_eq!(record(&*store, run).await, before);
+        }
+        let all = ["entry 0", "entry 1", "entry 2", "entry 3"];
+        assert_eq!(entries(&*store, run).await, all);
+    }
+    let mail = store.inbox(&id("with-mail"), None, 99).await.unwrap();
+    assert_eq!(mail.len(), 3);
 }
 
 #[tokio::test]
