@@ -1,136 +1,23 @@
 //! Connections that are lost, and servers that crash: a commit whose answer was lost is done once.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use keepstep_storage::{
     Batch, Epoch, Expect, NodeId, Position, RunKind, Send, SendOutcome, Storage, StorageError,
     WriteOutcome,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
 use crate::kit::{creation, id, open, record};
 use crate::server::{self, Server};
+use crate::wire::Wire;
 
 /// Who owns runs here.
 const NODE: NodeId = NodeId(7);
 
-/// Stands between a store and its server, and cuts connections when it is told.
-struct Wire {
-    address: SocketAddr,
-    /// How many answers are kept from the store, and its connection cut instead.
-    cuts: Arc<AtomicU32>,
-    /// Requests that are kept from the server, of a connection that the store has lost.
-    late: Arc<Late>,
-}
-
-/// Requests that arrive late.
-#[derive(Default)]
-struct Late {
-    /// Whether the next is one.
-    is_next: AtomicBool,
-    /// It may arrive now.
-    arrives: Notify,
-    /// The server has answered it.
-    answered: Notify,
-}
-
-impl Wire {
-    async fn to(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let cuts = Arc::new(AtomicU32::new(0));
-        let late = Arc::<Late>::default();
-        let told = (Arc::clone(&cuts), Arc::clone(&late));
-        tokio::spawn(async move {
-            while let Ok((store, _)) = listener.accept().await {
-                let (cuts, late) = told.clone();
-                tokio::spawn(pass(store, server, cuts, late));
-            }
-        });
-        Self {
-            address,
-            cuts,
-            late,
-        }
-    }
-
-    /// The server does what it is asked for next, so often, and the answer is lost.
-    fn cut(&self, times: u32) {
-        self.cuts.store(times, Ordering::SeqCst);
-    }
-
-    /// The connection is lost with what the server is asked for next, which reaches it when [`arrive`](Self::arrive) is called.
-    fn delay(&self) {
-        self.late.is_next.store(true, Ordering::SeqCst);
-    }
-
-    /// Lets what was delayed reach the server, and waits until that has answered.
-    async fn arrive(&self) {
-        assert!(
-            !self.late.is_next.load(Ordering::SeqCst),
-            "nothing was delayed"
-        );
-        self.late.arrives.notify_one();
-        self.late.answered.notified().await;
-    }
-}
-
-async fn pass(mut store: TcpStream, server: SocketAddr, cuts: Arc<AtomicU32>, late: Arc<Late>) {
-    let mut server = TcpStream::connect(server).await.unwrap();
-    let (mut asked, mut answered) = ([0; 65536], [0; 65536]);
-    let mut has_asked = false;
-    loop {
-        tokio::select! {
-            n = store.read(&mut asked) => match n {
-                Ok(n) if n > 0 => {
-                    if is_execution(&asked[..n]) && late.is_next.swap(false, Ordering::SeqCst) {
-                        drop(store);
-                        late.arrives.notified().await;
-                        server.write_all(&asked[..n]).await.unwrap();
-                        assert!(server.read(&mut answered).await.unwrap() > 0);
-                        late.answered.notify_one();
-                        return;
-                    }
-                    // Only what is asked from here on: a connection that is being made is left alone.
-                    has_asked = cuts.load(Ordering::SeqCst) > 0 && is_execution(&asked[..n]);
-                    server.write_all(&asked[..n]).await.unwrap();
-                }
-                _ => return,
-            },
-            n = server.read(&mut answered) => match n {
-                Ok(n) if n > 0 => {
-                    let left = |n: u32| n.checked_sub(1);
-                    if has_asked && cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
-                        return;
-                    }
-                    store.write_all(&answered[..n]).await.unwrap();
-                }
-                _ => return,
-            },
-        }
-    }
-}
-
-/// Whether it asks for a prepared statement with parameters to be executed, as everything is that a store does.
-fn is_execution(asked: &[u8]) -> bool {
-    asked.first() == Some(&b'B')
-}
-
 async fn behind_a_wire() -> (Wire, Arc<dyn Storage>) {
-    let url = server::url();
-    let (_, rest) = url.split_once('@').unwrap();
-    let (address, rest) = rest.split_once('/').unwrap();
-    let wire = Wire::to(address.parse().unwrap()).await;
-    let url = format!(
-        "postgres://postgres@{}/{rest}&sslmode=disable",
-        wire.address
-    );
-    let store = open(&url).await;
+    let wire = Wire::to_the_server().await;
+    let store = open(&wire.url).await;
     // What was asked for once is prepared, and one answer comes with one execution.
     drop(store.commit(batch("warm", 0)).await.unwrap());
     drop(store.commit(creation_of("warm-step")).await.unwrap());
@@ -197,7 +84,7 @@ async fn a_step_whose_answer_was_lost_is_written_once_and_told_to_be() {
         wire.cut(cuts);
         let committed = store.commit(step("run", entry)).await.unwrap();
         assert_eq!(committed.writes, [WriteOutcome::Written]);
-        assert_eq!(wire.cuts.load(Ordering::SeqCst), 0, "nothing was cut");
+        assert_eq!(wire.left(), 0, "nothing was cut");
     }
     let all = ["entry 0", "entry 1", "entry 2", "entry 3"];
     assert_eq!(entries(&*store, "run").await, all);
@@ -262,7 +149,7 @@ async fn a_commit_whose_answer_was_lost_is_done_once_and_says_what_became_of_it(
         let committed = store.commit(batch("run", entry)).await.unwrap();
         assert_eq!(committed.writes, [WriteOutcome::Written]);
         assert!(matches!(committed.messages[..], [SendOutcome::Accepted(id)] if id.0 == entry));
-        assert_eq!(wire.cuts.load(Ordering::SeqCst), 0, "nothing was cut");
+        assert_eq!(wire.left(), 0, "nothing was cut");
     }
     assert_eq!(store.inbox(&id("run"), None, 99).await.unwrap().len(), 4);
     let journal = store.journal(&id("run"), Position(0), 9_999).await.unwrap();
@@ -346,15 +233,8 @@ async fn a_server_that_crashes_and_comes_back_loses_nothing_that_was_committed()
 
 #[tokio::test]
 async fn a_server_that_stays_away_is_an_error_after_a_while() {
-    let (wire, store) = behind_a_wire().await;
-    drop(store);
-    let url = server::url();
-    let (_, rest) = url.split_once('@').unwrap();
-    let (_, rest) = rest.split_once('/').unwrap();
-    let url = format!(
-        "postgres://postgres@{}/{rest}&sslmode=disable&patience=1",
-        wire.address
-    );
+    let wire = Wire::to_the_server().await;
+    let url = format!("{}&patience=1", wire.url);
     let store = open(&url).await;
     drop(store.commit(batch("warm", 0)).await.unwrap());
     wire.cut(u32::MAX);

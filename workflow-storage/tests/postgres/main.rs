@@ -12,6 +12,7 @@ mod server;
 mod shared;
 mod tasks;
 mod tls;
+mod wire;
 
 keepstep_storage::conformance!(postgres, {
     let url = server::url();

@@ -10,6 +10,7 @@ use keepstep_storage::{
 
 use crate::kit::{creation, id, open};
 use crate::server;
+use crate::wire::Wire;
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(50);
@@ -21,6 +22,12 @@ const OTHER: NodeId = NodeId(3);
 async fn two(runs: &[&str]) -> (Arc<dyn Storage>, Arc<dyn Storage>) {
     let url = server::url();
     let (a, b) = (open(&url).await, open(&url).await);
+    owning(&*a, runs).await;
+    (a, b)
+}
+
+/// Creates runs that [`OWNER`] owns.
+async fn owning(a: &dyn Storage, runs: &[&str]) {
     a.renew(OWNER, LONG).await.unwrap();
     let writes = runs.iter().map(|run| {
         let mut write = creation(run);
@@ -32,7 +39,6 @@ async fn two(runs: &[&str]) -> (Arc<dyn Storage>, Arc<dyn Storage>) {
         messages: vec![],
     };
     a.commit(batch).await.unwrap();
-    (a, b)
 }
 
 fn offer(run: &str, step: u64) -> Offer {
@@ -280,4 +286,70 @@ async fn whoever_is_concerned_is_told() {
     written(&*a, write("run", StoredStatus::Canceled)).await;
     told(&*b, |notice| *notice == Notice::Withdrawn(vec![tasks[2]])).await;
     assert_eq!(left(&*a, &tasks).await, []);
+}
+
+#[tokio::test]
+async fn calls_whose_answers_were_lost_are_done_once() {
+    let wire = Wire::to_the_server().await;
+    let store = open(&wire.url).await;
+    owning(&*store, &["run"]).await;
+    let queue = store.tasks().unwrap();
+    // In the second round everything is prepared, and one answer comes with one execution.
+    for (round, cuts) in [(0, 0), (1, 1), (2, 3)] {
+        let offers: Vec<_> = (0..3).map(|n| offer("run", 10 * round + n)).collect();
+        let cut = |times| {
+            assert_eq!(wire.left(), 0, "nothing was cut");
+            wire.cut(times);
+        };
+        cut(cuts);
+        let numbers = offered(&*store, &offers).await;
+        cut(cuts);
+        let taken = take(&*store, WORKER, LONG).await;
+        let of_taken: Vec<_> = taken.iter().map(|task| task.held.task).collect();
+        assert_eq!(of_taken, numbers);
+        let all_held: Vec<_> = taken.iter().map(|task| task.held).collect();
+        assert_eq!(queue.held(WORKER).await.unwrap(), all_held);
+
+        cut(cuts);
+        assert_eq!(
+            finish(&*store, WORKER, result(&taken[0])).await,
+            FinishOutcome::Accepted
+        );
+        let mut other = result(&taken[0]);
+        other.held.claim += 1;
+        cut(cuts);
+        assert_eq!(finish(&*store, WORKER, other).await, FinishOutcome::Stale);
+        cut(cuts);
+        queue.give_back(WORKER, &all_held[1..2]).await.unwrap();
+        // Taken by another, it is not given back by an attempt that comes late.
+        wire.delay();
+        queue.give_back(WORKER, &all_held[2..]).await.unwrap();
+        let again = take(&*store, OTHER, LONG).await;
+        wire.arrive().await;
+        let held: Vec<_> = again.iter().map(|task| task.held).collect();
+        assert_eq!(queue.held(OTHER).await.unwrap(), held);
+        assert_eq!(held.len(), 2);
+        assert!(again.iter().all(|task| task.held.claim > all_held[1].claim));
+
+        // One that takes late takes for nobody.
+        let waiting = offered(&*store, &[offer("run", 10 * round + 5)]).await;
+        wire.delay();
+        let last = take(&*store, WORKER, LONG).await;
+        assert_eq!(last[0].held.task, waiting[0]);
+        queue.give_back(WORKER, &[last[0].held]).await.unwrap();
+        take(&*store, OTHER, LONG).await;
+        wire.arrive().await;
+        assert_eq!(queue.held(WORKER).await.unwrap(), []);
+
+        let all = [numbers, waiting].concat();
+        let removal = |task: &TaskId| Removal {
+            task: *task,
+            epoch: Epoch::FIRST,
+            also_done: true,
+        };
+        let removals: Vec<_> = all.iter().map(removal).collect();
+        cut(cuts);
+        queue.remove(&removals).await.unwrap();
+        assert_eq!(left(&*store, &all).await, []);
+    }
 }
