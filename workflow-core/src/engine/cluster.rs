@@ -23,7 +23,7 @@ const UNREAD_PAGE: usize = 1_000;
 /// A run that this program cannot go on with is left to others for so long.
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
 /// How many of those are told to the store.
-const MOST_LEFT: usize = 1_000;
+const MOST_LEFT: usize = 10_000;
 
 /// What the tasks of a cluster are told by others of the engine.
 #[derive(Debug)]

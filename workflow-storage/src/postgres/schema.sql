@@ -464,15 +464,16 @@ BEGIN
         RETURN QUERY SELECT r.* FROM keepstep.run r WHERE r.id = ANY (ids) AND r.owner = a_node;
         RETURN;
     END IF;
+    -- Not "<> ALL", which compares every run with every one of them.
     ids := ARRAY(
         SELECT r.id FROM keepstep.run r
-        WHERE r.owner IS NULL AND r.kind = a_kind AND r.status IN (1, 2) AND r.id <> ALL (a_except)
+        WHERE r.owner IS NULL AND r.kind = a_kind AND r.status IN (1, 2) AND r.id NOT IN (SELECT unnest(a_except))
         ORDER BY r.created_at, r.id LIMIT a_limit FOR NO KEY UPDATE SKIP LOCKED);
     FOR gone IN SELECT n.id FROM keepstep.node n WHERE n.lease_until <= clock_timestamp() AND n.id <> a_node LOOP
         EXIT WHEN cardinality(ids) >= a_limit;
         ids := ids || ARRAY(
             SELECT r.id FROM keepstep.run r
-            WHERE r.owner = gone AND r.kind = a_kind AND r.status IN (1, 2) AND r.id <> ALL (a_except)
+            WHERE r.owner = gone AND r.kind = a_kind AND r.status IN (1, 2) AND r.id NOT IN (SELECT unnest(a_except))
             ORDER BY r.created_at, r.id LIMIT a_limit - cardinality(ids) FOR NO KEY UPDATE SKIP LOCKED);
     END LOOP;
     IF cardinality(ids) > 0 THEN

@@ -255,6 +255,19 @@ async fn an_address_where_nobody_answers_is_an_error_without_secrets() {
 }
 
 #[tokio::test]
+async fn a_claim_passes_over_many_runs_that_are_left_to_others() {
+    let (a, _) = two().await;
+    let ids: Vec<String> = (0..10_000).map(|n| format!("left-{n:05}")).collect();
+    let left: Vec<&str> = ids.iter().map(String::as_str).collect();
+    create(&*a, None, &left).await;
+    create(&*a, None, &["left-last"]).await;
+    let except: Vec<_> = left.iter().map(|run| id(run)).collect();
+    let free = a.claim_free(RunKind::Workflow, &except, A, LONG, 9).await;
+    let free: Vec<_> = free.unwrap().into_iter().map(|run| run.run).collect();
+    assert_eq!(free, [id("left-last")]);
+}
+
+#[tokio::test]
 async fn a_claim_does_not_walk_past_runs_that_have_ended() {
     let url = server::url();
     let store = open(&url).await;
