@@ -15,6 +15,7 @@ mod faults;
 mod owners;
 mod pools;
 mod remote;
+mod remote_faults;
 mod runs;
 
 use std::time::Duration;

@@ -60,7 +60,7 @@ struct State {
 }
 
 /// What is to be done with one call.
-enum Verdict {
+pub(super) enum Verdict {
     Do,
     Refuse(StorageError),
     DoAndFail(StorageError),
@@ -132,7 +132,7 @@ impl Faulty {
     }
 
     /// Counts a call, and waits while it is to be held. Never answers `Hold`.
-    async fn enter(&self, call: Call) -> Verdict {
+    pub(super) async fn enter(&self, call: Call) -> Verdict {
         let (verdict, release) = {
             let mut state = self.state();
             let verdict = state.judge(call);
@@ -167,12 +167,16 @@ impl Faulty {
     }
 
     /// Does a call that cannot be torn.
-    async fn pass<T>(&self, call: Call, doing: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn pass<T>(
+        &self,
+        call: Call,
+        doing: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let verdict = self.enter(call).await;
-        self.finish(verdict, doing).await
+        self.complete(verdict, doing).await
     }
 
-    async fn finish<T>(
+    pub(super) async fn complete<T>(
         &self,
         verdict: Verdict,
         doing: impl Future<Output = Result<T>>,
@@ -268,7 +272,7 @@ impl Storage for Faulty {
                 batch.messages.retain(|message| picked(&message.to));
                 self.inner.commit(batch).await.and(Err(error))
             }
-            verdict => self.finish(verdict, self.inner.commit(batch)).await,
+            verdict => self.complete(verdict, self.inner.commit(batch)).await,
         }
     }
 
@@ -347,7 +351,7 @@ impl Storage for Faulty {
             }
             verdict => {
                 let claiming = self.inner.claim(runs, node, lease);
-                self.finish(verdict, claiming).await
+                self.complete(verdict, claiming).await
             }
         }
     }
@@ -374,7 +378,7 @@ impl Storage for Faulty {
                 let some: Vec<_> = runs.iter().filter(|(r, _)| picked(r)).cloned().collect();
                 self.inner.release(&some).await.and(Err(error))
             }
-            verdict => self.finish(verdict, self.inner.release(runs)).await,
+            verdict => self.complete(verdict, self.inner.release(runs)).await,
         }
     }
 
@@ -427,7 +431,7 @@ impl Storage for Faulty {
     }
 
     fn tasks(&self) -> Option<&dyn TaskQueue> {
-        self.inner.tasks()
+        self.inner.tasks().map(|_| self as &dyn TaskQueue)
     }
 
     fn pin_blob(&self, id: &BlobId) {

@@ -25,6 +25,7 @@
 mod faulty;
 mod plan;
 mod recorded;
+mod tasks;
 
 pub use faulty::Faulty;
 pub use plan::{Call, Effect, Fault, On};

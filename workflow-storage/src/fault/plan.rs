@@ -23,8 +23,10 @@ pub enum Call {
     /// [`Storage::put_blob`](crate::Storage::put_blob), [`Storage::put_blob_from`](crate::Storage::put_blob_from)
     PutBlob,
     /// Any of the calls that only read: `record`, `list`, `list_by_id`, `journal`, `value`, `due`, `inbox`, `unread`, `blob`,
-    /// `blob_reader`, `blob_len`.
+    /// `blob_reader`, `blob_len`, and `held`, `look`, `limit` of the queue of tasks.
     Read,
+    /// Any other call of the [queue of tasks](crate::TaskQueue).
+    Tasks,
     /// [`Storage::maintain`](crate::Storage::maintain)
     Maintain,
     /// [`Storage::close`](crate::Storage::close)
@@ -32,12 +34,12 @@ pub enum Call {
 }
 
 impl Call {
-    /// Whether the call changes what is stored of runs and blobs: `Commit`, `Claim`, `Release`, `Delete`, `PutBlob`.
+    /// Whether the call changes what is stored of runs, blobs and tasks: `Commit`, `Claim`, `Release`, `Delete`, `PutBlob`, `Tasks`.
     #[must_use]
     pub fn is_write(self) -> bool {
         matches!(
             self,
-            Self::Commit | Self::Claim | Self::Release | Self::Delete | Self::PutBlob
+            Self::Commit | Self::Claim | Self::Release | Self::Delete | Self::PutBlob | Self::Tasks
         )
     }
 
@@ -50,6 +52,7 @@ impl Call {
             Self::Delete => "delete",
             Self::PutBlob => "put_blob",
             Self::Read => "read",
+            Self::Tasks => "tasks",
             Self::Maintain => "maintain",
             Self::Close => "close",
         }
