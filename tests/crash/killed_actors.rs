@@ -1,21 +1,16 @@
 //! A process that is killed, over and over, while it calls actors in every way.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use keepstep::ActorFilter;
 use keepstep::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::{self, Ledger};
+use crate::ledger;
+use crate::process::{self, Killing, Place};
 
-const STORE: &str = "KEEPSTEP_TEST_STORE";
-const LEDGER: &str = "KEEPSTEP_TEST_LEDGER";
-/// How much the process is told before it may be killed.
-const AT_LEAST: usize = 10;
 const ACTORS: usize = 5;
 
 /// How often each call was made.
@@ -80,11 +75,11 @@ fn actors_lose_nothing_on_fjall() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "the process that is killed"]
 async fn process() {
-    let ledger = Ledger::append_to(Path::new(&std::env::var(LEDGER).unwrap()));
+    let (store, ledger) = process::given();
     let builder = Engine::builder().resume_on_open(true);
-    let engine = builder.open(std::env::var(STORE).unwrap()).await.unwrap();
+    let engine = builder.open(store).await.unwrap();
     let turn = std::process::id();
-    println!("\nbegun");
+    process::begun();
     let mut tasks = Vec::new();
     for n in 0..ACTORS {
         let tally = Tally::on(&engine)
@@ -135,47 +130,15 @@ async fn process() {
     }
 }
 
-fn spawn(store: &str, ledger: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--ignored",
-            "--exact",
-            "killed_actors::process",
-            "--nocapture",
-        ])
-        .env(STORE, store)
-        .env(LEDGER, ledger)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap()
-}
-
 fn kill_over_and_over(backend: &str) {
-    let kills: u32 = std::env::var("KEEPSTEP_KILLS").map_or(8, |text| text.parse().unwrap());
-    let dir = tempfile::tempdir().unwrap();
-    let store = format!("{backend}:{}", dir.path().join("store").display());
-    let ledger = dir.path().join("ledger");
-    let mut random = 88_172_645_463_325_252u64;
-    for _ in 0..kills {
-        let mut child = spawn(&store, &ledger);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap() == "begun"));
-        // However slow the machine is, there is something to lose.
-        let told = ledger::read(&ledger).len();
-        while ledger::read(&ledger).len() < told + AT_LEAST {
-            assert!(child.try_wait().unwrap().is_none(), "the process ended");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        // When to kill is the only thing here that is about time.
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        std::thread::sleep(Duration::from_micros(50_000 + random % 150_000));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        judge(&store, &ledger);
-    }
+    let killing = Killing {
+        process: "killed_actors::process",
+        after_lines: 10,
+        after: 50_000..200_000,
+    };
+    killing.over_and_over(&Place::on(backend), |place| {
+        judge(&place.store, &place.ledger);
+    });
 }
 
 /// What a caller was told is there, once; and nothing is there twice.

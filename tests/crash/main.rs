@@ -9,5 +9,6 @@ mod killed;
 mod killed_actors;
 mod killed_waits;
 mod ledger;
+mod process;
 mod waits;
 mod workflow;
