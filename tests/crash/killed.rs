@@ -89,7 +89,7 @@ fn kill_over_and_over(backend: &str) {
     let dir = tempfile::tempdir().unwrap();
     let store = format!("{backend}:{}", dir.path().join("store").display());
     let ledger = dir.path().join("ledger");
-    let mut judge = Judge::default();
+    let mut judge = Judge::of(OUTPUT);
     for _ in 0..kills {
         let mut child = spawn(&store, &ledger);
         wait_for(&mut child, "begun");
