@@ -54,6 +54,13 @@ versions! {
         pub(super) async fn micros(&self) -> u64 { self.micros }
         pub(super) async fn add(&mut self, n: u64) { self.micros += n; }
     }
+    renamed(name = "changes/account/renamed") { cents: u64 } {
+        pub(super) fn new() -> Self { Account { cents: 0 } }
+        #[method(name = "add")]
+        pub(super) async fn add_old(&mut self, n: u64) -> u64 { self.cents += n; self.cents }
+        #[method(name = "add with a day")]
+        pub(super) async fn add(&mut self, n: u64, day: String) -> u64 { self.cents += n; self.cents + day.len() as u64 }
+    }
     dated(name = "changes/account/dated") { cents: u64 } {
         pub(super) fn new() -> Self { Account { cents: 0 } }
         pub(super) async fn add(&mut self, n: u64, day: String) { self.cents += n + day.len() as u64; }
@@ -340,4 +347,35 @@ async fn calls_whose_parameters_have_changed_wait_for_a_program_that_takes_them(
         assert_eq!(account.add(0).await.unwrap(), 1_500_011, "{name}");
         engine.shutdown().await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stored_calls_find_a_method_by_the_name_that_it_is_given() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let account = first::Account::on(&engine)
+        .get_or_create("a")
+        .await
+        .unwrap();
+    let in_a_minute = Duration::from_secs(60);
+    account.add(1).delay(in_a_minute).send().await.unwrap();
+    drop(account);
+    lab.crash(engine).await;
+    as_if_of(&lab, "changes/account/renamed").await;
+    let engine = lab.engine().await;
+    let account = renamed::Account::on(&engine).get_actor("a").await.unwrap();
+    engine.check().await.unwrap().assert_ok();
+    tokio::time::sleep(2 * in_a_minute).await;
+    assert_eq!(account.add_old(0).await.unwrap(), 151);
+    account.add(2, "Monday").send().await.unwrap();
+    assert_eq!(account.add(0, "Monday").id("1").await.unwrap(), 159);
+    let step = account.add(0, "Friday").step();
+    assert_eq!(engine.run("run", step).await.unwrap(), 159);
+    // An id is that of one method.
+    let conflict = account.add_old(0).id("1").await.unwrap_err();
+    assert!(
+        matches!(&conflict, Error::CallConflict { method, .. } if method == "add with a day"),
+        "{conflict:?}"
+    );
+    engine.shutdown().await.unwrap();
 }
