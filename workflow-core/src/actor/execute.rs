@@ -9,10 +9,10 @@ use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
 use keepstep_storage::{Epoch, RunId, RunRecord, ValueKey};
 
-use super::active::Job;
 use super::check::too_many;
 use super::current::Current;
 use super::def::{ActorDef, ActorState, MethodBody, MethodDef, StateBytes, StoredState};
+use super::job::Job;
 use super::stored::{self, Answer, CallResult};
 use crate::check::guarded;
 use crate::engine::{NewRun, Shared};
