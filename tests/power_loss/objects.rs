@@ -120,7 +120,7 @@ async fn shelve(
 #[step]
 async fn total(nest: Nest, event: Object, #[resource] ledger: &Ledger) -> keepstep::Result<u64> {
     begin(ledger);
-    let read = read(&*nest.0.get().await?).await?;
+    let read = read(&nest.0.get().await?).await?;
     let event = event.get().await?.len() as u64;
     end(ledger);
     Ok(read + event + nest.1.len() as u64)
