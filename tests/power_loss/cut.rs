@@ -35,6 +35,8 @@ pub(crate) struct Work {
     /// How many runs it has to finish, and what each of them yields.
     pub(crate) runs: usize,
     pub(crate) output: u64,
+    /// About how many syncs it takes: the power is cut in one of them.
+    pub(crate) syncs: u64,
     /// Looks at more of a copy of the store than at its runs.
     pub(crate) look: Option<fn(&str, &Path)>,
 }
@@ -59,13 +61,13 @@ enum Moment {
 }
 
 impl Moment {
-    fn choose(cut: u64, random: &mut Random) -> Self {
+    fn choose(cut: u64, syncs: u64, random: &mut Random) -> Self {
         match cut {
             // While the store is made.
             0 => Self::Sync(1 + random.below(8)),
             // A store that hardly ever syncs must not get away with it.
-            _ if cut % 2 == 1 => Self::Time(Duration::from_micros(random.below(60_000))),
-            _ => Self::Sync(1 + random.below(40)),
+            _ if cut % 2 == 1 => Self::Time(Duration::from_micros(random.below(1_500 * syncs))),
+            _ => Self::Sync(1 + random.below(syncs)),
         }
     }
 }
@@ -181,7 +183,7 @@ pub(crate) fn cut_over_and_over(work: &Work, backend: &str, unsynced: Unsynced) 
     let mut machine = Machine::new(work, backend, library);
     let (mut n_on_disk, mut n_syncs, mut n_disks, mut n_repeated) = (0, 0, 1, 0);
     for cut in 0..cuts {
-        let moment = Moment::choose(n_on_disk, &mut random);
+        let moment = Moment::choose(n_on_disk, work.syncs, &mut random);
         println!("KEEPSTEP_SEED={seed} {told}: cut {cut} of {cuts}, {moment:?}");
         n_syncs += machine.run(moment, unsynced, &mut random);
         n_on_disk += 1;

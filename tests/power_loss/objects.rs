@@ -28,6 +28,7 @@ const WORK: Work = Work {
     process: "objects::process",
     runs: RUNS,
     output: OUTPUT,
+    syncs: 120,
     look: Some(look),
 };
 

@@ -12,6 +12,7 @@ const WORK: Work = Work {
     process: "runs::process",
     runs: RUNS,
     output: OUTPUT,
+    syncs: 40,
     look: None,
 };
 
