@@ -12,6 +12,7 @@ mod actors;
 mod chaos;
 mod example;
 mod faults;
+mod objects;
 mod owners;
 mod pools;
 mod remote;

@@ -279,6 +279,34 @@ async fn a_damaged_run_is_a_problem_and_keeps_no_other_from_being_checked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_argument_that_is_missing_is_a_problem_and_keeps_no_other_from_being_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    let path = path.to_str().unwrap();
+    let world = World::default();
+    world.tell("gate", Do::Hold);
+    let builder = || Engine::builder().resource(world.clone());
+    let engine = builder().open(path).await.unwrap();
+    let lines = vec![Line { price: "3".into() }; 20_000];
+    let long = Order { id: 1, lines };
+    for (id, order) in [("long", long), ("short", order())] {
+        drop(engine.start(id, was(order).after(&gate())).await.unwrap());
+    }
+    engine.shutdown().await.unwrap();
+    // It was kept in a file of its own.
+    std::fs::remove_dir_all(dir.path().join("data/blobs")).unwrap();
+    let engine = builder().open(path).await.unwrap();
+    let report = engine.check().await.unwrap();
+    let problem = only(&report);
+    assert!(
+        matches!(&problem.cause, Cause::Damaged { message } if message.contains("is missing")),
+        "{report}"
+    );
+    assert_eq!((&*problem.ids, report.runs), (&["long".to_owned()][..], 2));
+    engine.shutdown().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_runs_are_read_page_by_page_and_nothing_is_written() {
     let recorded = Arc::new(Recorded::new(memory()));
     let lab = Lab::on(recorded.clone());

@@ -216,3 +216,41 @@ async fn more_arguments_than_parameters_suspend_the_run() {
         other => panic!("{other:?}"),
     }
 }
+
+#[step(name = "size/was")]
+async fn size_was(object: ObjectRef<Vec<u8>>, #[resource] world: &World) -> Result<u64, String> {
+    world.act("was").await?;
+    Ok(object.get().await.map_err(|error| error.to_string())?.len() as u64)
+}
+
+#[step(name = "size/now", version = 2, accepts = 1, migrate = to_list)]
+async fn size_now(objects: Vec<ObjectRef<Vec<u8>>>, factor: u64) -> keepstep::Result<u64> {
+    let mut size = 0;
+    for object in &objects {
+        size += object.get().await?.len() as u64;
+    }
+    Ok(size * factor)
+}
+
+fn to_list(object: ObjectRef<Vec<u8>>) -> (Vec<ObjectRef<Vec<u8>>>, u64) {
+    (vec![object.clone(), object], 10)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_takes_references_and_hands_them_on() {
+    let (store, lab) = lab();
+    lab.world.tell("was", Do::Hold);
+    let engine = lab.engine().await;
+    let object = engine.put(&vec![1; 100]).await.unwrap();
+    drop(engine.start("run", size_was(object)).await.unwrap());
+    lab.world.until("was").await;
+    a_moment().await;
+    lab.crash(engine).await;
+    rename(&store, &[("size/was", "size/now")]);
+    let engine = lab.engine().await;
+    engine.maintain().await.unwrap();
+    engine.check().await.unwrap().assert_ok();
+    let handle = engine.resume::<u64>("run").await.unwrap();
+    assert_eq!(handle.await.unwrap(), 2_000);
+    engine.shutdown().await.unwrap();
+}

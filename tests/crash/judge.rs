@@ -7,7 +7,7 @@ use keepstep::Filter;
 use keepstep::prelude::*;
 
 use crate::ledger;
-use crate::workflow::{OUTPUT, over};
+use crate::workflow::over;
 
 /// A step of a run, and how many of its executions are over.
 type Over = BTreeMap<(String, String), u32>;
@@ -15,12 +15,22 @@ type Over = BTreeMap<(String, String), u32>;
 /// Compares, after each process, what its bodies wrote down with what its store holds.
 #[derive(Default)]
 pub(crate) struct Judge {
+    /// What every run yields.
+    output: u64,
     pub(crate) lines: Vec<String>,
     over: Over,
     pub(crate) successful: BTreeSet<String>,
 }
 
 impl Judge {
+    /// Of runs that all yield this.
+    pub(crate) fn of(output: u64) -> Self {
+        Self {
+            output,
+            ..Self::default()
+        }
+    }
+
     #[tokio::main(flavor = "current_thread")]
     pub(crate) async fn judge(&mut self, store: &str, ledger: &Path) {
         let engine = Engine::open(store).await.unwrap();
@@ -41,7 +51,7 @@ impl Judge {
                 ["started", run] => drop(engine.status(run).await.unwrap()),
                 ["successful", run] => {
                     assert_eq!(engine.status(run).await.unwrap(), Status::Successful);
-                    assert_eq!(engine.output::<u64>(run).await.unwrap(), OUTPUT);
+                    assert_eq!(engine.output::<u64>(run).await.unwrap(), self.output);
                     self.successful.insert(run.to_owned());
                 }
                 _ => {}

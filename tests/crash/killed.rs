@@ -58,7 +58,7 @@ const KILLING: Killing = Killing {
 
 fn kill_over_and_over(backend: &str) {
     let place = Place::on(backend);
-    let mut judge = Judge::default();
+    let mut judge = Judge::of(OUTPUT);
     KILLING.over_and_over(&place, |place| judge.judge(&place.store, &place.ledger));
     KILLING.at_last(&place);
     judge.judge(&place.store, &place.ledger);

@@ -44,12 +44,12 @@ pub(crate) fn over(graph: &Graph) -> BTreeMap<String, u32> {
 }
 
 /// Writes down that this execution began.
-fn begin(ledger: &Ledger) {
+pub(crate) fn begin(ledger: &Ledger) {
     note(ledger, "begin");
 }
 
 /// Writes down that this execution is about to return.
-fn end(ledger: &Ledger) {
+pub(crate) fn end(ledger: &Ledger) {
     note(ledger, "end");
 }
 

@@ -60,6 +60,11 @@ async fn a_damaged_object_is_an_error_that_names_it() -> keepstep::Result<()> {
                 .to_string()
                 .contains(&bytes.address().unwrap().to_string())
         );
+        // Who knows how long it is, and reads just that, is told as well.
+        let mut content = vec![0; size];
+        let mut reader = bytes.reader().await?;
+        let error = reader.read_exact(&mut content).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
         // To a step it is a failure, which names it too.
         let Err(Error::Failed { error, .. }) = engine.run("len", len(&value)).await else {
             panic!("it could be read");

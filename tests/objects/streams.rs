@@ -97,3 +97,18 @@ async fn a_reader_that_fails_is_an_error_and_stores_nothing() -> keepstep::Resul
     assert_eq!(tmp.count(), 0);
     engine.shutdown().await
 }
+
+#[tokio::test]
+async fn a_reader_keeps_its_object_when_nothing_else_does() -> keepstep::Result<()> {
+    let engine = Engine::open("memory:").await?;
+    let object = engine.put(&Bytes::from(vec![7; 100_000])).await?;
+    let mut reader = object.reader().await?;
+    drop(object);
+    assert_eq!(engine.maintain().await?.blobs_removed, 0);
+    let mut content = Vec::new();
+    reader.read_to_end(&mut content).await.unwrap();
+    assert_eq!(content, [7; 100_000]);
+    drop(reader);
+    assert_eq!(engine.maintain().await?.blobs_removed, 1);
+    engine.shutdown().await
+}

@@ -1,4 +1,4 @@
-//! A process whose power is cut, over and over, at moments that a seed chooses; on every store that has a directory.
+//! Cutting a process's power, over and over, at moments that a seed chooses.
 //!
 //! The process is this binary again, told by the environment what to do. `KEEPSTEP_CUTS` says how often each store's power
 //! is cut in each mode, and `KEEPSTEP_SEED` when.
@@ -17,75 +17,36 @@ use crate::ledger::Ledger;
 use crate::preload::say;
 use crate::random::Random;
 use crate::shim;
-use crate::workflow::{OUTPUT, workflow};
 
 const STORE: &str = "KEEPSTEP_TEST_STORE";
 const LEDGER: &str = "KEEPSTEP_TEST_LEDGER";
 
-/// How many runs the process drives at once.
-const RUNS: usize = 6;
 /// A process that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 const SIGKILL: i32 = 9;
 
-#[cfg(feature = "sled")]
-#[test]
-fn what_is_durable_survives_power_cuts_on_sled() {
-    cut_over_and_over("sled", Unsynced::Lost);
+/// What a process does whose power is cut.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// What it is called where it is told of.
+    pub(crate) name: &'static str,
+    /// The test that is the process.
+    pub(crate) process: &'static str,
+    /// How many runs it has to finish, and what each of them yields.
+    pub(crate) runs: usize,
+    pub(crate) output: u64,
+    /// About how many syncs it takes: the power is cut in one of them.
+    pub(crate) syncs: u64,
+    /// Looks at more of a copy of the store than at its runs.
+    pub(crate) look: Option<fn(&str, &Path)>,
 }
 
-#[cfg(feature = "sled")]
-#[test]
-fn what_is_durable_survives_torn_writes_on_sled() {
-    cut_over_and_over("sled", Unsynced::Mixed);
-}
-
-#[cfg(feature = "redb")]
-#[test]
-fn what_is_durable_survives_power_cuts_on_redb() {
-    cut_over_and_over("redb", Unsynced::Lost);
-}
-
-#[cfg(feature = "redb")]
-#[test]
-fn what_is_durable_survives_torn_writes_on_redb() {
-    cut_over_and_over("redb", Unsynced::Mixed);
-}
-
-#[cfg(feature = "fjall")]
-#[test]
-fn what_is_durable_survives_power_cuts_on_fjall() {
-    cut_over_and_over("fjall", Unsynced::Lost);
-}
-
-#[cfg(feature = "fjall")]
-#[test]
-fn what_is_durable_survives_torn_writes_on_fjall() {
-    cut_over_and_over("fjall", Unsynced::Mixed);
-}
-
-/// What the process does: goes on with everything there is.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the process whose power is cut"]
-async fn process() {
+/// Where the process works: the ledger, and an engine on the store.
+pub(crate) async fn place() -> (Ledger, Engine) {
     let store = std::env::var(STORE).unwrap();
     let ledger = Ledger::append_to(Path::new(&std::env::var(LEDGER).unwrap()));
     let builder = Engine::builder().resource(ledger.clone());
-    let engine = builder.open(store).await.unwrap();
-    let mut handles = Vec::new();
-    for n in 0..RUNS {
-        let id = format!("run-{n}");
-        let handle = engine.start(&id, workflow()).await.unwrap();
-        ledger.write(&format!("started {id}"));
-        handles.push(handle);
-    }
-    // Compactions and sweeps are cut short too.
-    engine.maintain().await.unwrap();
-    for handle in handles {
-        assert_eq!(handle.clone().await.unwrap(), OUTPUT);
-        ledger.write(&format!("successful {}", handle.id()));
-    }
-    engine.shutdown().await.unwrap();
+    (ledger, builder.open(store).await.unwrap())
 }
 
 /// When the power is cut.
@@ -100,19 +61,20 @@ enum Moment {
 }
 
 impl Moment {
-    fn choose(cut: u64, random: &mut Random) -> Self {
+    fn choose(cut: u64, syncs: u64, random: &mut Random) -> Self {
         match cut {
             // While the store is made.
             0 => Self::Sync(1 + random.below(8)),
             // A store that hardly ever syncs must not get away with it.
-            _ if cut % 2 == 1 => Self::Time(Duration::from_micros(random.below(60_000))),
-            _ => Self::Sync(1 + random.below(40)),
+            _ if cut % 2 == 1 => Self::Time(Duration::from_micros(random.below(1_500 * syncs))),
+            _ => Self::Sync(1 + random.below(syncs)),
         }
     }
 }
 
 /// A disk with a store on it.
 struct Machine<'a> {
+    work: &'a Work,
     dir: tempfile::TempDir,
     backend: &'a str,
     library: &'a Path,
@@ -120,14 +82,15 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn new(backend: &'a str, library: &'a Path) -> Self {
+    fn new(work: &'a Work, backend: &'a str, library: &'a Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("disk")).unwrap();
         Self {
+            work,
             dir,
             backend,
             library,
-            judge: Judge::default(),
+            judge: Judge::of(work.output),
         }
     }
 
@@ -165,6 +128,9 @@ impl<'a> Machine<'a> {
         // The judge opens a copy, so that the power can be cut while the store itself recovers.
         after.write(&self.path("judged"));
         self.judge.judge(&self.url("judged"), &self.path("ledger"));
+        if let Some(look) = self.work.look {
+            look(&self.url("judged"), &self.path("judged"));
+        }
         syncs
     }
 
@@ -174,7 +140,7 @@ impl<'a> Machine<'a> {
             Moment::Time(_) | Moment::End => 0,
         };
         Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "cut::process", "--nocapture"])
+            .args(["--ignored", "--exact", self.work.process, "--nocapture"])
             .env(STORE, self.url("disk"))
             .env(LEDGER, self.path("ledger"))
             .env("LD_PRELOAD", self.library)
@@ -206,33 +172,33 @@ fn number(variable: &str, otherwise: u64) -> u64 {
     }
 }
 
-fn cut_over_and_over(backend: &str, unsynced: Unsynced) {
+pub(crate) fn cut_over_and_over(work: &Work, backend: &str, unsynced: Unsynced) {
     let Some(library) = shim::library() else {
         return;
     };
     let cuts = number("KEEPSTEP_CUTS", 4);
     let seed = number("KEEPSTEP_SEED", 1);
-    let mut random = Random::new(seed, &format!("{backend} {unsynced:?}"));
-    let mut machine = Machine::new(backend, library);
+    let told = format!("{} on {backend}, unsynced {unsynced:?}", work.name);
+    let mut random = Random::new(seed, &told);
+    let mut machine = Machine::new(work, backend, library);
     let (mut n_on_disk, mut n_syncs, mut n_disks, mut n_repeated) = (0, 0, 1, 0);
     for cut in 0..cuts {
-        let moment = Moment::choose(n_on_disk, &mut random);
-        println!("KEEPSTEP_SEED={seed} {backend} {unsynced:?}: cut {cut} of {cuts}, {moment:?}");
+        let moment = Moment::choose(n_on_disk, work.syncs, &mut random);
+        println!("KEEPSTEP_SEED={seed} {told}: cut {cut} of {cuts}, {moment:?}");
         n_syncs += machine.run(moment, unsynced, &mut random);
         n_on_disk += 1;
-        if machine.judge.successful.len() == RUNS && cut + 1 < cuts {
+        if machine.judge.successful.len() == work.runs && cut + 1 < cuts {
             n_repeated += machine.judge.n_repeated();
-            machine = Machine::new(backend, library);
+            machine = Machine::new(work, backend, library);
             (n_on_disk, n_disks) = (0, n_disks + 1);
         }
     }
-    println!("KEEPSTEP_SEED={seed} {backend} {unsynced:?}: the end");
+    println!("KEEPSTEP_SEED={seed} {told}: the end");
     n_syncs += machine.run(Moment::End, unsynced, &mut random);
-    assert_eq!(machine.judge.successful.len(), RUNS);
+    assert_eq!(machine.judge.successful.len(), work.runs);
     n_repeated += machine.judge.n_repeated();
     assert!(n_syncs > 20, "only {n_syncs} syncs were seen");
     say(&format!(
-        "power loss, {backend}, unsynced {unsynced:?}: {cuts} cuts of {n_disks} stores in {n_syncs} syncs; \
-         {n_repeated} executions in vain, nothing lost"
+        "power loss, {told}: {cuts} cuts of {n_disks} stores in {n_syncs} syncs; {n_repeated} executions in vain, nothing lost"
     ));
 }

@@ -7,17 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::post::Post;
-use keepstep::storage::{
-    Batch, BlobId, Committed, Epoch, Expect, NodeId, RunId, RunRecord, StoredStatus, ValueKey,
-    WriteOutcome,
-};
+use keepstep::storage::{BlobId, NodeId, RunId, RunRecord, StoredStatus};
 
-/// How every token begins. It is in no other text of a program.
-pub(crate) const MAGIC: &str = "~k5~";
-const DIGITS: usize = 8;
-/// How many bytes are looked through at a time.
-const PART: usize = 256;
+mod durable;
+
+use crate::post::Post;
+use crate::tokens::{token, tokens_in};
 
 /// What an execution came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -276,125 +271,9 @@ impl Ledger {
         }
     }
 
-    /// A batch was committed.
-    pub(crate) fn committed(&self, batch: &Batch, committed: &Committed) {
-        let mut state = self.state();
-        for (write, outcome) in batch.writes.iter().zip(&committed.writes) {
-            if *outcome != WriteOutcome::Written {
-                state.n_fenced += 1;
-                continue;
-            }
-            let before = state.runs.get(&write.run).map(|stored| {
-                let record = &stored.record;
-                (record.epoch, record.status, record.next_entry)
-            });
-            match (write.expect, before) {
-                (Expect::New, None) => {}
-                (Expect::Epoch(epoch), Some((current, status, next_entry))) => {
-                    state.check_write(&write.run, (epoch, current), status, &write.record);
-                    let expected = match &write.entry {
-                        Some(_) => next_entry.next(),
-                        None => next_entry,
-                    };
-                    if write.record.next_entry != expected {
-                        state.violated(format!("{}: its journal has a hole", write.run));
-                    }
-                }
-                (expect, before) => state.violated(format!(
-                    "10: {} was written with {expect:?} over {before:?}",
-                    write.run
-                )),
-            }
-            let record = write.record.clone();
-            let status = record.status;
-            match state.runs.get_mut(&write.run) {
-                Some(stored) => {
-                    stored.record = record;
-                    stored.had.insert(status);
-                }
-                None => {
-                    let had = BTreeSet::from([status]);
-                    let output = None;
-                    let stored = Stored {
-                        record,
-                        had,
-                        output,
-                    };
-                    state.runs.insert(write.run.clone(), stored);
-                }
-            }
-            let mut found = write.entry.as_deref().map(tokens_in).unwrap_or_default();
-            for (key, value) in &write.values {
-                // A name keeps also what a volatile step gave last, which makes that no checkpoint.
-                if !matches!(key, ValueKey::Metadata | ValueKey::Step(_)) {
-                    found.extend(value.as_deref().map(tokens_in).unwrap_or_default());
-                }
-            }
-            for blob in &write.blobs {
-                match state.blobs.get(blob) {
-                    Some(tokens) => found.extend(tokens),
-                    None => state.violated(format!("{} refers to no blob", write.run)),
-                }
-            }
-            found.into_iter().for_each(|id| state.is_durable(id));
-            for what in state.post.consumed(&write.run, &write.consumed) {
-                state.violated(what);
-            }
-        }
-        for (message, outcome) in batch.messages.iter().zip(&committed.messages) {
-            if let Err(what) = state.post.arrived(message, *outcome) {
-                state.violated(what);
-            }
-        }
-    }
-
-    /// Runs were claimed.
-    pub(crate) fn claimed(&self, records: &[Option<RunRecord>], runs: &[RunId]) {
-        let mut state = self.state();
-        for (run, record) in runs.iter().zip(records) {
-            let Some(record) = record else { continue };
-            let before = state.runs.get(run).map(|stored| stored.record.epoch);
-            if before.is_none_or(|epoch| epoch >= record.epoch) {
-                state.violated(format!(
-                    "10: {run} was claimed at {:?} after {before:?}",
-                    record.epoch
-                ));
-            }
-            if let Some(stored) = state.runs.get_mut(run) {
-                stored.record = record.clone();
-            }
-        }
-    }
-
-    /// Runs were given up.
-    pub(crate) fn released(&self, runs: &[(RunId, Epoch)]) {
-        let mut state = self.state();
-        for (run, epoch) in runs {
-            if let Some(stored) = state.runs.get_mut(run)
-                && stored.record.epoch == *epoch
-            {
-                stored.record.owner = None;
-                stored.record.epoch = epoch.next();
-            }
-        }
-    }
-
-    /// A run was deleted.
-    pub(crate) fn deleted(&self, run: &RunId) {
-        let mut state = self.state();
-        state.runs.remove(run);
-        state.post.deleted(run);
-        state.has_deleted = true;
-    }
-
     /// Whether any run was deleted.
     pub(crate) fn has_deleted(&self) -> bool {
         self.state().has_deleted
-    }
-
-    /// A blob was stored.
-    pub(crate) fn put(&self, id: BlobId, bytes: &[u8]) {
-        self.state().blobs.insert(id, tokens_in(bytes));
     }
 }
 
@@ -404,56 +283,6 @@ impl State {
             println!("VIOLATED {what}");
         }
         self.violations.push(what);
-    }
-
-    fn check_write(
-        &mut self,
-        run: &RunId,
-        (epoch, current): (Epoch, Epoch),
-        from: StoredStatus,
-        to: &RunRecord,
-    ) {
-        if epoch != current || to.epoch != current {
-            self.violated(format!("10: {run} was written at {epoch:?} of {current:?}"));
-        }
-        let is_final = matches!(from, StoredStatus::Successful | StoredStatus::Canceled);
-        if is_final && from != to.status {
-            self.violated(format!("3: {run} was {from:?} and became {:?}", to.status));
-        }
-        let was_stopped = matches!(from, StoredStatus::Failed | StoredStatus::Suspended);
-        if was_stopped && to.status != from {
-            // It was resumed: what failed for good begins afresh, also what did so while the run was being suspended.
-            let incarnation = format!("{run}/{:016x}/", to.incarnation);
-            for (step, log) in &mut self.steps {
-                if step.starts_with(&incarnation) && log.failures + log.uncertain > log.retries {
-                    log.uncertain += std::mem::take(&mut log.failures);
-                }
-            }
-        }
-    }
-
-    fn is_durable(&mut self, id: u32) {
-        if !self.durable.insert(id) {
-            return;
-        }
-        let Token { step, came, .. } = &self.tokens[id as usize];
-        let Some(log) = self.steps.get_mut(step) else {
-            return;
-        };
-        let what = match came {
-            Came::Well => log
-                .done
-                .replace(id)
-                .map(|_| format!("1: {step} has two durable results")),
-            Came::Failed => {
-                log.failures += 1;
-                (log.failures > log.retries + 1)
-                    .then(|| format!("5: {step} failed {} times", log.failures))
-            }
-        };
-        if let Some(what) = what {
-            self.violated(what);
-        }
     }
 }
 
@@ -477,7 +306,7 @@ impl Execution {
             came,
             is_volatile: self.is_volatile,
         });
-        format!("{MAGIC}{id:0DIGITS$x}")
+        token(id)
     }
 }
 
@@ -501,24 +330,4 @@ fn fnv(hash: u64, text: &str) -> u64 {
     text.bytes().fold(hash, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
-}
-
-/// Every token in some bytes.
-pub(crate) fn tokens_in(bytes: &[u8]) -> Vec<u32> {
-    let magic = MAGIC.as_bytes();
-    let len = magic.len() + DIGITS;
-    let begins = |at: &usize| bytes[*at..].starts_with(magic);
-    // Values may be long: most of their parts are passed over without a look at each byte.
-    let at = (0..bytes.len())
-        .step_by(PART)
-        .map(|from| from..bytes.len().min(from + PART))
-        .filter(|part| bytes[part.clone()].contains(&magic[0]))
-        .flatten()
-        .filter(|at| at + len <= bytes.len())
-        .filter(begins);
-    at.filter_map(|at| {
-        let digits = std::str::from_utf8(&bytes[at + magic.len()..at + len]).ok()?;
-        u32::from_str_radix(digits, 16).ok()
-    })
-    .collect()
 }

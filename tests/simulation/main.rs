@@ -14,6 +14,7 @@ mod regressions;
 mod rest;
 mod sim;
 mod store;
+mod tokens;
 mod world;
 
 use std::time::{Duration, Instant};

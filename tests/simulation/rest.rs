@@ -7,10 +7,10 @@ use keepstep::storage::StoredStatus;
 use keepstep::{Error, Result, Status};
 
 use crate::invariants::{outcome_is_true, views_agree};
-use crate::ledger::tokens_in;
 use crate::oracle::Witness;
 use crate::programs::{Message, Out, Prog};
 use crate::sim::{Name, Sim};
+use crate::tokens::tokens_in;
 
 /// Longer than anything takes in virtual time.
 const HANG: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -7,9 +7,10 @@ use keepstep::storage::{Storage, fault::Faulty, memory};
 use keepstep::{Clock, Engine, Result};
 use tokio::sync::Semaphore;
 
-use crate::ledger::{Ledger, MAGIC};
+use crate::ledger::Ledger;
 use crate::programs::Probe;
 use crate::store::{Bottom, Pace, Wire};
+use crate::tokens::MAGIC;
 
 /// Journals are compacted when they have more than so many bytes, and far more than what is needed of them.
 const COMPACT_ABOVE: u64 = 4 << 10;

@@ -70,6 +70,12 @@ impl Counter {
     #[method(retries = 3)]
     fn helper(&mut self) {}
 
+    #[method(name = "fine")]
+    pub async fn also_fine(&mut self) {}
+
+    #[method(name = "")]
+    pub async fn nameless(&mut self) {}
+
     pub async fn fine(&mut self) -> u64 {
         self.count
     }

@@ -239,10 +239,10 @@ pub enum Error {
         /// What the codec said.
         message: String,
     },
-    /// A stored output is not of the type asked for.
-    #[error("the output of {what} does not decode as `{type_name}`{}: {message}", at_field(.field))]
+    /// Something stored is not of the type asked for.
+    #[error("{what} does not decode as `{type_name}`{}: {message}", at_field(.field))]
     Undecodable {
-        /// Whose output.
+        /// What it is, such as the output of a run.
         what: String,
         /// The type asked for.
         type_name: &'static str,

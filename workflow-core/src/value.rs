@@ -10,10 +10,13 @@ use keepstep_storage::BlobId;
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod encoding;
+mod made;
 pub(crate) mod parts;
 
-use crate::object::{MAX_INLINE_BYTES, Pins, Reference, noting};
+use crate::object::{Pins, Reference};
 use crate::source::{DecodeError, Source};
+pub(crate) use encoding::EncodeError;
 pub(crate) use parts::{header_len, is_plain, names_at, split_header};
 
 /// How the value of a step is turned into bytes.
@@ -75,37 +78,6 @@ struct Held {
 }
 
 impl Value {
-    /// Encodes `value`. If there are references in it, it is not ready to be stored: see [`is_settled`](Self::is_settled).
-    pub(crate) fn encode<T: Serialize + ?Sized>(
-        value: &T,
-        codec: Codec,
-    ) -> Result<Self, EncodeError> {
-        let mut bytes = Encoding::default();
-        let (encoded, references) = noting(|| match codec {
-            Codec::MessagePack => {
-                bytes.put(&[tag::MESSAGE_PACK]);
-                rmp_serde::encode::write_named(&mut bytes, value)
-                    .map_err(|e| EncodeError(e.to_string()))
-            }
-            Codec::Bincode => {
-                bytes.put(&[tag::BINCODE]);
-                bincode::serialize_into(&mut bytes, value).map_err(|e| EncodeError(e.to_string()))
-            }
-        });
-        encoded?;
-        if references.is_empty() && bytes.len <= MAX_INLINE_BYTES {
-            return Ok(Self::from_bytes(bytes.as_bytes()));
-        }
-        Ok(Self(Bytes::Held(Arc::new(Held {
-            bytes: match bytes.long.is_empty() {
-                true => bytes::Bytes::copy_from_slice(bytes.as_bytes()),
-                false => bytes.long.into(),
-            },
-            pins: Vec::new(),
-            unsettled: references,
-        }))))
-    }
-
     /// Whether nothing is left to do before the value can be stored: work is done that it refers to, and the objects are listed
     /// that it names.
     pub(crate) fn is_settled(&self) -> bool {
@@ -138,79 +110,6 @@ impl Value {
             pins,
             unsettled: self.unsettled().to_vec(),
         })))
-    }
-
-    /// What begins a value that names these objects; nothing if it names none.
-    pub(crate) fn header(names: &[BlobId]) -> Vec<u8> {
-        if names.is_empty() {
-            return Vec::new();
-        }
-        let mut bytes = Vec::with_capacity(5 + 32 * names.len());
-        bytes.push(tag::OBJECTS);
-        // More would not fit into memory.
-        let n = u32::try_from(names.len()).unwrap_or(u32::MAX);
-        bytes.extend_from_slice(&n.to_le_bytes());
-        names.iter().for_each(|id| bytes.extend_from_slice(&id.0));
-        bytes
-    }
-
-    /// The value of a `Result` that is `Ok` with this value.
-    pub(crate) fn ok(&self) -> Self {
-        self.wrapped(tag::OK)
-    }
-
-    /// The value of an `Either` that has this value on its left side, or on its right one.
-    pub(crate) fn either(&self, is_left: bool) -> Self {
-        self.wrapped(if is_left { tag::LEFT } else { tag::RIGHT })
-    }
-
-    fn wrapped(&self, tag: u8) -> Self {
-        let mut bytes = Vec::with_capacity(self.len() + 1);
-        bytes.push(tag);
-        bytes.extend_from_slice(self.as_bytes());
-        Self::from_bytes(&bytes).pinned(self.pins().to_vec())
-    }
-
-    /// The value of `()`.
-    pub(crate) fn of_nothing() -> Self {
-        let mut bytes = vec![tag::MESSAGE_PACK];
-        // Writing to memory does not fail.
-        drop(rmp::encode::write_nil(&mut bytes));
-        Self::from_bytes(&bytes)
-    }
-
-    /// The value of a small number.
-    pub(crate) fn of_number(number: u32) -> Self {
-        let mut bytes = vec![tag::MESSAGE_PACK];
-        // Writing to memory does not fail.
-        drop(rmp::encode::write_uint(&mut bytes, u64::from(number)));
-        Self::from_bytes(&bytes)
-    }
-
-    /// The list of these values; a value of more than 4 GiB does not fit in one.
-    pub(crate) fn list<'a>(values: impl Iterator<Item = &'a Self> + Clone) -> Self {
-        let len = values.clone().map(|value| 4 + value.len()).sum::<usize>();
-        let pins = values.clone().flat_map(|value| value.pins()).cloned();
-        let pins = pins.collect();
-        let mut bytes = Vec::with_capacity(1 + len);
-        bytes.push(tag::LIST);
-        for value in values {
-            // Long values are kept in blobs, so that what stands here is short.
-            let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
-            bytes.extend_from_slice(&len.to_le_bytes());
-            bytes.extend_from_slice(value.as_bytes());
-        }
-        Self::from_bytes(&bytes).pinned(pins)
-    }
-
-    /// The value that stands for one kept in a blob, behind the header that it has.
-    pub(crate) fn blob(header: &[u8], id: BlobId, len: u64) -> Self {
-        let mut bytes = Vec::with_capacity(header.len() + 41);
-        bytes.extend_from_slice(header);
-        bytes.push(tag::BLOB);
-        bytes.extend_from_slice(&id.0);
-        bytes.extend_from_slice(&len.to_le_bytes());
-        Self::from_bytes(&bytes)
     }
 
     /// Takes stored bytes.
@@ -315,59 +214,6 @@ impl PartialEq for Value {
 
 impl Eq for Value {}
 
-/// The bytes of a value that is being encoded: on the stack while they are few.
-#[derive(Default)]
-struct Encoding {
-    len: usize,
-    short: [u8; SHORT],
-    /// All of the bytes, once they are more.
-    long: Vec<u8>,
-}
-
-impl Encoding {
-    #[inline]
-    fn put(&mut self, more: &[u8]) {
-        if let (true, Some(place)) = (
-            self.long.is_empty(),
-            self.short.get_mut(self.len..self.len + more.len()),
-        ) {
-            place.copy_from_slice(more);
-        } else {
-            if self.long.is_empty() {
-                self.long.reserve(2 * (self.len + more.len()));
-                self.long.extend_from_slice(&self.short[..self.len]);
-            }
-            self.long.extend_from_slice(more);
-        }
-        self.len += more.len();
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        if self.long.is_empty() {
-            &self.short[..self.len]
-        } else {
-            &self.long
-        }
-    }
-}
-
-impl std::io::Write for Encoding {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.put(bytes);
-        Ok(bytes.len())
-    }
-
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.put(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -404,11 +250,6 @@ impl<'de> Deserialize<'de> for Value {
         deserializer.deserialize_bytes(Bytes)
     }
 }
-
-/// Why a value could not be encoded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct EncodeError(pub(crate) String);
 
 #[cfg(test)]
 mod tests {

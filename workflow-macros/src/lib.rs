@@ -234,6 +234,7 @@ pub fn event_listener(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | attribute | means |
 /// | --- | --- |
 /// | `#[method(retries = 5, backoff = "100ms..30s", timeout = "30s")]` | as in `#[step]`; calls that arrive meanwhile wait. Without `retries`, a failure goes to the caller at once |
+/// | `#[method(name = "deposit")]` | what stored calls of the method find it by, instead of the name of the function: a method that is renamed keeps its calls |
 /// | `#[exclusive]` | calls behind this one wait for the workflow that it returns |
 ///
 /// # Options

@@ -69,6 +69,7 @@ pub(crate) const ACTOR: Attr = Attr {
 pub(crate) const METHOD: Attr = Attr {
     noun: "a method",
     known: &[
+        ("name", "name = \"deposit\""),
         ("retries", "retries = 5"),
         ("backoff", "backoff = \"100ms..30s\""),
         ("timeout", "timeout = \"30s\""),
@@ -293,7 +294,7 @@ impl Value<'_> {
             return Err(syn::Error::new(
                 text.span(),
                 format_args!(
-                    "the name of {} cannot be empty: leave `name` out for the path of {}",
+                    "the name of {} cannot be empty: leave `name` out for {}",
                     attr.noun,
                     attr.item()
                 ),
@@ -447,8 +448,9 @@ impl Attr {
     /// What its name is taken from where it is given none.
     fn item(self) -> &'static str {
         match self.noun {
-            "an actor" => "its type",
-            _ => "its function",
+            "an actor" => "the path of its type",
+            "a method" => "the name of its function",
+            _ => "the path of its function",
         }
     }
 

@@ -1,7 +1,4 @@
-//! What a task knows of its actor, and what changes it: calls that were made, messages, commits.
-//!
-//! While a commit is being flushed, further calls are made on the state as the last call left it; what has gathered by then
-//! goes into the next one.
+//! What a task knows of its actor, and what changes it: calls that were made, and messages. `commit` makes it durable.
 
 use std::collections::{HashSet, VecDeque};
 use std::future::pending;
@@ -9,69 +6,28 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 use keepstep_storage::{
-    Committed as Outcomes, Expect, MessageId, RunId, RunKind, RunRecord, RunWrite, StorageError,
-    Timestamp, ValueKey, WriteOutcome,
+    Committed as Outcomes, MessageId, RunId, RunKind, RunRecord, StorageError, Timestamp, ValueKey,
 };
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::def::{MethodDef, StoredState};
+use super::def::StoredState;
 use super::execute::{Called, Stage};
-use super::residents::{Committed, Seat};
-use super::stored::{self, Agenda, Answer, Call, CallResult, Message, State};
-use crate::engine::{ChildEnd, Engine, NewRun, Shared};
+use super::job::{Done, From, Item, Job, reply_of};
+use super::stored::{self, Agenda, Call, CallResult, Message, State};
+use crate::engine::{ChildEnd, Engine, Shared};
 use crate::error::{Error, Result};
-use crate::executor::{CommitRequest, Reply};
 use crate::source::Source;
 
 /// How many messages are read at a time.
 pub(super) const PAGE: usize = 256;
-
-/// A call to be made.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) method: &'static MethodDef,
-    pub(super) args: Vec<Source>,
-    /// The id that the caller gave it.
-    pub(super) key: Option<String>,
-    /// Actors that wait for this call.
-    pub(super) busy: Arc<[RunId]>,
-    /// The run whose step makes it.
-    pub(super) by: Option<RunId>,
-    pub(super) from: From,
-}
-
-/// Where a call comes from.
-#[derive(Debug)]
-pub(super) enum From {
-    Caller(oneshot::Sender<Result<Answer>>),
-    Inbox(MessageId),
-    Agenda((Timestamp, u64)),
-    Reminder(String),
-}
-
-/// What stands in the queue.
-pub(super) enum Item {
-    Call(Job),
-    Inbox,
-    Delete(oneshot::Sender<Result<()>>),
-}
 
 /// What a piece of work came to.
 pub(super) enum Worked {
     Called(Job, Result<Called>),
     Read(Result<Vec<keepstep_storage::Message>>),
     Deleted(oneshot::Sender<Result<()>>, Result<bool>),
-}
-
-/// A call that was made and is not committed yet.
-pub(super) struct Done {
-    pub(super) reply: Option<oneshot::Sender<Result<Answer>>>,
-    pub(super) answer: Result<Answer>,
-    pub(super) result: Option<(String, CallResult)>,
-    pub(super) consumed: Option<MessageId>,
-    pub(super) child: Option<Box<NewRun>>,
 }
 
 /// A commit under way.
@@ -117,29 +73,11 @@ pub(super) struct Actor {
     pub(super) child: Option<BoxFuture<'static, Result<ChildEnd>>>,
 }
 
-/// What becomes of the commit under way.
-pub(super) async fn outcome_of(committing: &mut Option<Committing>) -> Result<Outcomes> {
-    match committing {
-        Some(committing) => {
-            let outcome = (&mut committing.outcome).await;
-            Ok(outcome.map_err(|_| Error::ShutDown)??)
-        }
-        None => pending().await,
-    }
-}
-
 /// The outcome of a future, if there is one to wait for.
 pub(super) async fn step<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     match future {
         Some(future) => future.await,
         None => pending().await,
-    }
-}
-
-pub(super) fn reply_of(job: Job) -> Option<oneshot::Sender<Result<Answer>>> {
-    match job.from {
-        From::Caller(reply) => Some(reply),
-        From::Inbox(_) | From::Agenda(_) | From::Reminder(_) => None,
     }
 }
 
@@ -442,127 +380,6 @@ impl Actor {
         Ok(())
     }
 
-    /// Hands what has gathered to the committer, if it is not busy with this actor.
-    pub(super) fn commit(&mut self, stage: &Stage) -> Result<()> {
-        if self.committing.is_some() || (self.done.is_empty() && !self.is_agenda_changed) {
-            return Ok(());
-        }
-        let mut done = std::mem::take(&mut self.done);
-        let mut values = Vec::new();
-        // Calls in the agenda came as messages, which have made the actor name theirs.
-        let mut blobs = Vec::new();
-        if std::mem::take(&mut self.is_changed) {
-            let StoredState { version, value } = self.state.clone();
-            value.for_each_blob(&mut |blob| blobs.push(blob));
-            let state = stored::encode(&State { version, value })?;
-            values.push((ValueKey::State, Some(state)));
-        }
-        if std::mem::take(&mut self.is_agenda_changed) {
-            let agenda = match self.agenda.is_empty() && self.agenda.next == 0 {
-                true => None,
-                false => Some(stored::encode(&self.agenda)?),
-            };
-            values.push((ValueKey::Agenda, agenda));
-        }
-        let mut with = Vec::new();
-        let mut consumed = std::mem::take(&mut self.consumed);
-        for done in &mut done {
-            consumed.extend(done.consumed);
-            if let Some((key, result)) = &done.result {
-                values.push((ValueKey::Result(key.clone()), Some(stored::encode(result)?)));
-                result.blobs(&mut blobs);
-            }
-            with.extend(done.child.as_ref().map(|child| child.write.clone()));
-        }
-        if values.is_empty() && with.is_empty() && consumed.is_empty() {
-            // Nothing changed: what these calls saw is durable.
-            done.into_iter().for_each(Done::tell);
-            return Ok(());
-        }
-        let mut record = self.record.clone();
-        record.wake_at = self.agenda.due_at();
-        let write = RunWrite {
-            run: stage.id.clone(),
-            expect: Expect::Epoch(record.epoch),
-            record: record.clone(),
-            entry: None,
-            truncate: false,
-            values,
-            blobs,
-            consumed,
-            only_with: None,
-        };
-        let (reply, outcome) = oneshot::channel();
-        stage.shared.commit(CommitRequest {
-            write: Some(write),
-            with,
-            messages: Vec::new(),
-            reply: Reply::Once(reply),
-        });
-        self.committing = Some(Committing {
-            outcome,
-            done,
-            state: self.state.clone(),
-            record,
-        });
-        Ok(())
-    }
-
-    /// Does what a durable commit allows.
-    pub(super) fn settle(&mut self, stage: &Stage, seat: &Seat, outcomes: Outcomes) -> Result<()> {
-        let mut outcomes = outcomes.writes.into_iter();
-        match outcomes.next() {
-            Some(WriteOutcome::Written) => {}
-            Some(WriteOutcome::NotFound) => return Err(not_found(stage)),
-            Some(WriteOutcome::BlobMissing { blob: object }) => {
-                return Err(Error::ObjectNotFound { object });
-            }
-            _ => {
-                return Err(Error::Fenced {
-                    run: stage.id.clone(),
-                });
-            }
-        }
-        let Some(Committing {
-            done,
-            state,
-            record,
-            ..
-        }) = self.committing.take()
-        else {
-            return Ok(());
-        };
-        self.record = record;
-        seat.committed.send_if_modified(|committed| {
-            let is_same = matches!(committed, Some(Ok(committed)) if committed.stored.value == state.value
-                && committed.stored.version == state.version);
-            if !is_same {
-                *committed = Some(Ok(Committed::new(state)));
-            }
-            !is_same
-        });
-        for mut done in done {
-            if let Some((key, _)) = &done.result {
-                self.results.remove(key);
-            }
-            if let Some(child) = done.child.take() {
-                let run = child.write.run.clone();
-                match outcomes.next() {
-                    Some(WriteOutcome::Written) => stage.shared.drive_new(*child),
-                    Some(WriteOutcome::BlobMissing { blob: object }) => {
-                        done.answer = Err(Error::ObjectNotFound { object });
-                    }
-                    _ => done.answer = Err(Error::IdConflict { run: run.clone() }),
-                }
-                if self.agenda.exclusive.as_ref() == Some(&run) {
-                    self.child = Some(wait_for(&stage.shared, run));
-                }
-            }
-            done.tell();
-        }
-        Ok(())
-    }
-
     /// The workflow that other calls waited for is over.
     pub(super) fn child_ended(&mut self, ended: Result<ChildEnd>) -> Result<()> {
         match ended {
@@ -577,7 +394,7 @@ impl Actor {
     }
 }
 
-fn wait_for(shared: &Arc<Shared>, run: RunId) -> BoxFuture<'static, Result<ChildEnd>> {
+pub(super) fn wait_for(shared: &Arc<Shared>, run: RunId) -> BoxFuture<'static, Result<ChildEnd>> {
     let engine = Engine::detached(Arc::clone(shared));
     Box::pin(async move { engine.end_of_child(&run).await })
 }
@@ -605,13 +422,4 @@ fn is_for_other_code(error: &Error) -> bool {
         error,
         Error::Undecodable { .. } | Error::MissingResource { .. }
     )
-}
-
-impl Done {
-    /// Whoever asked may have gone; the call is what it is.
-    fn tell(self) {
-        if let Some(reply) = self.reply {
-            drop(reply.send(self.answer));
-        }
-    }
 }

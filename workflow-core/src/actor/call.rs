@@ -12,11 +12,11 @@ use keepstep_storage::{RunId, SendOutcome, Timestamp, ValueKey};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use super::active::{From, Job};
 use super::current::current_call;
 use super::def::{ActorDef, MethodBody, MethodDef, StoredState};
 use super::execute::{Stage, panicked};
 use super::handle::ActorHandle;
+use super::job::{From, Job};
 use super::residents::{Committed, Mail};
 use super::stored::{self, Answer, Call, Message, Reminder, State};
 use crate::arg::{ArgShape, BuildArg};

@@ -78,22 +78,15 @@ async fn state(
     };
     let State { version, value } = stored::decode(id, "state", &bytes)?;
     let stored = StoredState { version, value };
-    let Err(StepFault(fault)) = guarded("self", || def.read(&stored, &shared.objects)) else {
+    let Err(StepFault(Fault::Undecodable { error, .. })) = def.read(&stored, &shared.objects)
+    else {
         return Ok(None);
-    };
-    let (field, message) = match fault {
-        Fault::Undecodable { error, .. } => (error.field, error.message),
-        Fault::Error { message, causes } => {
-            let causes = causes.iter().map(|cause| format!(": {cause}"));
-            (String::new(), message + &causes.collect::<String>())
-        }
-        _ => return Ok(None),
     };
     let cause = Cause::State {
         actor: def.name.to_owned(),
         version,
-        field,
-        message,
+        field: error.field,
+        message: error.message,
     };
     Ok(Some((Certainty::Certain, cause)))
 }

@@ -9,11 +9,12 @@ use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
 use keepstep_storage::{Epoch, RunId, RunRecord, ValueKey};
 
-use super::active::Job;
 use super::check::too_many;
 use super::current::Current;
 use super::def::{ActorDef, ActorState, MethodBody, MethodDef, StateBytes, StoredState};
+use super::job::Job;
 use super::stored::{self, Answer, CallResult};
+use crate::check::guarded;
 use crate::engine::{NewRun, Shared};
 use crate::error::{Error, Result, StepError, StepErrorKind};
 use crate::executor::Outcome;
@@ -55,7 +56,7 @@ impl Called {
 }
 
 impl ActorDef {
-    /// The state of this version.
+    /// The state of this version. A fault is that this program cannot read what is stored: another may.
     pub(super) fn read(
         &self,
         stored: &StoredState,
@@ -63,12 +64,17 @@ impl ActorDef {
     ) -> Result<ActorState, StepFault> {
         let mut names = Vec::new();
         stored.value.for_each_name(&mut |id| names.push(id));
-        decoding(objects, names, || self.read_here(stored))
+        // The code of users may panic.
+        decoding(objects, names, || {
+            guarded("self", || self.read_here(stored))
+        })
     }
 
     fn read_here(&self, stored: &StoredState) -> Result<ActorState, StepFault> {
         match self.migrate {
-            Some(migrate) if stored.version < self.version => migrate(stored.clone()),
+            Some(migrate) if stored.version < self.version => {
+                migrate(stored.clone()).map_err(|fault| unmigrated(stored.version, fault))
+            }
             _ if stored.version <= self.version => (self.decode)(stored),
             _ => Err(StepFault(Fault::Undecodable {
                 param: "self",
@@ -79,6 +85,22 @@ impl ActorDef {
             })),
         }
     }
+}
+
+/// What became of the state of an older version that its migration refused.
+fn unmigrated(version: u32, StepFault(fault): StepFault) -> StepFault {
+    let (message, causes) = match fault {
+        Fault::Error { message, causes } => (message, causes),
+        other => return StepFault(other),
+    };
+    let why = std::iter::once(message).chain(causes);
+    let why = why.collect::<Vec<_>>().join(": ");
+    StepFault(Fault::Undecodable {
+        param: "self",
+        error: serde::de::Error::custom(format_args!(
+            "it could not be migrated from version {version}: {why}"
+        )),
+    })
 }
 
 /// The pauses before asking again for an actor that another engine has: they double.

@@ -6,10 +6,12 @@
 mod active;
 mod call;
 mod check;
+mod commit;
 mod current;
 mod def;
 mod execute;
 mod handle;
+mod job;
 mod residents;
 mod stored;
 mod task;

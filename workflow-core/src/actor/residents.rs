@@ -7,8 +7,8 @@ use keepstep_storage::{RunId, RunKind};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::active::Job;
 use super::def::{ActorDef, ActorState, StoredState, actors};
+use super::job::Job;
 use super::task::Task;
 use crate::engine::Shared;
 use crate::error::{Error, Result};

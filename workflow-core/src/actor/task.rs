@@ -14,9 +14,11 @@ use keepstep_storage::{RunId, StorageError, Timestamp};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::active::{Actor, Exit, From, Item, PAGE, not_found, outcome_of, reply_of, step};
+use super::active::{Actor, Exit, PAGE, not_found, step};
+use super::commit::outcome_of;
 use super::def::ActorDef;
 use super::execute::Stage;
+use super::job::{From, Item, reply_of};
 use super::residents::{Committed, Mail, Seat};
 use crate::engine::Shared;
 use crate::error::{Error, Result};

@@ -58,7 +58,8 @@ async fn check_nodes(
                     standings,
                     events,
                 };
-                check_call(checker, &place, step, args).await?;
+                let checked = check_call(checker, &place, step, args).await;
+                checker.unless_damaged(checked)?;
             }
             NodeKind::Child(child) => match child.plan() {
                 Some(plan) => children.push(plan),

@@ -8,7 +8,7 @@ mod report;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use keepstep_storage::{RunId, RunKind, RunQuery, RunRecord, StoredStatus};
+use keepstep_storage::{RunId, RunKind, RunQuery, RunRecord, StorageError, StoredStatus};
 use rustc_hash::FxHashMap;
 
 pub use report::{Cause, Certainty, Holder, Problem, Report};
@@ -97,6 +97,18 @@ impl Checker {
         self.add(Certainty::Certain, cause);
     }
 
+    /// What is damaged is a problem of what it belongs to, and keeps nothing else from being checked.
+    fn unless_damaged<T: Default>(&mut self, looked_at: Result<T>) -> Result<T> {
+        match looked_at {
+            Err(error @ (Error::Damaged { .. } | Error::Storage(StorageError::Corrupt { .. }))) => {
+                let message = error.to_string();
+                self.certain(Cause::Damaged { message });
+                Ok(T::default())
+            }
+            other => other,
+        }
+    }
+
     async fn runs(&mut self) -> Result<()> {
         let mut query = RunQuery {
             statuses: vec![
@@ -129,17 +141,12 @@ impl Checker {
             _ => Holder::Run,
         };
         self.begin(holder, id);
-        let run = match read(&self.shared, id, record).await {
-            Ok(Some(run)) => run,
-            Ok(None) => return Ok(()),
-            Err(error @ Error::Damaged { .. }) => {
-                let message = error.to_string();
-                self.certain(Cause::Damaged { message });
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+        let run = read(&self.shared, id, record).await;
+        let Some(run) = self.unless_damaged(run)? else {
+            return Ok(());
         };
-        let events = self.events(id, &run).await?;
+        let events = self.events(id, &run).await;
+        let events = self.unless_damaged(events)?;
         for (plan, standings) in run.unfinished() {
             check_plan(self, plan, &standings, &events).await?;
         }
@@ -186,15 +193,9 @@ impl Checker {
                 self.report.actors += 1;
                 self.begin(Holder::Actor, &listed.run);
                 let shared = Arc::clone(&self.shared);
-                match actor::findings(&shared, &listed.run).await {
-                    Ok(findings) => findings
-                        .into_iter()
-                        .for_each(|(certainty, cause)| self.add(certainty, cause)),
-                    Err(error @ Error::Damaged { .. }) => {
-                        let message = error.to_string();
-                        self.certain(Cause::Damaged { message });
-                    }
-                    Err(error) => return Err(error),
+                let findings = actor::findings(&shared, &listed.run).await;
+                for (certainty, cause) in self.unless_damaged(findings)? {
+                    self.add(certainty, cause);
                 }
             }
             match page.into_iter().next_back() {
@@ -216,18 +217,11 @@ impl Checker {
             for listed in &page {
                 self.report.schedules += 1;
                 self.begin(Holder::Schedule, &listed.run);
-                match engine.plan_of_schedule(&listed.run).await {
-                    Ok(Some(plan)) => {
-                        let pending = vec![Standing::Pending; plan.nodes.len()];
-                        check_plan(self, &plan, &pending, &FxHashMap::default()).await?;
-                    }
-                    // Removed since it was listed.
-                    Ok(None) => {}
-                    Err(error @ Error::Damaged { .. }) => {
-                        let message = error.to_string();
-                        self.certain(Cause::Damaged { message });
-                    }
-                    Err(error) => return Err(error),
+                let plan = engine.plan_of_schedule(&listed.run).await;
+                // It may have been removed since it was listed.
+                if let Some(plan) = self.unless_damaged(plan)? {
+                    let pending = vec![Standing::Pending; plan.nodes.len()];
+                    check_plan(self, &plan, &pending, &FxHashMap::default()).await?;
                 }
             }
             match page.into_iter().next_back() {

@@ -169,7 +169,7 @@ impl Engine {
         Err(match ended {
             Ended::Successful(value) => {
                 let value = self.shared.load_value(value).await?;
-                return decode(&self.shared, value, || format!("run {run:?}"));
+                return decode(&self.shared, value, || format!("the output of run {run:?}"));
             }
             ended => self.no_output(id, ended),
         })

@@ -127,7 +127,7 @@ impl Engine {
         step: &str,
     ) -> Result<T> {
         let id = RunId::new(id)?;
-        let what = || format!("step {step:?} of run {id:?}");
+        let what = || format!("the output of step {step:?} of run {id:?}");
         if let Some(bytes) = self
             .shared
             .storage

@@ -234,8 +234,9 @@ fn fault(error: Box<dyn std::error::Error + Send + Sync>) -> StepFault {
 
 impl ObjectRef<bytes::Bytes> {
     /// The bytes as a stream, for an object that is larger than memory. They are checked against the object's address while they are
-    /// read: if they are something else, the reader ends with an error of the kind
-    /// [`InvalidData`](std::io::ErrorKind::InvalidData), and what came before must not be used.
+    /// read: if they are something else, there is an error of the kind
+    /// [`InvalidData`](std::io::ErrorKind::InvalidData) in the place of the last of them, and what came before must not be used. The
+    /// reader keeps the object from being removed.
     ///
     /// # Errors
     /// As [`get`](Self::get).

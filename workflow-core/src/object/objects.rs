@@ -2,12 +2,15 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use keepstep_storage::{BlobId, BlobReader, Storage, StorageError};
 use rustc_hash::FxHashMap;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::StepValue;
 use super::address::{Address, Kind};
@@ -217,9 +220,11 @@ impl Objects {
         })
     }
 
-    /// The bytes of an object of bytes, as a stream.
-    pub(super) async fn reader(&self, address: Address) -> Result<BlobReader> {
-        Ok(self.storage.blob_reader(&address.blob).await?)
+    /// The bytes of an object of bytes, as a stream, which keeps the object.
+    pub(super) async fn reader(&self, address: Address) -> Result<ObjectReader> {
+        let pins = Pins::new(&self.storage, vec![address.blob]);
+        let bytes = self.storage.blob_reader(&address.blob).await?;
+        Ok(ObjectReader { bytes, _pins: pins })
     }
 
     /// The objects that an object has references to, in whatever depth.
@@ -250,6 +255,22 @@ impl Objects {
 
     fn nests(&self) -> std::sync::MutexGuard<'_, FxHashMap<BlobId, Arc<[BlobId]>>> {
         self.nests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream of an object, which stays until this is dropped.
+pub(super) struct ObjectReader {
+    bytes: BlobReader,
+    _pins: Arc<Pins>,
+}
+
+impl AsyncRead for ObjectReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_read(cx, buf)
     }
 }
 

@@ -289,7 +289,7 @@ fn definition(actor: &Actor) -> TokenStream {
         .enumerate()
         .map(|(n, method)| step(actor, n, method, &name));
     let methods = actor.methods.iter().enumerate().map(|(n, method)| {
-        let label = method.ident.unraw().to_string();
+        let label = method.label();
         let is_exclusive = method.is_exclusive;
         let body = body_name(n);
         let kind = format_ident!("{}", if method.is_query { "Read" } else { "Write" });
@@ -378,7 +378,7 @@ fn body(actor: &Actor, n: usize, method: &Method) -> TokenStream {
 /// The step that makes the call.
 fn step(actor: &Actor, n: usize, method: &Method, name: &TokenStream) -> TokenStream {
     let private = actor.options.root.private();
-    let own = method.ident.unraw().to_string();
+    let own = method.label();
     let params = std::iter::once("actor".to_owned()).chain(method.values().map(Param::label));
     let resources = method
         .params

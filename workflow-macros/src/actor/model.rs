@@ -3,6 +3,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
@@ -108,6 +109,7 @@ impl Actor {
                 methods.extend(Method::of(shown, taken, &options, diag));
             }
         }
+        names_of(&methods, diag);
         if constructor.is_none() && ident.is_some() {
             let message = "an actor needs a constructor, which makes its first state: write `pub fn new(…) -> Self`";
             diag.error(&block.self_ty, message);
@@ -335,6 +337,33 @@ impl Method {
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Param> {
         self.params.iter().filter(|param| !param.is_resource)
+    }
+
+    /// What stored calls find it by.
+    pub(super) fn label(&self) -> String {
+        match &self.options.name {
+            Some(name) => name.value(),
+            None => self.ident.unraw().to_string(),
+        }
+    }
+}
+
+/// A stored call could be meant for either of two methods of one name.
+fn names_of(methods: &[Method], diag: &mut Diag) {
+    for (n, method) in methods.iter().enumerate() {
+        let label = method.label();
+        let Some(other) = methods[..n].iter().find(|other| other.label() == label) else {
+            continue;
+        };
+        // Two functions of one name are the compiler's to complain of.
+        let Some(name) = method.options.name.as_ref().or(other.options.name.as_ref()) else {
+            continue;
+        };
+        let message = format!(
+            "stored calls of `{label}` could be meant for `{}` or for `{}`: give each method a name of its own",
+            other.ident, method.ident
+        );
+        diag.error(name, message);
     }
 }
 

@@ -531,3 +531,19 @@ fn blobs_are_swept_once_no_run_refers_to_them() {
     core.delete(run("a"), record(0).epoch).unwrap();
     assert_eq!(core.blobs.list().unwrap(), [fresh]);
 }
+
+#[test]
+fn a_blob_is_there_until_nothing_durable_names_it() {
+    let map = Watched::default();
+    let core = Arc::new(map.open().unwrap());
+    new_run(&core, "a");
+    let seen = Arc::new(AtomicUsize::new(0));
+    let look = {
+        let (core, seen) = (Arc::clone(&core), Arc::clone(&seen));
+        move || seen.store(core.blobs.list().unwrap().len(), Ordering::Relaxed)
+    };
+    *map.0.during_apply.0.lock().unwrap() = Some(Box::new(look));
+    core.delete(run("a"), record(0).epoch).unwrap();
+    assert_eq!(seen.load(Ordering::Relaxed), 1, "the run may be back");
+    assert_eq!(core.blobs.list().unwrap(), []);
+}

@@ -200,10 +200,11 @@ impl Bucket {
 
     pub(super) fn reader(&self, id: &BlobId) -> Result<BlobReader> {
         let got = wait(self.store.get(&self.path(id)));
-        let bytes = got.map_err(|error| self.not_read(id, error))?.into_stream();
-        let reader = Streamed::new(bytes);
+        let got = got.map_err(|error| self.not_read(id, error))?;
+        let len = got.meta.size;
+        let reader = Streamed::new(got.into_stream());
         let location = format!("{self:?}");
-        Ok(Box::new(Verified::new(reader, *id, location, || ())))
+        Ok(Box::new(Verified::new(reader, *id, len, location, || ())))
     }
 
     fn not_read(&self, id: &BlobId, error: object_store::Error) -> StorageError {

@@ -143,7 +143,11 @@ impl Files {
     /// The bytes of a file as a stream.
     pub(super) fn reader(this: &Arc<Self>, id: &BlobId) -> Result<BlobReader> {
         let path = this.path(id);
-        let file = match File::open(&path) {
+        let opened = File::open(&path).and_then(|file| {
+            let len = file.metadata()?.len();
+            Ok((file, len))
+        });
+        let (file, len) = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(super::missing(this.location(), id));
             }
@@ -157,7 +161,7 @@ impl Files {
         let (files, id) = (Arc::clone(this), *id);
         let verified = move || remember(&mut files.memory().verified, &id);
         let location = this.location();
-        Ok(Box::new(Verified::new(file, id, location, verified)))
+        Ok(Box::new(Verified::new(file, id, len, location, verified)))
     }
 
     pub(super) fn len(&self, id: &BlobId) -> Result<Option<u64>> {

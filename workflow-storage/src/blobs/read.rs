@@ -1,4 +1,4 @@
-//! A reader that checks what it reads against an address, and says at the end if it is something else.
+//! A reader that checks what it reads against an address, and says so before it hands out the last of it if it is something else.
 
 use std::io;
 use std::pin::Pin;
@@ -12,6 +12,8 @@ use crate::{BlobId, StorageError};
 pub(crate) struct Verified<R, F> {
     inner: R,
     id: BlobId,
+    /// How many bytes there should still be. Who knows the length may never ask for the end.
+    left: u64,
     hasher: blake3::Hasher,
     /// Where it is read from, for the error.
     location: String,
@@ -20,10 +22,11 @@ pub(crate) struct Verified<R, F> {
 }
 
 impl<R, F: FnOnce()> Verified<R, F> {
-    pub(crate) fn new(inner: R, id: BlobId, location: String, verified: F) -> Self {
+    pub(crate) fn new(inner: R, id: BlobId, len: u64, location: String, verified: F) -> Self {
         Self {
             inner,
             id,
+            left: len,
             hasher: blake3::Hasher::new(),
             location,
             verified: Some(verified),
@@ -52,8 +55,12 @@ impl<R: AsyncRead + Unpin, F: FnOnce() + Unpin> AsyncRead for Verified<R, F> {
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         let read = buf.filled().get(before..).unwrap_or_default();
         self.hasher.update(read);
-        if read.is_empty() && buf.remaining() > 0 {
-            self.at_end()?;
+        let n_read = read.len() as u64;
+        let is_last = n_read > 0 && n_read == self.left;
+        self.left = self.left.saturating_sub(n_read);
+        // Behind the last bytes there may be more than there should be.
+        if is_last || (n_read == 0 && buf.remaining() > 0) {
+            self.at_end().inspect_err(|_| buf.set_filled(before))?;
         }
         Poll::Ready(Ok(()))
     }

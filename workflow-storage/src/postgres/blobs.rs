@@ -164,7 +164,7 @@ impl Postgres {
 
     pub(super) async fn stream_blob(&self, id: &BlobId) -> Result<BlobReader> {
         let found = self.find_blob(id).await?;
-        let (_, place) = found.ok_or_else(|| self.missing(id))?;
+        let (size, place) = found.ok_or_else(|| self.missing(id))?;
         if let (Some(bucket), Some(place)) = (&self.bucket, place) {
             return bucket.reader(id, &place).await;
         }
@@ -194,7 +194,7 @@ impl Postgres {
             drop(writer.shutdown().await);
         });
         let reader = Fallible { reader, failed };
-        Ok(Box::new(Verified::new(reader, *id, location, || ())))
+        Ok(Box::new(Verified::new(reader, *id, size, location, || ())))
     }
 
     pub(super) async fn blob_size(&self, id: &BlobId) -> Result<Option<u64>> {

@@ -109,8 +109,10 @@ impl Bucket {
     pub(super) async fn reader(&self, id: &BlobId, place: &str) -> Result<BlobReader> {
         let got = self.store.get(&self.path(place)).await;
         let got = got.map_err(|error| self.not_read(id, error))?;
+        let len = got.meta.size;
         let reader = Streamed::new(got.into_stream());
-        Ok(Box::new(Verified::new(reader, *id, self.describe(), || ())))
+        let location = self.describe();
+        Ok(Box::new(Verified::new(reader, *id, len, location, || ())))
     }
 
     pub(super) fn damaged(&self, id: &BlobId) -> StorageError {

@@ -46,6 +46,9 @@ use crate::{
     RunPage, RunQuery, RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
 };
 
+/// How long the end of a store waits to say that it has nothing pinned.
+const LET_GO_WITHIN: Duration = Duration::from_secs(2);
+
 /// A store in a schema of a database.
 #[derive(Debug)]
 pub(crate) struct Postgres {
@@ -355,6 +358,9 @@ impl Storage for Postgres {
     }
 
     async fn close(&self) -> Result<()> {
+        // What cannot be said in time is forgotten in a day, as that of a process that crashed.
+        let let_go = self.pins.let_go(&self.sessions, &self.sql.pin);
+        drop(tokio::time::timeout(LET_GO_WITHIN, let_go).await);
         self.sessions.close();
         drop(self.listener().take());
         Ok(())

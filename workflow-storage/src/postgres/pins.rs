@@ -1,7 +1,7 @@
 //! Pins of this process, counted here and written down as rows, which other processes' sweeps look at.
 //!
-//! A row that should be gone is taken away with the next sweep of this process or the next renewal of its leases; rows of a
-//! process that ended without doing so stay for a day.
+//! A row that should be gone is taken away with the next sweep of this process, with the next renewal of its leases, or when the store is
+//! closed; rows of a process that ended without doing so stay for a day.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -73,6 +73,16 @@ impl Pins {
             self.state().changed.extend(pinned.iter().chain(&unpinned));
         }
         written.map(drop)
+    }
+
+    /// Takes every pin away, whoever still has one: nobody can use what it keeps any more.
+    pub(super) async fn let_go(&self, sessions: &Sessions, sql: &str) -> Result<()> {
+        {
+            let mut state = self.state();
+            let State { counts, changed } = &mut *state;
+            changed.extend(counts.drain().map(|(id, _)| id));
+        }
+        self.write(sessions, sql).await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -293,3 +293,18 @@ async fn a_claim_does_not_walk_past_runs_that_have_ended() {
     let read = read().await;
     assert!(read < 1_000, "{read} rows were looked at");
 }
+
+#[tokio::test]
+async fn a_store_that_is_closed_keeps_no_blob() {
+    let (a, b) = two().await;
+    for n in 0..3u8 {
+        let blob = a.put_blob(vec![n; 10].into()).await.unwrap();
+        // One that this process would have said no more of before its next renewal.
+        if n == 2 {
+            a.unpin_blob(&blob);
+        }
+    }
+    assert_eq!(b.maintain().await.unwrap().blobs_removed, 0);
+    a.close().await.unwrap();
+    assert_eq!(b.maintain().await.unwrap().blobs_removed, 3);
+}

@@ -1,0 +1,67 @@
+//! Calls: those that are to be made, which stand in the queue of an actor's task, and those that were made.
+
+use std::sync::Arc;
+
+use keepstep_storage::{MessageId, RunId, Timestamp};
+use tokio::sync::oneshot;
+
+use super::def::MethodDef;
+use super::stored::{Answer, CallResult};
+use crate::engine::NewRun;
+use crate::error::Result;
+use crate::source::Source;
+
+/// A call to be made.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) method: &'static MethodDef,
+    pub(super) args: Vec<Source>,
+    /// The id that the caller gave it.
+    pub(super) key: Option<String>,
+    /// Actors that wait for this call.
+    pub(super) busy: Arc<[RunId]>,
+    /// The run whose step makes it.
+    pub(super) by: Option<RunId>,
+    pub(super) from: From,
+}
+
+/// Where a call comes from.
+#[derive(Debug)]
+pub(super) enum From {
+    Caller(oneshot::Sender<Result<Answer>>),
+    Inbox(MessageId),
+    Agenda((Timestamp, u64)),
+    Reminder(String),
+}
+
+/// What stands in the queue.
+pub(super) enum Item {
+    Call(Job),
+    Inbox,
+    Delete(oneshot::Sender<Result<()>>),
+}
+
+pub(super) fn reply_of(job: Job) -> Option<oneshot::Sender<Result<Answer>>> {
+    match job.from {
+        From::Caller(reply) => Some(reply),
+        From::Inbox(_) | From::Agenda(_) | From::Reminder(_) => None,
+    }
+}
+
+/// A call that was made and is not committed yet.
+pub(super) struct Done {
+    pub(super) reply: Option<oneshot::Sender<Result<Answer>>>,
+    pub(super) answer: Result<Answer>,
+    pub(super) result: Option<(String, CallResult)>,
+    pub(super) consumed: Option<MessageId>,
+    pub(super) child: Option<Box<NewRun>>,
+}
+
+impl Done {
+    /// Whoever asked may have gone; the call is what it is.
+    pub(super) fn tell(self) {
+        if let Some(reply) = self.reply {
+            drop(reply.send(self.answer));
+        }
+    }
+}
