@@ -32,8 +32,9 @@ const VERSION: &str = "version";
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 
 /// How much is gathered in memory before it is written down as a table. A crash leaves up to that much in fjall's own
-/// journal, which the next opening replays: a quarter of fjall's own choice, so that opening takes a fraction of a second.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+/// journal, which the next opening replays: an eighth of fjall's own choice, so that opening takes a fraction of a second. Of small
+/// pairs it takes three times as much memory, and up to five may be there at a time when writing down does not keep up.
+const MEMTABLE_BYTES: u64 = 8 << 20;
 
 /// Threads that write memory down and compact. Of several, fjall keeps the first free for writing down what is in memory, and
 /// while another compacts that one takes a whole processor to find out again and again that there is nothing to write down.

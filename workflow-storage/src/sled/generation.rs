@@ -12,8 +12,8 @@ use crate::directory::sync_all;
 use crate::poison;
 use crate::{Op, Result, StorageError};
 
-/// sled takes about twice that.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Counted in bytes on disk. A page takes several times that in memory: room for twice its pairs, a reference for each key and value.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How long to wait for the threads of an earlier opening by this process, which may hold sled's lock a little longer
 /// than the store was open.
