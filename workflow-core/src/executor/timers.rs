@@ -189,3 +189,44 @@ fn wake(shared: &Arc<Shared>, near: &mut Near, mut permits: OwnedSemaphorePermit
     }
     shared.tasks.spawn(Arc::clone(shared).wake_all(due));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(n: usize) -> RunId {
+        RunId::new(format!("{n:06}")).unwrap()
+    }
+
+    #[test]
+    fn the_earliest_times_stay_in_memory_and_the_rest_is_the_stores() {
+        let mut near = Near::default();
+        let n = MAX_NEAR + 100;
+        for at in (0..n).rev() {
+            near.insert(Timestamp(at as u64), run(at));
+        }
+        assert_eq!(near.timers.len(), MAX_NEAR);
+        let last = (Timestamp(MAX_NEAR as u64 - 1), run(MAX_NEAR - 1));
+        assert_eq!(near.read_to, Some(last));
+        assert!(!near.wants_more());
+        let woken: Vec<RunId> = (0..3 * PAGE).filter_map(|_| near.pop()).collect();
+        assert_eq!(woken[0], run(0));
+        assert!(woken.is_sorted());
+        // There is room for a page of each kind.
+        assert!(near.wants_more());
+    }
+
+    #[test]
+    fn due_is_what_has_mail_and_what_has_its_time() {
+        let mut near = Near::default();
+        for at in 0..2 * MAX_READ {
+            near.insert(Timestamp(at as u64), run(at));
+        }
+        assert_eq!(near.n_due(Timestamp(9)), 10);
+        near.at_once.push_back(run(777));
+        assert_eq!(near.n_due(Timestamp(9)), 11);
+        assert_eq!(near.n_due(Timestamp::MAX), MAX_READ);
+        assert_eq!(near.pop(), Some(run(777)));
+        assert_eq!(near.pop(), Some(run(0)));
+    }
+}
