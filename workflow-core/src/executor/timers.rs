@@ -14,7 +14,7 @@ use crate::engine::Shared;
 /// Times within this are kept in memory, and looked up in the store once in half of it.
 const HORIZON: Duration = Duration::from_secs(120);
 /// How many due runs of a kind are read from the store at a time.
-const PAGE: usize = 4096;
+const PAGE: usize = 2048;
 /// How many times are kept in memory; of more, the earliest.
 const MAX_NEAR: usize = 4 * PAGE;
 /// How many runs are being woken at a time: read, and what was due not yet durable.
