@@ -73,16 +73,18 @@ fn options() -> impl Options {
 /// Copies of heads written lately. Only the writer puts one in, and only once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    young: HashMap<RunId, Head>,
+    /// Boxed, since a map has room for about twice as many as are in it.
+    young: HashMap<RunId, Box<Head>>,
     /// Those that were young before: dropped as a whole when the young are many, unless asked for.
-    old: HashMap<RunId, Head>,
+    old: HashMap<RunId, Box<Head>>,
 }
 
 const MANY: usize = 8192;
 
 impl Recent {
     pub(super) fn get(&self, run: &RunId) -> Option<&Head> {
-        self.young.get(run).or_else(|| self.old.get(run))
+        let head = self.young.get(run).or_else(|| self.old.get(run));
+        head.map(|head| &**head)
     }
 
     pub(super) fn set(&mut self, run: RunId, head: Option<Head>) {
@@ -94,7 +96,7 @@ impl Recent {
         if self.young.len() >= MANY && !self.young.contains_key(&run) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(run, head);
+        self.young.insert(run, Box::new(head));
     }
 
     pub(super) fn clear(&mut self) {

@@ -32,8 +32,13 @@ const VERSION: &str = "version";
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 
 /// How much is gathered in memory before it is written down as a table. A crash leaves up to that much in fjall's own
-/// journal, which the next opening replays: a quarter of fjall's own choice, so that opening takes a fraction of a second.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+/// journal, which the next opening replays: an eighth of fjall's own choice, so that opening takes a fraction of a second. Of small
+/// pairs it takes three times as much memory, and up to five may be there at a time when writing down does not keep up.
+const MEMTABLE_BYTES: u64 = 8 << 20;
+
+/// Threads that write memory down and compact. Of several, fjall keeps the first free for writing down what is in memory, and
+/// while another compacts that one takes a whole processor to find out again and again that there is nothing to write down.
+const WORKERS: usize = 1;
 
 /// How long a compaction waits for memory to be written down before it compacts only what is on disk.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
@@ -43,12 +48,13 @@ pub(crate) fn open(dir: &Path) -> Result<Fjall> {
     let is_new = !dir.join(VERSION).exists();
     manifest::check(dir)?;
     let tree = guarded(dir, || {
-        let mut opened = Database::builder(dir).open();
+        let builder = || Database::builder(dir).worker_threads(WORKERS);
+        let mut opened = builder().open();
         if let Err(fjall::Error::JournalRecovery(damage)) = &opened
             && torn::cut_torn_batch(dir).map_err(|error| StorageError::io("mend", dir, error))?
         {
             tracing::warn!(?dir, ?damage, "cut off a batch that was never committed");
-            opened = Database::builder(dir).open();
+            opened = builder().open();
         }
         let db = opened.map_err(|error| failure(dir, "open", error))?;
         let keyspace = db

@@ -24,6 +24,8 @@ const WORTHWHILE: u64 = 2;
 const FRESH: u64 = 2 * 1024 * 1024;
 /// How many bytes are copied in one batch.
 const PORTION: usize = 1024 * 1024;
+/// How many pairs are: while a batch goes on, sled keeps a copy of a page for each of them.
+const PORTION_PAIRS: usize = 512;
 
 /// What is known of the space that the map takes.
 #[derive(Debug)]
@@ -171,7 +173,7 @@ fn copy_pairs(old: &Generation, fresh: &Generation) -> Result<u64> {
         old.range((from, Bound::Unbounded), false, &mut |key, value| {
             bytes += key.len() + value.len();
             ops.push(Op::Put(key.to_vec(), Bytes::copy_from_slice(value)));
-            if bytes < PORTION {
+            if bytes < PORTION && ops.len() < PORTION_PAIRS {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())
