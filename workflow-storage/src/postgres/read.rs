@@ -174,19 +174,28 @@ impl Postgres {
     ) -> Result<Vec<Option<ReadRun>>> {
         let ids: Vec<&str> = runs.iter().map(RunId::as_str).collect();
         let records = self.read_records(&ids).await?;
-        let reading = runs.iter().zip(records).map(|(run, record)| async move {
-            let Some(record) = record else {
-                return Ok(None);
-            };
-            let journal = self
-                .read_journal(run, record.first_entry, max_bytes)
-                .await?;
-            Ok(Some(ReadRun { record, journal }))
-        });
+        let mut reading = Vec::with_capacity(runs.len());
+        for (run, record) in runs.iter().zip(records) {
+            reading.push(self.read_with_journal(run, record, max_bytes));
+        }
         stream::iter(reading)
             .buffered(JOURNALS_AT_ONCE)
             .try_collect()
             .await
+    }
+
+    async fn read_with_journal(
+        &self,
+        run: &RunId,
+        record: Option<RunRecord>,
+        max_bytes: usize,
+    ) -> Result<Option<ReadRun>> {
+        let Some(record) = record else {
+            return Ok(None);
+        };
+        let reading = self.read_journal(run, record.first_entry, max_bytes);
+        let journal = reading.await?;
+        Ok(Some(ReadRun { record, journal }))
     }
 
     /// One index serves runs of one status in order, so runs of several statuses are merged from as many scans.
