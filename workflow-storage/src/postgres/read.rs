@@ -190,6 +190,20 @@ impl Postgres {
             .await
     }
 
+    async fn read_with_journal(
+        &self,
+        run: &RunId,
+        record: Option<RunRecord>,
+        max_bytes: usize,
+    ) -> Result<Option<ReadRun>> {
+        let Some(record) = record else {
+            return Ok(None);
+        };
+        let reading = self.read_journal(run, record.first_entry, max_bytes);
+        let journal = reading.await?;
+        Ok(Some(ReadRun { record, journal }))
+    }
+
     /// One index serves runs of one status in order, so runs of several statuses are merged from as many scans.
     pub(super) async fn read_page(&self, query: &RunQuery) -> Result<RunPage> {
         let size = query.limit.max(1);
