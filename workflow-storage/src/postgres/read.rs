@@ -174,16 +174,10 @@ impl Postgres {
     ) -> Result<Vec<Option<ReadRun>>> {
         let ids: Vec<&str> = runs.iter().map(RunId::as_str).collect();
         let records = self.read_records(&ids).await?;
-        let reading = runs.iter().cloned().zip(records);
-        let reading = reading.map(|(run, record)| async move {
-            let Some(record) = record else {
-                return Ok(None);
-            };
-            let journal = self
-                .read_journal(&run, record.first_entry, max_bytes)
-                .await?;
-            Ok(Some(ReadRun { record, journal }))
-        });
+        let mut reading = Vec::with_capacity(runs.len());
+        for (run, record) in runs.iter().zip(records) {
+            reading.push(self.read_with_journal(run, record, max_bytes));
+        }
         stream::iter(reading)
             .buffered(JOURNALS_AT_ONCE)
             .try_collect()
