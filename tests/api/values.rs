@@ -173,10 +173,13 @@ async fn an_output_of_another_type_says_where() -> keepstep::Result<()> {
     let engine = Engine::open("memory:").await?;
     engine.run("run", report().name("the report")).await?;
     for (error, whose) in [
-        (engine.output::<Report<u64>>("run").await, "run \"run\""),
+        (
+            engine.output::<Report<u64>>("run").await,
+            "the output of run \"run\"",
+        ),
         (
             engine.step_output("run", "the report").await,
-            "step \"the report\" of run \"run\"",
+            "the output of step \"the report\" of run \"run\"",
         ),
     ] {
         match error {
