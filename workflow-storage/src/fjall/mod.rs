@@ -36,10 +36,6 @@ const MAX_VALUE_BYTES: usize = 64 * 1024;
 /// pairs it takes three times as much memory, and up to five may be there at a time when writing down does not keep up.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 
-/// How much of what was read stays in memory: half of fjall's own choice. What is asked for again and again is in the memtables
-/// and in the recent records of the adapter, and the rest is in the system's cache of files.
-const CACHE_BYTES: u64 = 16 << 20;
-
 /// Threads that write memory down and compact. Of several, fjall keeps the first free for writing down what is in memory, and
 /// while another compacts that one takes a whole processor to find out again and again that there is nothing to write down.
 const WORKERS: usize = 1;
@@ -52,11 +48,7 @@ pub(crate) fn open(dir: &Path) -> Result<Fjall> {
     let is_new = !dir.join(VERSION).exists();
     manifest::check(dir)?;
     let tree = guarded(dir, || {
-        let builder = || {
-            Database::builder(dir)
-                .worker_threads(WORKERS)
-                .cache_size(CACHE_BYTES)
-        };
+        let builder = || Database::builder(dir).worker_threads(WORKERS);
         let mut opened = builder().open();
         if let Err(fjall::Error::JournalRecovery(damage)) = &opened
             && torn::cut_torn_batch(dir).map_err(|error| StorageError::io("mend", dir, error))?
