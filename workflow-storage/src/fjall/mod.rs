@@ -177,13 +177,12 @@ impl OrderedMap for Fjall {
         self.with(|tree| {
             let size = || tree.db.disk_space().map_err(|e| self.failure("measure", e));
             let before = size()?;
-            // Removals that are still in memory free nothing on disk.
+            // Removals that are still in memory free nothing on disk. Some may be on their way there already.
             let rotated = tree.keyspace.rotate_memtable();
-            if rotated.map_err(|e| self.failure("compact", e))? {
-                let until = Instant::now() + FLUSH_PATIENCE;
-                while tree.keyspace.sealed_memtable_count() > 0 && Instant::now() < until {
-                    thread::sleep(Duration::from_millis(2));
-                }
+            rotated.map_err(|e| self.failure("compact", e))?;
+            let until = Instant::now() + FLUSH_PATIENCE;
+            while tree.keyspace.sealed_memtable_count() > 0 && Instant::now() < until {
+                thread::sleep(Duration::from_millis(2));
             }
             let compacted = tree.keyspace.major_compact();
             compacted.map_err(|e| self.failure("compact", e))?;
