@@ -285,7 +285,10 @@ impl RunTask {
                 .run
                 .next_timer()
                 .filter(|_| self.run.is_active() && self.may_fold());
-            if timer.is_some_and(|due_at| due_at <= self.shared.clock.timestamp()) {
+            // Not before what this task has been told, such as that it is canceled.
+            if self.messages.is_empty()
+                && timer.is_some_and(|due_at| due_at <= self.shared.clock.timestamp())
+            {
                 self.timers_fired();
                 continue;
             }
