@@ -4,6 +4,7 @@
 //! It needs no writer to be done once: it is taken only while the journal ends where the entry begins. An attempt whose answer was
 //! lost, and which arrives after the next, finds the journal longer, as the next one does if the first was done.
 
+use super::commit::MAX_BATCH_BYTES;
 use super::names;
 use super::numbers::{bits, node, stored, time};
 use crate::{Batch, Expect, Result, RunRecord, RunWrite, StoredStatus};
@@ -24,7 +25,11 @@ pub(super) fn single(batch: &Batch) -> Option<Append<'_>> {
         && record.owner.is_some();
     match (write.expect, &write.entry) {
         (Expect::Epoch(epoch), Some(entry))
-            if is_alone && goes_on && record.first_entry < record.next_entry =>
+            if is_alone
+                && goes_on
+                && record.first_entry < record.next_entry
+                // A longer one is refused as any batch is.
+                && entry.len() <= MAX_BATCH_BYTES =>
         {
             Some(Append {
                 write,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A message to the server has at most 1 GiB.
-const MAX_BATCH_BYTES: usize = 900 << 20;
+pub(super) const MAX_BATCH_BYTES: usize = 900 << 20;
 
 /// Who makes one commit at a time.
 #[derive(Debug)]
