@@ -255,6 +255,53 @@ async fn a_child_that_took_too_long_and_is_not_needed_is_canceled() -> keepstep:
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancel_reaches_a_child_that_its_failing_parent_gave_up() -> keepstep::Result<()> {
+    for is_crashed in [false, true] {
+        let lab = Lab::new();
+        let mut engine = lab.engine().await;
+        let limited = child("a", event::<String>("never")).timeout(Duration::from_secs(10));
+        drop(engine.start("parent", join([limited, stubborn()])).await?);
+        // The time is over, and the failure waits for the other body.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        assert_eq!(engine.status("parent").await?, Status::Running);
+        assert_eq!(engine.status("a").await?, Status::Running);
+        if is_crashed {
+            lab.crash(engine).await;
+            engine = lab.engine().await;
+        }
+        engine.cancel("parent").await?;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(engine.status("a").await?, Status::Canceled);
+        engine.shutdown().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_leaves_a_run_alone_that_has_the_id_of_a_child_not_begun() -> keepstep::Result<()>
+{
+    let store = Arc::new(Faulty::new(keepstep::storage::memory()));
+    let lab = Lab::on(store.clone());
+    lab.world.tell("first", Do::Hold);
+    let engine = lab.engine().await;
+    let parent = child("child", work("late")).after(&work("first"));
+    drop(engine.start("parent", parent).await?);
+    drop(engine.start("child", event::<u32>("never")).await?);
+    lab.world.until("first").await;
+    // The step's result is stored, and the child is not begun.
+    store.inject(Fault::at(Call::Read, 1, Effect::Fail));
+    lab.world.tell("first", Do::Succeed);
+    // Time stands still while anything is done.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(engine.status("parent").await?, Status::Resumable);
+    engine.cancel("parent").await?;
+    assert_eq!(engine.status("parent").await?, Status::Canceled);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(engine.status("child").await?, Status::Running);
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
 async fn parent_and_child_go_on_after_a_crash_wherever_it_happened() -> keepstep::Result<()> {
     let lab = Lab::new();
     lab.world.tell("hangs", Do::Hold);

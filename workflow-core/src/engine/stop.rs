@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Expect, RunId, RunRecord, RunWrite, Send, SendOutcome, StoredStatus, ValueKey, WriteOutcome,
+    Expect, Parent, RunId, RunRecord, RunWrite, Send, SendOutcome, StoredStatus, ValueKey,
+    WriteOutcome,
 };
 
 use super::Engine;
@@ -280,17 +281,28 @@ impl Engine {
         Ok(next)
     }
 
-    /// The runs that a run waits for. A run that is damaged can be canceled too, without them.
+    /// The runs that a run began and may still need. A run that is damaged can be canceled too, without them.
     async fn children_of(&self, id: &RunId, record: &RunRecord) -> Result<Vec<RunId>> {
-        match load_run(&*self.shared.storage, id, record).await {
-            Ok(run) => Ok(run.children()),
+        let named = match load_run(&*self.shared.storage, id, record).await {
+            Ok(run) => run.children(),
             // Another time they can be read: nobody else would tell them.
-            Err(error @ Error::Storage(_)) => Err(error),
+            Err(error @ Error::Storage(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(run = %id, %error, "the children of a canceled run are not known");
-                Ok(Vec::new())
+                Vec::new()
+            }
+        };
+        let mut children = Vec::with_capacity(named.len());
+        for child in named {
+            // It may not have come to begin one, and another run may have the id.
+            let found = self.shared.storage.record(&child).await?;
+            let is_by =
+                |parent: &Parent| parent.run == *id && parent.incarnation == record.incarnation;
+            if found.is_some_and(|found| found.parent.as_ref().is_some_and(is_by)) {
+                children.push(child);
             }
         }
+        Ok(children)
     }
 
     /// Removes a run with all that is stored of it; its id can then be used again. A run that has ended, is suspended or

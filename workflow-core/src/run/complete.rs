@@ -218,7 +218,7 @@ impl Run {
                 self.stops.push(step);
                 self.n_running -= 1;
             }
-            State::Away { .. } => self.abandon_child(step),
+            state if state.has_child() => self.abandon_child(step),
             _ => {}
         }
         self.end_wait(step, state);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keepstep_storage::Timestamp;
 
 use super::{Run, StepId};
-use crate::error::StepError;
+use crate::error::{StepError, StepErrorKind};
 use crate::plan::{NodeKind, Plan};
 use crate::value::Value;
 
@@ -70,6 +70,18 @@ pub(super) enum State {
     Caught(Value),
     /// Nothing needs the node any more.
     Gone(Ending),
+}
+
+impl State {
+    /// Whether a child run of a node in this state may be going on.
+    pub(super) fn has_child(&self) -> bool {
+        match self {
+            Self::Away { .. } => true,
+            // The child has not ended: its parent did not wait any longer.
+            Self::Failed(error) => error.kind == StepErrorKind::Timeout,
+            _ => false,
+        }
+    }
 }
 
 /// How a node that is gone ended.
@@ -265,13 +277,14 @@ impl Run {
                     State::Done(value) | State::Ran(value) => {
                         self.live_bytes = self.live_bytes.saturating_sub(value.len() as u64);
                     }
-                    State::Failed(_) => {}
                     state => {
                         if let State::Expanded(child) = state {
                             bases.push(*child);
                         }
                         self.call_off(StepId(base + u64::from(index)), state);
-                        self.counts.done += u64::from(is_counted);
+                        if !matches!(state, State::Failed(_)) {
+                            self.counts.done += u64::from(is_counted);
+                        }
                     }
                 }
             }

@@ -297,16 +297,20 @@ impl Run {
         }
     }
 
-    /// The runs that are waited for.
+    /// The runs that were begun, or are to be, and are the run's as long as it is not canceled: that are waited for, or that took
+    /// too long, so that the run fails, and would be waited for again if it was resumed.
     pub(crate) fn children(&self) -> Vec<RunId> {
-        let child = |id: &StepId| {
-            let (_, segment, index) = self.locate(*id)?;
-            match &segment.plan.node(index).kind {
-                NodeKind::Child(child) => Some(child.id.clone()),
-                _ => None,
+        let mut children = Vec::new();
+        for segment in self.segments.values() {
+            for (node, index) in segment.nodes.iter().zip(0..) {
+                if let NodeKind::Child(child) = &segment.plan.node(index).kind
+                    && node.state.has_child()
+                {
+                    children.push(child.id.clone());
+                }
             }
-        };
-        self.waits.away.iter().filter_map(child).collect()
+        }
+        children
     }
 
     /// Child runs to be begun or looked after, since the last call.

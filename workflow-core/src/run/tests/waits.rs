@@ -12,7 +12,7 @@ use super::script::{
 use super::strategy::plans_with_waits;
 use crate::error::StepErrorKind;
 use crate::run::audit::audit;
-use crate::run::{Due, Event, Run, Settled, StepId};
+use crate::run::{Due, Event, Failure, Run, Settled, StepId};
 use crate::value::Value;
 
 impl Script {
@@ -364,6 +364,47 @@ fn a_child_that_nothing_needs_is_an_orphan() {
             assert_eq!(script.run.settle(true), Settled::Successful);
         },
     );
+}
+
+#[test]
+fn a_child_that_took_too_long_is_the_runs_until_nothing_may_need_it() {
+    let parts = [
+        child("c").within(50),
+        step("b", &[]),
+        race("first", "c", "b"),
+    ];
+    let mut script = Script::new(&parts);
+    script.at(1_000);
+    assert_eq!(script.start(), ["b"]);
+    script.at(1_050);
+    // The run fails; resumed, it would wait for the child again.
+    assert!(script.run.is_failing());
+    assert!(script.run.take_orphans().is_empty());
+    assert_eq!(script.run.children()[0].as_str(), "child");
+    script.crash();
+    assert_eq!(script.run.children()[0].as_str(), "child");
+    // Now it would not.
+    script.runs("b");
+    assert!(script.run.children().is_empty());
+    assert_eq!(script.run.take_orphans()[0].as_str(), "child");
+    assert_eq!(script.run.settle(true), Settled::By(Event::RunFailed));
+}
+
+#[test]
+fn a_child_that_failed_is_left_alone() {
+    let mut script = Script::new(&[child("c")]);
+    script.run.take_children();
+    script.apply(Event::AttemptFailed {
+        step: StepId(0),
+        failure: Failure {
+            kind: StepErrorKind::Error,
+            message: "there is a run of this id that this workflow did not start".to_owned(),
+            causes: Vec::new(),
+        },
+        retry_at: None,
+    });
+    assert!(script.run.children().is_empty());
+    assert!(script.run.take_orphans().is_empty());
 }
 
 #[test]
