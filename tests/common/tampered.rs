@@ -130,10 +130,11 @@ impl Storage for Tampered {
     async fn due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
-        self.inner.due(kind, until, limit).await
+        self.inner.due(kind, after, until, limit).await
     }
 
     async fn inbox(

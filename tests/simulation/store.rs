@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
     Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
-    Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery,
-    RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
+    Message, MessageId, NodeId, Notice, Position, ReadRun, Result, RunId, RunKind, RunPage,
+    RunQuery, RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
 };
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -76,13 +76,18 @@ impl Storage for Bottom {
         self.memory.value(run, key).await
     }
 
+    async fn read_runs(&self, runs: &[RunId], max: usize) -> Result<Vec<Option<ReadRun>>> {
+        self.memory.read_runs(runs, max).await
+    }
+
     async fn due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
-        self.memory.due(kind, until, limit).await
+        self.memory.due(kind, after, until, limit).await
     }
 
     async fn inbox(
@@ -386,13 +391,20 @@ impl Storage for Wire {
         )
     }
 
+    async fn read_runs(&self, runs: &[RunId], max: usize) -> Result<Vec<Option<ReadRun>>> {
+        let names: Vec<&str> = runs.iter().map(RunId::as_str).collect();
+        let what = format!("reads {}", names.join(" "));
+        read!(self, &what, read_runs(runs, max))
+    }
+
     async fn due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
-        let asking = self.faulty.due(kind, until, limit);
+        let asking = self.faulty.due(kind, after, until, limit);
         let asked = self.call("asks what is due", asking).await;
         self.look_up(asked)
     }

@@ -97,6 +97,26 @@ async fn sleeping_runs_are_not_in_memory_and_each_wakes_at_its_time() -> keepste
 }
 
 #[tokio::test(start_paused = true)]
+async fn more_sleepers_than_are_kept_in_mind_wake_at_their_times() -> keepstep::Result<()> {
+    // More than an engine keeps the times of, all due within the two minutes that it looks ahead.
+    const N: u64 = 9_000;
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let first = lab.clock.now() + Duration::from_secs(30);
+    for n in (0..N).rev() {
+        let nap = sleep_until(first + Duration::from_millis(n));
+        drop(engine.start(format!("run {n:04}"), nap).await?);
+    }
+    for n in 0..N {
+        engine.output::<()>(format!("run {n:04}")).await?;
+    }
+    let woken = lab.clock.now().duration_since(first).unwrap();
+    let last = Duration::from_millis(N);
+    assert!(woken < last + Duration::from_secs(1), "{woken:?}");
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sleep_until_a_time_ends_then() -> keepstep::Result<()> {
     let lab = Lab::new();
     let engine = lab.engine().await;

@@ -156,6 +156,15 @@ pub struct Message {
     pub body: Bytes,
 }
 
+/// What is read of a run that is to go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadRun {
+    /// Its record.
+    pub record: RunRecord,
+    /// Its journal from the first entry on, or the beginning of that.
+    pub journal: Vec<JournalEntry>,
+}
+
 /// A journal entry as it was appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalEntry {

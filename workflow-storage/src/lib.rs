@@ -124,8 +124,8 @@ mod task;
 
 pub use adapter::Adapter;
 pub use batch::{
-    Batch, Committed, Expect, JournalEntry, Message, MessageId, RunWrite, Send, SendOutcome,
-    ValueKey, WriteOutcome,
+    Batch, Committed, Expect, JournalEntry, Message, MessageId, ReadRun, RunWrite, Send,
+    SendOutcome, ValueKey, WriteOutcome,
 };
 pub use blobs::Blobs;
 #[cfg(feature = "object_store")]

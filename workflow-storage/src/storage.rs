@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
     Batch, BlobId, Committed, Epoch, JournalEntry, ListedRun, Message, MessageId, NodeId, Position,
-    Result, RunId, RunKind, RunPage, RunQuery, RunRecord, StorageError, TaskId, TaskQueue,
+    ReadRun, Result, RunId, RunKind, RunPage, RunQuery, RunRecord, StorageError, TaskId, TaskQueue,
     Timestamp, ValueKey,
 };
 
@@ -86,10 +86,27 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// A value that is kept beside the journal.
     async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>>;
 
-    /// Active runs of a kind whose `wake_at` is at or before `until`, earliest first, at most `limit`, whoever owns them.
+    /// Several runs, as [`record`](Self::record) and [`journal`](Self::journal) show each of them: its record, and its journal
+    /// from the first entry on, as far as `max_bytes` go for each.
+    async fn read_runs(&self, runs: &[RunId], max_bytes: usize) -> Result<Vec<Option<ReadRun>>> {
+        let mut read = Vec::with_capacity(runs.len());
+        for run in runs {
+            let Some(record) = self.record(run).await? else {
+                read.push(None);
+                continue;
+            };
+            let journal = self.journal(run, record.first_entry, max_bytes).await?;
+            read.push(Some(ReadRun { record, journal }));
+        }
+        Ok(read)
+    }
+
+    /// Active runs of a kind whose `wake_at` is at or before `until`, earliest first and those of one time in the order of their
+    /// ids, after a time and an id, at most `limit`, whoever owns them.
     async fn due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>>;

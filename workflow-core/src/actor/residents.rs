@@ -197,7 +197,7 @@ impl Shared {
     pub(crate) fn wake(self: &Arc<Self>, id: RunId) {
         let kind = id.parts().next().map(str::to_owned);
         match kind.as_deref() {
-            None => self.unpark(id),
+            None => self.unpark(id, None),
             Some(_) if !self.actors.is_awake() => {}
             Some(super::NAMESPACE) if self.is_shared() => self.wake_if_free(id),
             Some(super::NAMESPACE) => self.wake_actor(&id),

@@ -20,7 +20,7 @@ use super::{Engine, build, executable, lock};
 use crate::actor::{Residents, actors};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::executor::{COMPACT_ABOVE, Committer, run_committer, run_timers};
+use crate::executor::{COMPACT_ABOVE, Committer, MAX_WAKING, run_committer, run_timers};
 use crate::object::Objects;
 use crate::registry::Registry;
 use crate::remote::{Remote, RemoteSettings};
@@ -409,6 +409,7 @@ impl EngineBuilder {
             lacking: self.lacking,
             committer,
             timers,
+            wake_permits: Arc::new(Semaphore::new(MAX_WAKING)),
             random: Mutex::new(
                 self.seed
                     .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed),

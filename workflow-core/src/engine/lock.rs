@@ -30,6 +30,23 @@ impl KeyedLocks {
         self.wait(id, lock).await
     }
 
+    /// The lock of this id, if nobody else holds it or waits for it.
+    pub(super) fn try_lock(&self, id: &RunId) -> Option<KeyedGuard> {
+        let mut locks = locks(&self.0);
+        if locks.by_id.contains_key(id) {
+            return None;
+        }
+        if let Some(asked_for) = &mut locks.asked_for {
+            asked_for.insert(id.clone());
+        }
+        let lock = Arc::clone(locks.by_id.entry(id.clone()).or_default());
+        Some(KeyedGuard {
+            id: id.clone(),
+            guard: Some(lock.try_lock_owned().ok()?),
+            locks: Arc::clone(&self.0),
+        })
+    }
+
     async fn wait(&self, id: &RunId, lock: Arc<tokio::sync::Mutex<()>>) -> KeyedGuard {
         KeyedGuard {
             id: id.clone(),
@@ -104,6 +121,13 @@ mod tests {
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
         drop(second.await);
+        assert_eq!(super::locks(&locks.0).by_id.len(), 1);
+        assert!(locks.try_lock(&b).is_none());
+        let third = locks.try_lock(&a).unwrap();
+        assert!(locks.try_lock(&a).is_none());
+        assert!(futures_util::poll!(std::pin::pin!(locks.lock(&a))).is_pending());
+        drop(third);
+        assert!(locks.try_lock(&a).is_some());
         assert_eq!(super::locks(&locks.0).by_id.len(), 1);
     }
 

@@ -15,6 +15,7 @@ mod resume;
 mod send;
 mod shared;
 mod stop;
+mod wake;
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub use read::Metadata;
 pub use send::SendEvent;
 #[cfg(feature = "schedules")]
 pub(crate) use shared::Admission;
-pub(crate) use shared::{Ended, Seat, Shared, load_value};
+pub(crate) use shared::{Ended, Seat, Shared, WakePermit, load_value};
 
 use crate::actor::current_call;
 use crate::context::try_context;
@@ -167,16 +168,20 @@ impl Engine {
 
     /// Does something in a task of its own: a caller that stops waiting must not leave it half done, such as a run that is
     /// stored and that nothing drives.
-    async fn to_its_end<T: Send + 'static>(
+    fn to_its_end<T: Send + 'static, W: Future<Output = Result<T>> + Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        match self.shared.tasks.spawn(work).await {
-            Ok(done) => done,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Error::ShutDown),
-            },
+        work: W,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, W> {
+        // Not an async function: who waits would have room for the work, too, which is done elsewhere.
+        let working = self.shared.tasks.spawn(work);
+        async move {
+            match working.await {
+                Ok(done) => done,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => Err(Error::ShutDown),
+                },
+            }
         }
     }
 
@@ -195,7 +200,7 @@ impl Engine {
             // A run that is there needs no place in the queue.
             Err(full @ Error::QueueFull { .. }) => {
                 return match self.shared.storage.record(id).await? {
-                    Some(record) => self.attach_to_stored(id, Some(hash), record).await,
+                    Some(record) => Box::pin(self.attach_to_stored(id, Some(hash), record)).await,
                     None => Err(full),
                 };
             }
@@ -204,7 +209,7 @@ impl Engine {
         match self.create(id, plan, hash, admission, None, None).await? {
             Some(attached) => Ok(attached),
             None => match self.shared.storage.record(id).await? {
-                Some(record) => self.attach_to_stored(id, Some(hash), record).await,
+                Some(record) => Box::pin(self.attach_to_stored(id, Some(hash), record)).await,
                 None => Err(Error::NotFound { run: id.clone() }),
             },
         }
@@ -381,9 +386,9 @@ impl Shared {
                 ),
             );
         }
-        place.hand_over();
+        let waking = place.hand_over();
         let span = tracing::info_span!("run", run = %id, workflow = record.workflow);
-        let task = Box::new(RunTask::new(
+        let mut task = Box::new(RunTask::new(
             Arc::clone(self),
             seat,
             id,
@@ -392,6 +397,7 @@ impl Shared {
             opening,
             channel,
         ));
+        task.waking = waking;
         self.tasks
             .spawn(tracing::Instrument::instrument(task.drive(), span));
     }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{Parent, RunId, RunQuery, RunRecord, RunWrite, StorageError, StoredStatus};
+use keepstep_storage::{
+    Parent, ReadRun, RunId, RunQuery, RunRecord, RunWrite, StorageError, StoredStatus,
+};
 
 use super::handle::{Attached, Handle};
 use super::shared::{Admission, Ended, Place, Seat, SeatState, Shared};
 use super::{Engine, forbid_in_step};
 use crate::error::{Damage, Error, Result};
-use crate::executor::{RunMessage, load_run};
+use crate::executor::{RunMessage, finish_load, load_run};
 use crate::run::{ChildToBegin, Event};
 use crate::status::Status;
 
@@ -403,46 +405,30 @@ impl Shared {
             // It was canceled or suspended while it waited.
             _ => return,
         };
-        self.go_on_with(&id, seat, place).await;
+        self.go_on_with(&id, seat, place, None).await;
     }
 
-    /// Takes a run back into memory whose timer is due.
-    pub(crate) fn unpark(self: &Arc<Self>, id: RunId) {
-        let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let _lock = shared.locks.lock(&id).await;
-            let waiting = match shared.roster().seats.get(&id) {
-                Some((SeatState::Parked | SeatState::Remote, seat)) => Some(Arc::clone(seat)),
-                Some(_) => return,
-                None => None,
-            };
-            let is_mine = {
-                let roster = shared.roster();
-                !roster.is_closed && !roster.lost.contains(&id)
-            };
-            if !is_mine {
-                return;
-            }
-            let place = shared.take_place_back();
-            let seat = waiting.unwrap_or_else(|| Seat::new([0; 32]));
-            shared.go_on_with(&id, seat, place).await;
-        });
-    }
-
-    /// Loads a run that this engine owns, and drives it. Those who wait for it are told if that fails.
-    async fn go_on_with(self: &Arc<Self>, id: &RunId, seat: Arc<Seat>, place: Place) {
+    /// Loads a run that this engine owns, if it was not `read` already, and drives it. Those who wait for it are told if that
+    /// fails.
+    pub(super) async fn go_on_with(
+        self: &Arc<Self>,
+        id: &RunId,
+        seat: Arc<Seat>,
+        place: Place,
+        read: Option<ReadRun>,
+    ) {
         let mut epoch = None;
         let loaded = async {
-            let record = self
-                .storage
-                .record(id)
-                .await?
-                .ok_or_else(|| Error::NotFound { run: id.clone() })?;
+            let (record, begun) = match read {
+                Some(ReadRun { record, journal }) => (Some(record), journal),
+                None => (self.storage.record(id).await?, Vec::new()),
+            };
+            let record = record.ok_or_else(|| Error::NotFound { run: id.clone() })?;
             epoch = Some(record.epoch);
             if record.owner != Some(self.node) || !record.status.is_active() {
                 return Ok(None);
             }
-            let run = load_run(&*self.storage, id, &record).await?;
+            let run = finish_load(&*self.storage, id, &record, begun).await?;
             Ok::<_, Error>(Some((record, run)))
         };
         let ended = match loaded.await {

@@ -8,7 +8,7 @@ use keepstep_storage::{
     StorageError, Timestamp,
 };
 use rustc_hash::FxHashMap;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(super) lacking: Vec<String>,
     pub(crate) committer: Committer,
     pub(super) timers: mpsc::UnboundedSender<Wake>,
+    /// One for each run that is being woken.
+    pub(crate) wake_permits: Arc<Semaphore>,
     pub(super) random: Mutex<fastrand::Rng>,
     pub(super) roster: Mutex<Roster>,
     /// What there is to do because others share the store; `None` if nobody can.
@@ -157,17 +159,34 @@ impl Drop for Shared {
 
 /// A place of `max_running_runs`, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Option<Arc<Shared>>);
+pub(crate) struct Place {
+    of: Option<Arc<Shared>>,
+    /// Held by a run that was woken.
+    waking: Option<WakePermit>,
+}
+
+/// The right to be one of the runs that are being woken.
+pub(crate) type WakePermit = OwnedSemaphorePermit;
 
 impl Place {
     /// A place that was counted already.
     pub(super) fn taken(shared: &Arc<Shared>) -> Self {
-        Self(Some(Arc::clone(shared)))
+        Self {
+            of: Some(Arc::clone(shared)),
+            waking: None,
+        }
+    }
+
+    /// The place of a run that is being woken.
+    pub(super) fn waking(mut self, permit: WakePermit) -> Self {
+        self.waking = Some(permit);
+        self
     }
 
     /// Hands the place to a run's task, which gives it back when it ends.
-    pub(super) fn hand_over(mut self) {
-        self.0 = None;
+    pub(super) fn hand_over(mut self) -> Option<WakePermit> {
+        self.of = None;
+        self.waking.take()
     }
 }
 
@@ -192,7 +211,7 @@ pub(crate) enum Admission {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.take() {
+        if let Some(shared) = self.of.take() {
             shared.give_place_back();
         }
     }
@@ -389,21 +408,26 @@ impl Shared {
         self.may_work();
     }
 
-    /// A run has mail: its task is told, and one that waits outside memory is taken back.
-    pub(crate) fn mail_arrived(self: &Arc<Self>, id: RunId) {
+    /// Has a run with mail told of it, or woken.
+    pub(super) fn mail_arrived(&self, id: RunId) {
+        drop(self.timers.send(Wake::Mail(id)));
+    }
+
+    /// A run has mail: its task is told; `true` if it waits outside memory and is to be woken.
+    pub(crate) fn is_to_be_woken(&self, id: &RunId) -> bool {
         if id.parts().next().is_some() {
             // Of an actor, whose caller has told it.
-            return;
+            return false;
         }
-        match self.roster().seats.get(&id) {
+        match self.roster().seats.get(id) {
             Some((SeatState::Active(messages, _), _)) => {
-                return drop(messages.send(RunMessage::Mail));
+                drop(messages.send(RunMessage::Mail));
+                false
             }
             // It reads its mail when it begins.
-            Some((SeatState::Queued(_), _)) => return,
-            Some((SeatState::Parked | SeatState::Remote, _)) | None => {}
+            Some((SeatState::Queued(_), _)) => false,
+            Some((SeatState::Parked | SeatState::Remote, _)) | None => true,
         }
-        self.unpark(id);
     }
 
     /// A child run is not driven any more, and has not ended: its parent, if it is this engine's, looks after it.
@@ -412,7 +436,7 @@ impl Shared {
             let step = StepId(parent.step);
             return drop(messages.send(RunMessage::ChildWasLost(step)));
         }
-        self.unpark(parent.run.clone());
+        self.unpark(parent.run.clone(), None);
     }
 
     /// A run's task is over.

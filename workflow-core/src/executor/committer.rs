@@ -16,7 +16,9 @@ use super::{RunMessage, Wake};
 
 /// A commit does not gather more than this, so that what waits for it does not wait for long.
 const MAX_BATCH_BYTES: usize = 16 << 20;
-const MAX_BATCH_WRITES: usize = 4096;
+/// A sync is shared by enough writes then, and what a store keeps in memory for a batch until it is done stays small: sled keeps a
+/// copy of a page for each key that changes.
+const MAX_BATCH_WRITES: usize = 512;
 
 /// What a write came to.
 pub(crate) type Written = Result<WriteOutcome, StorageError>;

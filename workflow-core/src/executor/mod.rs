@@ -32,13 +32,13 @@ pub(crate) use children::letters;
 pub(crate) use committer::{CommitRequest, Committer, Reply, Written, run_committer};
 pub(crate) use crew::Body;
 pub(crate) use fold::COMPACT_ABOVE;
-pub(crate) use load::{fold_journal, load_run};
+pub(crate) use load::{FIRST_PAGE_BYTES, finish_load, fold_journal, load_run};
 pub(crate) use mail::Mail;
 pub(crate) use steps::{ABANDON_AFTER, GRACE};
-pub(crate) use timers::{Wake, run_timers};
+pub(crate) use timers::{MAX_WAKING, Wake, run_timers};
 
 use crate::context::RunLink;
-use crate::engine::{Ended, Seat, Shared};
+use crate::engine::{Ended, Seat, Shared, WakePermit};
 use crate::error::SuspendReason;
 use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
 use crate::step::StepDef;
@@ -129,6 +129,8 @@ pub(crate) struct RunTask {
     opening: Option<Event>,
     /// How long the last snapshot was.
     snapshot_bytes: u64,
+    /// Held from when the run is woken until what was due is durable.
+    pub(crate) waking: Option<WakePermit>,
     is_shutting_down: bool,
     /// Whether the run has a step that this program has not, and goes to another engine as soon as nothing is executing.
     is_leaving: bool,
@@ -207,6 +209,7 @@ impl RunTask {
             may_block: false,
             opening,
             snapshot_bytes: 0,
+            waking: None,
             is_shutting_down: false,
             is_leaving: false,
         }
@@ -282,6 +285,16 @@ impl RunTask {
                 .run
                 .next_timer()
                 .filter(|_| self.run.is_active() && self.may_fold());
+            // Not before what this task has been told, such as that it is canceled.
+            if self.messages.is_empty()
+                && timer.is_some_and(|due_at| due_at <= self.shared.clock.timestamp())
+            {
+                self.timers_fired();
+                continue;
+            }
+            if self.committing.is_none() {
+                self.waking = None;
+            }
             if let Some(body) = self.lone.take() {
                 if self.steps.is_one() && self.committing.is_none() && timer.is_none() {
                     return Next::Lone(body);
@@ -301,12 +314,7 @@ impl RunTask {
                 () = async { match timer {
                     Some(due_at) => clock.sleep_towards(due_at).await,
                     None => std::future::pending().await,
-                } } => {
-                    let due = self.run.wake(self.shared.clock.timestamp());
-                    self.happened.extend(due.into_iter().map(Happened::Due));
-                    let ready = self.run.take_ready();
-                    self.allow_steps(ready);
-                }
+                } } => self.timers_fired(),
                 () = async { match self.lingers_until {
                     Some(until) => clock.sleep_towards(until).await,
                     None => std::future::pending().await,
@@ -323,6 +331,15 @@ impl RunTask {
             self.inbox = inbox;
             self.start_steps();
         }
+    }
+
+    /// Takes in that the times have come that are due.
+    fn timers_fired(&mut self) {
+        let due = self.run.wake(self.shared.clock.timestamp());
+        self.happened.extend(due.into_iter().map(Happened::Due));
+        let ready = self.run.take_ready();
+        self.allow_steps(ready);
+        self.start_steps();
     }
 
     /// Whether what happened may be folded: not while a commit is under way, nor while a child is being begun. What happens may

@@ -46,8 +46,8 @@ use crate::value::Value;
 /// A run's state.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
-    /// By the number of their first step.
-    segments: BTreeMap<u64, Segment>,
+    /// By the number of their first step. Boxed, since a map has room for eleven from the first on, and most runs have one.
+    segments: BTreeMap<u64, Box<Segment>>,
     /// The number the next step gets.
     next: u64,
     phase: Phase,

@@ -218,7 +218,7 @@ impl Run {
         let free = (0..next).filter(|index| segment.nodes[*index as usize].n_pending == 0);
         let (waiting, finished): (Vec<u32>, Vec<u32>) =
             free.partition(|index| segment.is_counted(*index));
-        self.segments.insert(base, segment);
+        self.segments.insert(base, Box::new(segment));
         self.note_limits(base);
         let free = finished.into_iter().chain(waiting.into_iter().rev());
         free.for_each(|index| self.activate(StepId(base + u64::from(index))));

@@ -264,7 +264,7 @@ impl Run {
                     waiting.push(StepId(stored.base + index as u64));
                 }
             }
-            segments.insert(stored.base, segment);
+            segments.insert(stored.base, Box::new(segment));
         }
         run.segments = segments;
         run.restore_limits(snapshot.limits);

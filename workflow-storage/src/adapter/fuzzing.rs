@@ -138,7 +138,7 @@ pub(crate) fn store(data: &[u8]) {
     let core = Core::new(Box::new(map), Blobs::in_memory(), "fuzzed".to_owned());
     if core.check_format(true).is_ok() {
         listings(&core);
-        drop(core.due(crate::RunKind::Workflow, Timestamp::MAX, 100));
+        drop(core.due(crate::RunKind::Workflow, None, Timestamp::MAX, 100));
         for run in runs {
             // Damage is an error: what a call makes of it is its own matter.
             drop(of_run(&core, run));

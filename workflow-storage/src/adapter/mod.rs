@@ -27,8 +27,8 @@ use self::core::Core;
 use crate::directory::Directory;
 use crate::{
     Batch, BlobId, BlobReader, Blobs, Committed, Description, Durability, Epoch, JournalEntry,
-    ListedRun, Maintained, Message, MessageId, NodeId, OrderedMap, Position, Result, RunId,
-    RunKind, RunPage, RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
+    ListedRun, Maintained, Message, MessageId, NodeId, OrderedMap, Position, ReadRun, Result,
+    RunId, RunKind, RunPage, RunQuery, RunRecord, Storage, StorageError, Timestamp, ValueKey,
 };
 
 /// How much of a stream is in memory, about.
@@ -233,13 +233,22 @@ impl Storage for Adapter {
         self.on_map(move |core| core.value(&run, &key)).await
     }
 
+    async fn read_runs(&self, runs: &[RunId], max_bytes: usize) -> Result<Vec<Option<ReadRun>>> {
+        let runs = runs.to_vec();
+        self.on_map(move |core| core.read_runs(&runs, max_bytes))
+            .await
+    }
+
     async fn due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
-        self.on_map(move |core| core.due(kind, until, limit)).await
+        let after = after.cloned();
+        self.on_map(move |core| core.due(kind, after.as_ref(), until, limit))
+            .await
     }
 
     async fn inbox(

@@ -5,7 +5,8 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 
 use crate::{
-    JournalEntry, Message, MessageId, Position, Result, RunId, RunKind, Timestamp, ValueKey,
+    JournalEntry, Message, MessageId, Position, ReadRun, Result, RunId, RunKind, Timestamp,
+    ValueKey,
 };
 
 use super::core::Core;
@@ -35,6 +36,21 @@ impl Core {
             bytes,
         };
         Ok(entries.into_iter().map(entry).collect())
+    }
+
+    pub(super) fn read_runs(
+        &self,
+        runs: &[RunId],
+        max_bytes: usize,
+    ) -> Result<Vec<Option<ReadRun>>> {
+        let read = |run: &RunId| {
+            let Some(record) = self.record(run)? else {
+                return Ok(None);
+            };
+            let journal = self.journal(run, record.first_entry, max_bytes)?;
+            Ok(Some(ReadRun { record, journal }))
+        };
+        runs.iter().map(read).collect()
     }
 
     pub(super) fn inbox(
@@ -163,6 +179,7 @@ impl Core {
     pub(super) fn due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
@@ -171,11 +188,16 @@ impl Core {
             return Ok(due);
         }
         let prefix = [Space::Wake as u8, kind as u8];
+        let from = match after {
+            // No key is between this one and the one that it is after.
+            Some((at, run)) => [&keys::wake(kind, *at, run)[..], &[0]].concat(),
+            None => prefix.to_vec(),
+        };
         let to = match until.0.checked_add(1) {
             Some(after) => Bound::Excluded([&prefix[..], &after.to_be_bytes()].concat()),
             None => keys::end_of(&prefix),
         };
-        self.try_range(&prefix, &to, &mut |key, _| {
+        self.try_range(&from, &to, &mut |key, _| {
             let timer = keys::parse_indexed(&key[prefix.len()..])
                 .ok_or_else(|| self.corrupt("a key of the index of timers is damaged"))?;
             due.push(timer);

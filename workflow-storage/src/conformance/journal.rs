@@ -1,7 +1,7 @@
 //! A journal is what was appended, in order, less what was truncated.
 
 use super::kit::*;
-use crate::{Position, Storage};
+use crate::{Position, ReadRun, RunId, Storage};
 
 async fn page(store: &dyn Storage, run: &Owned, from: u64, max_bytes: usize) -> Vec<u64> {
     let page = store.journal(&run.run, Position(from), max_bytes).await;
@@ -57,6 +57,43 @@ pub async fn pages_hold_what_fits(stores: Stores<'_>) {
     assert_eq!(page(&*store, &run, 0, 31).await, [0, 1, 2]);
     assert_eq!(page(&*store, &run, 4, 1_000).await, [4, 5]);
     assert_eq!(page(&*store, &run, 0, usize::MAX).await, [0, 1, 2, 3, 4, 5]);
+}
+
+/// Several runs read at once are as each of them is, and those that are not there are missed in their places.
+pub async fn several_runs_are_read_at_once(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let mut ids = Vec::new();
+    for name in ["b", "a", "none", "c"] {
+        ids.push(RunId::new(name).unwrap());
+        if name == "none" {
+            continue;
+        }
+        let mut run = Owned::new(name).create(&*store).await;
+        for n in 0..4 {
+            run.appended(&*store, noise(10, n)).await;
+        }
+        if name == "c" {
+            run.record.first_entry = Position(2);
+            let mut write = run.write();
+            write.truncate = true;
+            self::write(&*store, write).await;
+        }
+    }
+    for max_bytes in [0, 25, ALL] {
+        let read = store.read_runs(&ids, max_bytes).await.unwrap();
+        assert_eq!(read.len(), ids.len());
+        for (id, read) in ids.iter().zip(read) {
+            let Some(record) = store.record(id).await.unwrap() else {
+                assert_eq!(read, None, "{id}");
+                continue;
+            };
+            let journal = store.journal(id, record.first_entry, max_bytes);
+            let journal = journal.await.unwrap();
+            assert!(!journal.is_empty());
+            assert_eq!(read, Some(ReadRun { record, journal }), "{id}");
+        }
+    }
+    assert_eq!(store.read_runs(&[], ALL).await.unwrap(), []);
 }
 
 /// An entry that is larger than a page is a page, but does not ride along on another.

@@ -301,7 +301,10 @@ pub(super) async fn due_of(
     until: u64,
     limit: usize,
 ) -> Vec<(u64, String)> {
-    let due = store.due(kind, Timestamp(until), limit).await.unwrap();
+    let due = store
+        .due(kind, None, Timestamp(until), limit)
+        .await
+        .unwrap();
     due.into_iter()
         .map(|(at, run)| (at.0, run.as_str().to_owned()))
         .collect()

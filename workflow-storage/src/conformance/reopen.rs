@@ -33,7 +33,7 @@ pub async fn a_closed_store_refuses_calls(stores: Stores<'_>) {
     closed(store.value(&run.run, &ValueKey::Output).await);
     closed(
         store
-            .due(crate::RunKind::Workflow, crate::Timestamp::MAX, 9)
+            .due(crate::RunKind::Workflow, None, crate::Timestamp::MAX, 9)
             .await,
     );
     closed(store.inbox(&run.run, None, 9).await);

@@ -1,7 +1,7 @@
 //! Due are the active runs whose time has come.
 
 use super::kit::*;
-use crate::{StoredStatus, Timestamp};
+use crate::{RunId, RunKind, StoredStatus, Timestamp};
 
 fn pairs(pairs: &[(u64, &str)]) -> Vec<(u64, String)> {
     pairs.iter().map(|&(at, id)| (at, id.to_owned())).collect()
@@ -47,6 +47,37 @@ pub async fn due_is_bounded(stores: Stores<'_>) {
     assert_eq!(four.len(), 4);
     assert!(four[1..].iter().all(|(at, _)| *at == 2), "{four:?}");
     assert_eq!(due(&*store, 9, 5).await[4], (3, "a".to_owned()));
+}
+
+/// Who has seen some of them goes on after the last one, also within a time that several have.
+pub async fn due_goes_on_after_a_run(stores: Stores<'_>) {
+    let store = stores.open().await;
+    for (at, id) in [(3, "a"), (1, "c"), (2, "b"), (2, "bb"), (2, "ba")] {
+        Owned::new(id).wake_at(at).create(&*store).await;
+    }
+    let all = due(&*store, 9, ALL).await;
+    assert_eq!(all.len(), 5);
+    for seen in 0..all.len() {
+        let (at, id) = &all[seen];
+        let after = (Timestamp(*at), RunId::new(id).unwrap());
+        let page = |until, limit| {
+            let after = Some(&after);
+            store.due(RunKind::Workflow, after, Timestamp(until), limit)
+        };
+        let rest: Vec<_> = page(9, ALL).await.unwrap();
+        let rest: Vec<_> = rest
+            .into_iter()
+            .map(|(at, run)| (at.0, run.as_str().to_owned()))
+            .collect();
+        assert_eq!(rest, all[seen + 1..]);
+        assert_eq!(page(9, 1).await.unwrap().len(), rest.len().min(1));
+        // Nothing is due any more before where it goes on.
+        assert_eq!(page(at - 1, ALL).await.unwrap(), []);
+    }
+    // It need not be there itself.
+    let gone = (Timestamp(2), RunId::new("b0").unwrap());
+    let after = store.due(RunKind::Workflow, Some(&gone), Timestamp(9), 1);
+    assert_eq!(after.await.unwrap()[0].1.as_str(), "ba");
 }
 
 /// A run that stops being active stops being due, and is due again when it goes on.

@@ -12,8 +12,8 @@ use tokio::sync::{oneshot, watch};
 use super::{Call, Effect, Fault, On};
 use crate::{
     Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
-    Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery,
-    RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
+    Message, MessageId, NodeId, Notice, Position, ReadRun, Result, RunId, RunKind, RunPage,
+    RunQuery, RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
 };
 
 /// A store in which chosen calls go wrong. Everything else passes through to the store inside.
@@ -314,13 +314,19 @@ impl Storage for Faulty {
         self.pass(Call::Read, self.inner.value(run, key)).await
     }
 
+    async fn read_runs(&self, runs: &[RunId], max_bytes: usize) -> Result<Vec<Option<ReadRun>>> {
+        let reading = self.inner.read_runs(runs, max_bytes);
+        self.pass(Call::Read, reading).await
+    }
+
     async fn due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
-        self.pass(Call::Read, self.inner.due(kind, until, limit))
+        self.pass(Call::Read, self.inner.due(kind, after, until, limit))
             .await
     }
 

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{
     Batch, BlobId, BlobReader, Committed, Description, Epoch, JournalEntry, ListedRun, Maintained,
-    Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind, RunPage, RunQuery,
-    RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
+    Message, MessageId, NodeId, Notice, Position, ReadRun, Result, RunId, RunKind, RunPage,
+    RunQuery, RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
 };
 
 /// A store that keeps a log of every call that changed it, in the order in which they changed it. For that, such calls
@@ -188,13 +188,18 @@ impl Storage for Recorded {
         self.inner.value(run, key).await
     }
 
+    async fn read_runs(&self, runs: &[RunId], max_bytes: usize) -> Result<Vec<Option<ReadRun>>> {
+        self.inner.read_runs(runs, max_bytes).await
+    }
+
     async fn due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
-        self.inner.due(kind, until, limit).await
+        self.inner.due(kind, after, until, limit).await
     }
 
     async fn inbox(

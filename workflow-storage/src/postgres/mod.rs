@@ -42,8 +42,8 @@ use self::statements::Statements;
 use self::url::Surroundings;
 use crate::{
     Batch, BlobId, BlobReader, Blobs, Committed, Description, Durability, Epoch, JournalEntry,
-    ListedRun, Maintained, Message, MessageId, NodeId, Notice, Position, Result, RunId, RunKind,
-    RunPage, RunQuery, RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
+    ListedRun, Maintained, Message, MessageId, NodeId, Notice, Position, ReadRun, Result, RunId,
+    RunKind, RunPage, RunQuery, RunRecord, Storage, StorageError, TaskQueue, Timestamp, ValueKey,
 };
 
 /// How long the end of a store waits to say that it has nothing pinned.
@@ -224,13 +224,18 @@ impl Storage for Postgres {
         self.read_value(run, key).await
     }
 
+    async fn read_runs(&self, runs: &[RunId], max_bytes: usize) -> Result<Vec<Option<ReadRun>>> {
+        self.read_whole_runs(runs, max_bytes).await
+    }
+
     async fn due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
-        self.read_due(kind, until, limit).await
+        self.read_due(kind, after, until, limit).await
     }
 
     async fn inbox(

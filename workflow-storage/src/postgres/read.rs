@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use bytes::Bytes;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio_postgres::Row;
 
 use super::numbers::{node, read, stored};
@@ -11,8 +12,8 @@ use super::session::{Param, Sessions};
 use super::{Postgres, names, schema};
 use crate::{
     BlobId, Build, Epoch, JournalEntry, ListedRun, Message, MessageId, NodeId, Parent, Position,
-    Result, RunCursor, RunId, RunKind, RunPage, RunQuery, RunRecord, StepCounts, StoredStatus,
-    Timestamp, ValueKey,
+    ReadRun, Result, RunCursor, RunId, RunKind, RunPage, RunQuery, RunRecord, StepCounts,
+    StoredStatus, Timestamp, ValueKey,
 };
 
 /// The columns of a record, in the order in which `listed` reads them. An owner whose lease has ended owns nothing any more,
@@ -28,6 +29,8 @@ pub(super) const CLAIMED: &str = "SELECT r.id, r.kind, r.status, r.owner, r.epoc
     r.steps_done, r.steps_failed, r.parent_run, r.parent_incarnation, r.parent_step, \
     r.build_label, r.build_steps, r.build_executable FROM";
 
+/// How many journals are read at a time, where many are.
+const JOURNALS_AT_ONCE: usize = 8;
 /// How many entries are looked at to fill a page of a journal.
 const MAX_PAGE_ENTRIES: i64 = 10_000;
 
@@ -161,6 +164,38 @@ impl Postgres {
             records.insert(listed.run, listed.record);
         }
         Ok(runs.iter().map(|run| records.remove(*run)).collect())
+    }
+
+    /// Records and journals: the records with one question, the journals with several at a time.
+    pub(super) async fn read_whole_runs(
+        &self,
+        runs: &[RunId],
+        max_bytes: usize,
+    ) -> Result<Vec<Option<ReadRun>>> {
+        let ids: Vec<&str> = runs.iter().map(RunId::as_str).collect();
+        let records = self.read_records(&ids).await?;
+        let mut reading = Vec::with_capacity(runs.len());
+        for (run, record) in runs.iter().zip(records) {
+            reading.push(self.read_with_journal(run, record, max_bytes));
+        }
+        stream::iter(reading)
+            .buffered(JOURNALS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn read_with_journal(
+        &self,
+        run: &RunId,
+        record: Option<RunRecord>,
+        max_bytes: usize,
+    ) -> Result<Option<ReadRun>> {
+        let Some(record) = record else {
+            return Ok(None);
+        };
+        let reading = self.read_journal(run, record.first_entry, max_bytes);
+        let journal = reading.await?;
+        Ok(Some(ReadRun { record, journal }))
     }
 
     /// One index serves runs of one status in order, so runs of several statuses are merged from as many scans.
@@ -320,10 +355,12 @@ impl Postgres {
     pub(super) async fn read_due(
         &self,
         kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
         until: Timestamp,
         size: usize,
     ) -> Result<Vec<(Timestamp, RunId)>> {
-        let params: &[Param<'_>] = &[&(kind as i16), &stored(until.0), &limit(size)];
+        let (after, run) = after.map_or((-1, ""), |(at, run)| (stored(at.0), run.as_str()));
+        let params: &[Param<'_>] = &[&(kind as i16), &stored(until.0), &limit(size), &after, &run];
         let rows = self.sessions.query("look up timers", &self.sql.due, params);
         let rows = rows.await?;
         let due = |row: &Row| {

@@ -92,6 +92,7 @@ impl Statements {
             due: sql(
                 "SELECT r.wake_at, r.id FROM keepstep.run r
                 WHERE r.kind = $1 AND r.status IN (1, 2) AND r.wake_at IS NOT NULL AND r.wake_at <= $2
+                    AND (r.wake_at, r.id) > ($4, $5)
                 ORDER BY r.wake_at, r.id LIMIT $3",
             ),
             inbox: sql(
