@@ -266,24 +266,33 @@ impl Engine {
 
     /// Commits the write that creates a run. One that is created by a run is so only while its creator owns that: `by` is a
     /// write that leaves the creator as it is.
-    async fn write_new(&self, write: RunWrite, by: Option<RunWrite>) -> Result<WriteOutcome> {
-        let Some(by) = by else {
-            return self.write(write, Vec::new()).await;
+    fn write_new(
+        &self,
+        write: RunWrite,
+        by: Option<RunWrite>,
+    ) -> impl Future<Output = Result<WriteOutcome>> + Send + use<> {
+        let (place, first, with) = match by {
+            None => (0, write, Vec::new()),
+            Some(by) => (1, by, vec![write]),
         };
-        let committed = self.shared.commit_all(Some(by), vec![write], Vec::new());
-        let created = committed.await?.writes.get(1).copied();
-        Ok(created.unwrap_or(WriteOutcome::NotFound))
+        let committed = self.shared.commit_all(Some(first), with, Vec::new());
+        async move {
+            let outcome = committed.await?.writes.get(place).copied();
+            Ok(outcome.unwrap_or(WriteOutcome::NotFound))
+        }
     }
 
     /// Commits a write that no run's task makes.
-    async fn write(
+    fn write(
         &self,
         write: RunWrite,
         letters: Vec<keepstep_storage::Send>,
-    ) -> Result<WriteOutcome> {
+    ) -> impl Future<Output = Result<WriteOutcome>> + Send + use<> {
         let committed = self.shared.commit_all(Some(write), Vec::new(), letters);
-        let first = committed.await?.writes.first().copied();
-        Ok(first.unwrap_or(WriteOutcome::NotFound))
+        async move {
+            let first = committed.await?.writes.first().copied();
+            Ok(first.unwrap_or(WriteOutcome::NotFound))
+        }
     }
 
     /// The seat of a run that is in memory or waited for.

@@ -262,13 +262,14 @@ impl Shared {
         }
     }
 
-    /// Commits a write with those that are to be taken only with it, and its messages, and waits until all is durable.
-    pub(crate) async fn commit_all(
+    /// Commits a write with those that are to be taken only with it, and its messages, and waits until all is durable. It is on its
+    /// way when this returns: who waits has no room for it.
+    pub(crate) fn commit_all(
         &self,
         write: Option<RunWrite>,
         with: Vec<RunWrite>,
         messages: Vec<keepstep_storage::Send>,
-    ) -> Result<Committed> {
+    ) -> impl Future<Output = Result<Committed>> + Send + use<> {
         let (reply, committed) = oneshot::channel();
         self.commit(CommitRequest {
             write,
@@ -276,7 +277,7 @@ impl Shared {
             messages,
             reply: Reply::Once(reply),
         });
-        Ok(committed.await.map_err(|_| Error::ShutDown)??)
+        async move { Ok(committed.await.map_err(|_| Error::ShutDown)??) }
     }
 
     /// Sends a message, which is durable when this returns, if the outcome is that it was accepted.
