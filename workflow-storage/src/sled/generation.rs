@@ -121,9 +121,11 @@ impl Generation {
                 Op::Remove(key) => batch.remove(key),
             }
         }
-        self.guarded("write", || self.db.apply_batch(batch))?;
-        free_replaced_pages(n_ops);
-        Ok(())
+        self.guarded("write", || {
+            self.db.apply_batch(batch)?;
+            free_replaced_pages(n_ops);
+            Ok(())
+        })
     }
 
     pub(super) fn sync(&self) -> Result<()> {
