@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tracing::warn;
+
 use crate::{
     Batch, BlobId, Committed, Expect, MessageId, Op, Position, Result, RunId, RunRecord, RunWrite,
     Send, SendOutcome, WriteOutcome,
@@ -9,7 +11,12 @@ use crate::{
 
 use super::core::Core;
 use super::head::Head;
+use super::keys::Space;
 use super::{frame, keys};
+
+/// How many old entries are removed in one batch. A store may keep a copy of a page in memory for each of them until the batch is
+/// done.
+const MAX_REMOVALS: usize = 512;
 
 impl Core {
     pub(super) fn commit(&self, batch: Batch) -> Result<Committed> {
@@ -25,12 +32,17 @@ impl Core {
         for message in batch.messages {
             committed.messages.push(commit.send(message)?);
         }
-        let (ops, heads) = commit.finish()?;
+        let Finished {
+            ops,
+            heads,
+            removals,
+        } = commit.finish()?;
         self.apply(
             &writer,
             ops,
             heads.into_iter().map(|(run, head)| (run, Some(head))),
         )?;
+        self.remove_old(removals);
         drop(writer);
         if committed
             .messages
@@ -43,6 +55,31 @@ impl Core {
         }
         Ok(committed)
     }
+
+    /// Removes entries that no run has any more. What a crash or a failure leaves of them is removed with the next ones of
+    /// its run, or with the run.
+    fn remove_old(&self, removals: Vec<Op>) {
+        let mut removals = removals.into_iter();
+        loop {
+            let portion: Vec<Op> = removals.by_ref().take(MAX_REMOVALS).collect();
+            if portion.is_empty() {
+                return;
+            }
+            if let Err(error) = self.map.apply(portion) {
+                // What was committed is durable.
+                warn!(location = %self.location, %error, "old journal entries stay for now");
+                return;
+            }
+        }
+    }
+}
+
+/// What a batch comes to.
+struct Finished {
+    ops: Vec<Op>,
+    heads: HashMap<RunId, Head>,
+    /// To be done after it, and not necessarily with it.
+    removals: Vec<Op>,
 }
 
 /// A batch in the making. What it already changed is in `heads`, not yet in the map.
@@ -51,6 +88,7 @@ struct Commit<'a> {
     max_value: usize,
     ops: Vec<Op>,
     heads: HashMap<RunId, Head>,
+    removals: Vec<Op>,
     /// Keys of messages that are in this batch.
     seen: HashSet<Vec<u8>>,
     /// Runs that other writes and messages are to be taken with, and whose write was not taken so far.
@@ -73,6 +111,7 @@ impl<'a> Commit<'a> {
             max_value: core.map.max_value_bytes(),
             ops: Vec::with_capacity(writes * 3),
             heads: HashMap::with_capacity(writes),
+            removals: Vec::new(),
             seen: HashSet::new(),
             untaken,
         }
@@ -166,9 +205,16 @@ impl<'a> Commit<'a> {
             && let Some(old) = old
             && old.record.first_entry < new.first_entry
         {
-            let from = keys::entry(run, old.record.first_entry);
+            // From the very first on: there may be some left from the last time.
+            let from = keys::of_run(Space::Journal, run);
             let to = std::ops::Bound::Excluded(keys::entry(run, new.first_entry));
-            self.core.remove_range(&mut self.ops, &from, &to)?;
+            let mut removals = Vec::new();
+            self.core.remove_range(&mut removals, &from, &to)?;
+            if removals.len() <= MAX_REMOVALS {
+                self.ops.extend(removals);
+            } else {
+                self.removals.extend(removals);
+            }
         }
         let Some(entry) = entry else { return Ok(()) };
         let Some(position) = new.next_entry.0.checked_sub(1).map(Position) else {
@@ -243,11 +289,15 @@ impl<'a> Commit<'a> {
     }
 
     /// The whole batch. Heads come last, each once, however often it changed.
-    fn finish(mut self) -> Result<(Vec<Op>, HashMap<RunId, Head>)> {
+    fn finish(mut self) -> Result<Finished> {
         for (run, head) in &self.heads {
             self.core.put_head(&mut self.ops, run, head)?;
         }
-        Ok((self.ops, self.heads))
+        Ok(Finished {
+            ops: self.ops,
+            heads: self.heads,
+            removals: self.removals,
+        })
     }
 }
 

@@ -547,3 +547,46 @@ fn a_blob_is_there_until_nothing_durable_names_it() {
     assert_eq!(seen.load(Ordering::Relaxed), 1, "the run may be back");
     assert_eq!(core.blobs.list().unwrap(), []);
 }
+
+/// The positions of the entries that the map has of a run.
+fn stored_entries(map: &Watched, id: &str) -> Vec<u64> {
+    let prefix = keys::of_run(keys::Space::Journal, &run(id));
+    let pairs = map.pairs().into_iter();
+    let of_run = pairs.filter_map(|(key, _)| keys::parse_numbered(key.strip_prefix(&*prefix)?));
+    of_run.map(|(position, _)| position).collect()
+}
+
+#[test]
+fn many_old_entries_go_in_batches_of_few_and_leftovers_with_the_next() {
+    let map = Watched::default();
+    let core = map.open().unwrap();
+    let write = |entries: u64, first: u64| RunWrite {
+        run: run("a"),
+        expect: match entries {
+            1 => Expect::New,
+            _ => Expect::Epoch(record(1).epoch),
+        },
+        record: RunRecord {
+            first_entry: Position(first),
+            ..record(entries)
+        },
+        entry: Some(vec![1].into()),
+        truncate: first > 0,
+        values: vec![],
+        blobs: vec![],
+        consumed: vec![],
+        only_with: None,
+    };
+    (1..=2_000).for_each(|entries| commit(&core, write(entries, 0)));
+    commit(&core, write(2_001, 2_000));
+    assert_eq!(stored_entries(&map, "a"), [2_000]);
+    // The commit itself came before, whole.
+    let last = map.0.ops.lock().unwrap().clone();
+    assert!((1..=512).contains(&last.len()), "{}", last.len());
+    assert!(last.iter().all(|op| matches!(op, Op::Remove(_))));
+    // As a crash between the batches leaves it.
+    let left = keys::chunk(&keys::entry(&run("a"), Position(7)), 0);
+    map.0.map.apply(vec![Op::Put(left, "old".into())]).unwrap();
+    commit(&core, write(2_002, 2_001));
+    assert_eq!(stored_entries(&map, "a"), [2_001]);
+}
