@@ -1,11 +1,14 @@
 //! Winning space back: sled reuses the space of what was removed only in part and never gives any of it back, so the
 //! live pairs are copied into a fresh store, which then takes the place of the old one.
 //!
+//! Commits do that a few pairs at a time, so that none waits for all of it: each copies some more, and what it changes of
+//! what is copied already, it changes in the fresh store too. A copy that fails is given up, and the old store goes on.
+//!
 //! The marker of the directory decides which of the two counts. The fresh one is complete and synced before the marker
 //! names it, and the old one is removed after that; what a crash leaves over is removed at the next opening.
 
 use std::ops::{Bound, ControlFlow};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
@@ -27,6 +30,11 @@ const PORTION: usize = 1024 * 1024;
 /// How many pairs are: while a batch goes on, sled keeps a copy of a page for each of them.
 const PORTION_PAIRS: usize = 512;
 
+/// A commit copies one pair for so many that it changes: it takes a quarter longer, and the file may double until the copy is whole.
+const CHANGES_A_PAIR: usize = 4;
+/// It copies so many pairs at least.
+const FEWEST_PAIRS: usize = 16;
+
 /// What is known of the space that the map takes.
 #[derive(Debug)]
 pub(super) struct Space {
@@ -36,6 +44,8 @@ pub(super) struct Space {
     fresh: u64,
     /// A smaller file is left alone by commits.
     pub(super) small: u64,
+    /// A copy under way.
+    pub(super) copy: Option<Copying>,
 }
 
 impl Default for Space {
@@ -44,6 +54,7 @@ impl Default for Space {
             live: None,
             fresh: 0,
             small: SMALL,
+            copy: None,
         }
     }
 }
@@ -95,12 +106,89 @@ impl Space {
     }
 }
 
+/// A copy of the live pairs in the making: a store of its own that nobody reads and that counts for nothing.
+#[derive(Debug)]
+pub(super) struct Copying {
+    next: u64,
+    path: PathBuf,
+    fresh: Generation,
+    /// All pairs up to this key are copied, and no others.
+    pub(super) copied: Option<Vec<u8>>,
+}
+
+impl Copying {
+    /// The changes of a batch that are to be made in the copy as well: pairs behind are copied later, as they are then.
+    pub(super) fn changes(&self, ops: &[Op]) -> Vec<Op> {
+        let is_copied = |op: &&Op| {
+            let (Op::Put(key, _) | Op::Remove(key)) = op;
+            self.copied.as_ref().is_some_and(|copied| key <= copied)
+        };
+        ops.iter().filter(is_copied).cloned().collect()
+    }
+
+    /// Copies some more pairs. Whether that were the last.
+    fn go_on(&mut self, old: &Generation, n_pairs: usize) -> Result<bool> {
+        let from = self.copied.as_deref();
+        let from = from.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut ops = Vec::new();
+        let mut bytes = 0;
+        let mut is_last = true;
+        old.range((from, Bound::Unbounded), false, &mut |key, value| {
+            if bytes >= PORTION || ops.len() >= n_pairs {
+                is_last = false;
+                return ControlFlow::Break(());
+            }
+            bytes += key.len() + value.len();
+            ops.push(Op::Put(key.to_vec(), Bytes::copy_from_slice(value)));
+            ControlFlow::Continue(())
+        })?;
+        if let Some(Op::Put(last, _)) = ops.last() {
+            self.copied = Some(last.clone());
+            self.fresh.apply_unsynced(ops)?;
+        }
+        Ok(is_last)
+    }
+
+    /// Leaves nothing of it.
+    fn give_up(self) {
+        let Self { path, fresh, .. } = self;
+        fresh.discard();
+        // Half a copy must not take what may be the last of the disk. The next opening looks for it, too.
+        let _ = std::fs::remove_dir_all(path);
+    }
+}
+
 impl Sled {
-    /// Compacts if the file is much larger than what is in it.
-    pub(super) fn compact_if_bloated(&self, space: &mut Space, disk: u64) -> Result<()> {
-        self.with(|generation| space.live(generation))?;
-        if space.may_be_bloated(disk) {
-            self.copy(space)?;
+    /// After a commit of `n_ops` changes: goes on with a copy under way, in which `changes` are to be made, or begins one if
+    /// the file is much larger than what is in it.
+    pub(super) fn copy_some(
+        &self,
+        space: &mut Space,
+        changes: Vec<Op>,
+        n_ops: usize,
+        disk: u64,
+    ) -> Result<()> {
+        match &space.copy {
+            Some(_) if changes.is_empty() => {}
+            Some(copy) => copy.fresh.apply_unsynced(changes)?,
+            None => {
+                if !space.may_be_bloated(disk) {
+                    return Ok(());
+                }
+                self.with(|generation| space.live(generation))?;
+                if !space.may_be_bloated(disk) {
+                    return Ok(());
+                }
+                space.copy = Some(self.begin_copy()?);
+            }
+        }
+        let mut n_left = n_ops.div_ceil(CHANGES_A_PAIR).max(FEWEST_PAIRS);
+        while n_left > 0 {
+            let n_pairs = n_left.min(PORTION_PAIRS);
+            n_left -= n_pairs;
+            if self.go_on_with_copy(space, n_pairs)?.is_some() {
+                break;
+            }
         }
         Ok(())
     }
@@ -109,24 +197,49 @@ impl Sled {
     pub(super) fn compact_if_worthwhile(&self, space: &mut Space) -> Result<u64> {
         let (live, disk) =
             self.with(|generation| Ok((space.live(generation)?, generation.disk_bytes()?)))?;
-        if disk <= FRESH.max(live.saturating_mul(WORTHWHILE)) {
-            return Ok(0);
+        if space.copy.is_none() {
+            if disk <= FRESH.max(live.saturating_mul(WORTHWHILE)) {
+                return Ok(0);
+            }
+            space.copy = Some(self.begin_copy()?);
         }
-        self.copy(space)
+        loop {
+            if let Some(won) = self.go_on_with_copy(space, PORTION_PAIRS)? {
+                return Ok(won);
+            }
+        }
     }
 
-    /// Lets a fresh copy take the map's place. Readers may go on; writers wait.
-    fn copy(&self, space: &mut Space) -> Result<u64> {
+    fn begin_copy(&self) -> Result<Copying> {
         let (next, path) = self.directory.prepare_next()?;
-        let (fresh, live) = match self.with(|old| copy_of(old, &path)) {
-            Ok(copied) => copied,
+        match Generation::open(path.clone(), false) {
+            Ok(fresh) => Ok(Copying {
+                next,
+                path,
+                fresh,
+                copied: None,
+            }),
             Err(error) => {
-                // Half a copy must not take what may be the last of the disk.
                 let _ = std::fs::remove_dir_all(&path);
-                return Err(error);
+                Err(error)
             }
+        }
+    }
+
+    /// Copies some more pairs. After the last ones the copy takes the map's place: how many bytes that won.
+    fn go_on_with_copy(&self, space: &mut Space, n_pairs: usize) -> Result<Option<u64>> {
+        let Some(copy) = &mut space.copy else {
+            return Ok(Some(0));
         };
-        let disk = fresh.disk_bytes()?;
+        if !self.with(|old| copy.go_on(old, n_pairs))? {
+            return Ok(None);
+        }
+        copy.fresh.sync()?;
+        copy.fresh.sync_files()?;
+        let disk = copy.fresh.disk_bytes()?;
+        let Some(Copying { next, fresh, .. }) = space.copy.take() else {
+            return Ok(Some(0));
+        };
 
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         // Once the marker may name the fresh store, nothing must be written to the old one.
@@ -136,9 +249,8 @@ impl Sled {
         let old = current.replace(fresh);
         drop(current);
 
-        space.live = Some(live);
         space.fresh = disk;
-        let Some(old) = old else { return Ok(0) };
+        let Some(old) = old else { return Ok(Some(0)) };
         let before = old.disk_bytes()?;
         let path = old.path().to_owned();
         old.close()?;
@@ -149,41 +261,15 @@ impl Sled {
             after = disk,
             "compacted"
         );
-        Ok(before.saturating_sub(disk))
+        Ok(Some(before.saturating_sub(disk)))
     }
 }
 
-/// A synced copy in a folder of its own, and how many bytes its pairs have.
-fn copy_of(old: &Generation, path: &Path) -> Result<(Generation, u64)> {
-    let fresh = Generation::open(path.to_owned(), false)?;
-    let live = copy_pairs(old, &fresh)?;
-    fresh.sync()?;
-    fresh.sync_files()?;
-    Ok((fresh, live))
-}
-
-/// Copies every pair, and says how many bytes they have.
-fn copy_pairs(old: &Generation, fresh: &Generation) -> Result<u64> {
-    let mut live = 0;
-    let mut after: Option<Vec<u8>> = None;
-    loop {
-        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut ops = Vec::new();
-        let mut bytes = 0;
-        old.range((from, Bound::Unbounded), false, &mut |key, value| {
-            bytes += key.len() + value.len();
-            ops.push(Op::Put(key.to_vec(), Bytes::copy_from_slice(value)));
-            if bytes < PORTION && ops.len() < PORTION_PAIRS {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
-        })?;
-        let Some(Op::Put(last, _)) = ops.last() else {
-            return Ok(live);
-        };
-        after = Some(last.clone());
-        live += bytes as u64;
-        fresh.apply_unsynced(ops)?;
+impl Space {
+    /// Gives up a copy under way, if there is one.
+    pub(super) fn give_up_copy(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            copy.give_up();
+        }
     }
 }

@@ -157,6 +157,17 @@ impl Generation {
         })
     }
 
+    /// Closes it and leaves what is not synced to chance.
+    pub(super) fn discard(self) {
+        let Self { path, db, file } = self;
+        drop(file);
+        // It is to be removed: damage in it does not matter.
+        let _ = guarded(&path, || {
+            drop(db);
+            Ok(())
+        });
+    }
+
     /// Makes everything in the folder durable, also what sled itself does not sync.
     pub(super) fn sync_files(&self) -> Result<()> {
         sync_all(&self.path)

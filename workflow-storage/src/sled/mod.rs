@@ -80,19 +80,25 @@ impl OrderedMap for Sled {
     fn apply(&self, ops: Vec<Op>) -> Result<()> {
         let mut space = self.writer()?;
         self.with(|generation| space.count(generation, &ops))?;
+        let changes = space.copy.as_ref().map(|copy| copy.changes(&ops));
+        let n_ops = ops.len();
         let current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let generation = current.as_ref().ok_or_else(|| self.closed())?;
-        generation
-            .apply(ops)
-            .map_err(|error| self.poison.note(error))?;
+        if let Err(error) = generation.apply(ops) {
+            // It may have taken the last of the disk.
+            space.give_up_copy();
+            return Err(self.poison.note(error));
+        }
         let disk = generation.disk_bytes();
         drop(current);
-        // The commit is durable: whatever becomes of the compaction is no failure of it.
-        if let Ok(disk) = disk
-            && space.may_be_bloated(disk)
-            && let Err(error) = self.compact_if_bloated(&mut space, disk)
-        {
-            space.postpone(disk);
+        // The commit is durable: whatever becomes of the compaction is no failure of it. A copy that lacks its changes, for whatever
+        // reason, must not go on.
+        let size = disk.as_ref().ok().copied();
+        let copied = disk
+            .and_then(|disk| self.copy_some(&mut space, changes.unwrap_or_default(), n_ops, disk));
+        if let Err(error) = copied {
+            space.give_up_copy();
+            space.postpone(size.unwrap_or_default());
             tracing::warn!(
                 store = %self.directory.root().display(),
                 error = &error as &dyn std::error::Error,
@@ -104,12 +110,17 @@ impl OrderedMap for Sled {
 
     fn compact(&self) -> Result<u64> {
         let mut space = self.writer()?;
-        self.compact_if_worthwhile(&mut space)
+        let won = self.compact_if_worthwhile(&mut space);
+        if won.is_err() {
+            space.give_up_copy();
+        }
+        won
     }
 
     fn close(&self) -> Result<()> {
         // After a running commit or compaction.
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut space = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        space.give_up_copy();
         let current = self
             .current
             .write()

@@ -80,6 +80,123 @@ fn a_commit_compacts_a_map_that_has_lost_most_of_its_pairs() {
     assert_eq!(pairs(&map).len(), 20);
 }
 
+/// A map with a copy under way, and what is in it.
+fn half_copied(directory: &Arc<Directory>) -> (Sled, BTreeMap<Vec<u8>, Bytes>) {
+    let map = open(Arc::clone(directory)).unwrap();
+    directory.finish().unwrap();
+    map.writer.lock().unwrap().small = 1 << 20;
+    // Each time other bytes: what was there is dead.
+    for round in 0.. {
+        let key = |n: usize| format!("key {n:05}");
+        let ops = (0..200).map(|n| put(&key(round % 5 * 200 + n), vec![round as u8; 500]));
+        map.apply(ops.collect()).unwrap();
+        if map.writer.lock().unwrap().copy.is_some() {
+            break;
+        }
+    }
+    let pairs = pairs(&map);
+    (map, pairs)
+}
+
+#[test]
+fn commits_copy_a_little_each_and_change_what_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let (map, mut expected) = half_copied(&directory);
+    let mut n_commits = 0;
+    while directory.map_path().ends_with("map-1") {
+        // Before and behind what is copied; one changed, one removed, one new.
+        let key = |n: usize| format!("key {:05}", n % 1000);
+        let changed = key(n_commits * 37);
+        let removed = key(n_commits * 37 + 500);
+        let new = format!("{} new", key(n_commits * 91));
+        let at_the_edge = map
+            .writer
+            .lock()
+            .unwrap()
+            .copy
+            .as_ref()
+            .unwrap()
+            .copied
+            .clone();
+        let at_the_edge = at_the_edge.unwrap();
+        let mut ops = vec![
+            put(&changed, vec![1; 10]),
+            Op::Remove(removed.clone().into_bytes()),
+            put(&new, vec![2; 10]),
+        ];
+        if at_the_edge != changed.as_bytes() && at_the_edge != removed.as_bytes() {
+            ops.push(Op::Put(at_the_edge.clone(), vec![3; 10].into()));
+            expected.insert(at_the_edge, vec![3; 10].into());
+        }
+        map.apply(ops).unwrap();
+        expected.insert(changed.into_bytes(), vec![1; 10].into());
+        expected.remove(removed.as_bytes());
+        expected.insert(new.into_bytes(), vec![2; 10].into());
+        n_commits += 1;
+        assert!(n_commits < 1_000, "the copy does not end");
+    }
+    assert!(n_commits > 10, "{n_commits}");
+    assert_eq!(pairs(&map), expected);
+    assert!(!dir.path().join("map-1").exists());
+    // Not closed, as after a crash: the copy is durable.
+    drop((map, directory));
+    let map = open(self::directory(dir.path())).unwrap();
+    assert_eq!(pairs(&map), expected);
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_copy_leaves_the_old_map() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let (map, expected) = half_copied(&directory);
+    drop((map, directory));
+    assert!(dir.path().join("map-2").exists());
+    let directory = self::directory(dir.path());
+    directory.remove_leftovers().unwrap();
+    assert!(!dir.path().join("map-2").exists());
+    assert_eq!(pairs(&open(directory).unwrap()), expected);
+}
+
+#[test]
+fn closing_in_the_middle_of_a_copy_leaves_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let (map, expected) = half_copied(&directory);
+    map.close().unwrap();
+    assert!(!dir.path().join("map-2").exists());
+    drop((map, directory));
+    assert_eq!(pairs(&open(self::directory(dir.path())).unwrap()), expected);
+}
+
+#[test]
+fn compacting_in_the_middle_of_a_copy_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let (map, expected) = half_copied(&directory);
+    assert!(map.compact().unwrap() > 0);
+    assert!(directory.map_path().ends_with("map-2"));
+    assert_eq!(pairs(&map), expected);
+}
+
+#[test]
+fn a_copy_that_fails_is_given_up_and_costs_no_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let (map, mut expected) = half_copied(&directory);
+    // It cannot be synced without its folder.
+    std::fs::remove_dir_all(dir.path().join("map-2")).unwrap();
+    for n in 0..200u8 {
+        map.apply(vec![put("one", vec![n])]).unwrap();
+    }
+    expected.insert(b"one".to_vec(), vec![199].into());
+    assert!(map.writer.lock().unwrap().copy.is_none());
+    assert!(directory.map_path().ends_with("map-1"));
+    assert_eq!(pairs(&map), expected);
+    assert!(map.compact().unwrap() > 0);
+    assert_eq!(pairs(&map), expected);
+}
+
 #[test]
 fn no_pair_goes_to_a_file_that_sled_does_not_sync() {
     let dir = tempfile::tempdir().unwrap();
