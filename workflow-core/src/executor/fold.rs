@@ -3,7 +3,7 @@
 
 use keepstep_storage::{BlobId, Expect, MessageId, RunWrite, StoredStatus, ValueKey};
 
-use super::{CommitRequest, Happened, Reply, RunMessage, RunTask};
+use super::{CommitRequest, Happened, Reply, RunTask};
 use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
 use crate::run::{Event, Impossible, Settled};
 use crate::value::{Codec, Value};
@@ -137,7 +137,7 @@ impl RunTask {
         Taken { blobs, consumed }: Taken,
     ) {
         let now = self.shared.clock.timestamp();
-        let mut record = self.record.clone();
+        let record = &mut self.record;
         record.status = status;
         record.started_at.get_or_insert(now);
         record.ended_at = status.is_final().then_some(now);
@@ -154,7 +154,7 @@ impl RunTask {
         }
         let write = RunWrite {
             run: self.id.clone(),
-            expect: Expect::Epoch(self.record.epoch),
+            expect: Expect::Epoch(record.epoch),
             record: record.clone(),
             entry,
             truncate: is_compacted,
@@ -163,14 +163,14 @@ impl RunTask {
             consumed,
             only_with: None,
         };
-        self.committing = Some(record);
+        self.is_committing = true;
         let messages = self.letters(status);
         let write = if messages.is_empty() && self.may_commit_here() {
             match self.shared.committer.commit_here(write) {
                 Ok(written) => {
-                    // It takes its turn with what else the task is told.
-                    let committed = RunMessage::Committed(Box::new(written));
-                    drop(self.sender.messages.send(committed));
+                    let took = now.until(self.shared.clock.timestamp());
+                    self.stretch.was_blocked(took);
+                    self.written_here = Some(Box::new(written));
                     return;
                 }
                 Err(write) => write,

@@ -10,6 +10,7 @@ mod children;
 mod committer;
 mod crew;
 mod fold;
+mod hear;
 mod load;
 mod mail;
 mod remote;
@@ -21,7 +22,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use keepstep_storage::{RunId, RunRecord, StoredStatus, TaskId, Timestamp, WriteOutcome};
+use keepstep_storage::{RunId, RunRecord, StoredStatus, TaskId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
@@ -44,6 +45,7 @@ use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
 use crate::step::StepDef;
 use crate::value::Value;
 use children::Found;
+use hear::Stretch;
 use mail::Mailbox;
 use steps::Steps;
 
@@ -100,12 +102,14 @@ pub(crate) struct RunTask {
     id: RunId,
     link: Arc<RunLink>,
     run: Run,
-    /// The record as it is stored.
+    /// The record as it is stored, or as the commit under way will leave it.
     record: RunRecord,
-    /// The record as the commit under way will leave it.
-    committing: Option<RunRecord>,
+    is_committing: bool,
     messages: mpsc::UnboundedReceiver<RunMessage>,
     inbox: Vec<RunMessage>,
+    /// What became of a commit that was made on this thread.
+    written_here: Option<Box<Written>>,
+    stretch: Stretch,
     sender: RunSender,
     /// What happened and is not yet folded.
     happened: VecDeque<Happened>,
@@ -186,6 +190,7 @@ impl RunTask {
             incarnation: record.incarnation,
             messages: sender.messages.clone(),
         };
+        let stretch = Stretch::new(shared.clock.timestamp());
         Self {
             shared,
             seat,
@@ -193,9 +198,11 @@ impl RunTask {
             link: Arc::new(link),
             run,
             record,
-            committing: None,
+            is_committing: false,
             messages,
             inbox: Vec::new(),
+            written_here: None,
+            stretch,
             sender,
             happened: VecDeque::new(),
             steps: Steps::default(),
@@ -275,7 +282,7 @@ impl RunTask {
                         return Next::Exit(Exit::Ended(Ended::Suspended(reason)));
                     }
                 }
-                if self.committing.is_none()
+                if !self.is_committing
                     && let Some(exit) = self.exit_if_at_rest()
                 {
                     return Next::Exit(exit);
@@ -292,19 +299,32 @@ impl RunTask {
                 self.timers_fired();
                 continue;
             }
-            if self.committing.is_none() {
+            if !self.is_committing {
                 self.waking = None;
             }
             if let Some(body) = self.lone.take() {
-                if self.steps.is_one() && self.committing.is_none() && timer.is_none() {
+                if self.steps.is_one() && !self.is_committing && timer.is_none() {
                     return Next::Lone(body);
                 }
                 body.spawn();
             }
+            if self.stretch.is_over(self.shared.clock.timestamp()) {
+                tokio::task::yield_now().await;
+                self.stretch = Stretch::new(self.shared.clock.timestamp());
+            }
+            if self.shared.halted.is_cancelled() && !self.is_shutting_down {
+                return Next::Exit(Exit::Ended(Ended::ShutDown));
+            }
+            if self.has_heard() {
+                if let Some(exit) = self.take_all() {
+                    return Next::Exit(exit);
+                }
+                continue;
+            }
             let clock = &self.shared.clock;
             tokio::select! {
                 biased;
-                n = self.messages.recv_many(&mut self.inbox, 1024) => {
+                n = self.messages.recv_many(&mut self.inbox, hear::AT_ONCE) => {
                     debug_assert!(n > 0, "the task holds a sender itself");
                 }
                 permit = self.steps.permit(&self.shared.step_permits) => {
@@ -321,15 +341,10 @@ impl RunTask {
                 } } => continue,
                 () = self.shared.halted.cancelled(), if !self.is_shutting_down => return Next::Exit(Exit::Ended(Ended::ShutDown)),
             }
-            self.lingers_until = None;
-            let mut inbox = std::mem::take(&mut self.inbox);
-            for message in inbox.drain(..) {
-                if let Some(exit) = self.take(message) {
-                    return Next::Exit(exit);
-                }
+            self.stretch = Stretch::new(self.shared.clock.timestamp());
+            if let Some(exit) = self.take_all() {
+                return Next::Exit(exit);
             }
-            self.inbox = inbox;
-            self.start_steps();
         }
     }
 
@@ -345,91 +360,7 @@ impl RunTask {
     /// Whether what happened may be folded: not while a commit is under way, nor while a child is being begun. What happens may
     /// make the child unneeded, and one that is not there yet cannot be told so; a crash after it came to be would leave it alone.
     fn may_fold(&self) -> bool {
-        self.committing.is_none() && self.n_beginning == 0
-    }
-
-    fn take(&mut self, message: RunMessage) -> Option<Exit> {
-        match message {
-            RunMessage::Ended {
-                step,
-                execution,
-                outcome,
-            } => {
-                if let Some(def) = self.steps.ended(step, execution) {
-                    match outcome {
-                        Outcome::Stopped => self.run.stopped(step),
-                        Outcome::Storage(error) => {
-                            return Some(self.lost(Ended::Interrupted(*error)));
-                        }
-                        outcome => {
-                            let task = None;
-                            let body = Happened::Body {
-                                step,
-                                def,
-                                outcome,
-                                task,
-                            };
-                            self.happened.push_back(body);
-                        }
-                    }
-                }
-            }
-            RunMessage::EndedElsewhere {
-                step,
-                execution,
-                outcome,
-                task,
-            } => return self.ended_elsewhere(step, execution, outcome, task),
-            RunMessage::Child {
-                step,
-                had_begun,
-                found,
-            } => {
-                if let Err(ended) = self.child_found(step, had_begun, *found) {
-                    return Some(self.lost(ended));
-                }
-            }
-            RunMessage::ChildWasLost(step) => self.look_after_child(step),
-            RunMessage::Mail => self.mailbox.arrived(),
-            RunMessage::Committed(written) => match *written {
-                Ok(WriteOutcome::Written) => {
-                    if let Some(record) = self.committing.take() {
-                        self.record = record;
-                        self.forget_folded();
-                        self.go_on();
-                    }
-                }
-                Ok(
-                    WriteOutcome::Fenced { .. }
-                    | WriteOutcome::Exists
-                    | WriteOutcome::NotFound
-                    | WriteOutcome::Skipped,
-                ) => return Some(Exit::Ended(Ended::Fenced)),
-                Ok(WriteOutcome::BlobMissing { blob }) => {
-                    let missing = self.shared.objects.missing(blob);
-                    return Some(self.lost(Ended::Interrupted(missing)));
-                }
-                Err(error) => return Some(self.lost(Ended::Interrupted(error))),
-            },
-            // A run whose end is written, or is being written, has ended.
-            RunMessage::Cancel | RunMessage::Suspend if self.is_ending() => {}
-            RunMessage::Cancel => {
-                self.run.cancel();
-                self.stop_steps();
-            }
-            RunMessage::Suspend => {
-                self.run.suspend(SuspendReason::Requested);
-                self.stop_steps();
-            }
-            RunMessage::Running(reply) => drop(reply.send(self.steps.running())),
-            RunMessage::LeaseLost => return Some(Exit::Ended(Ended::LeaseLost)),
-            RunMessage::ShutDown => {
-                self.is_shutting_down = true;
-                self.steps.forbid();
-                self.steps.stop_all();
-            }
-        }
-        None
+        !self.is_committing && self.n_beginning == 0
     }
 
     /// A write or a read failed: what is stored counts, and this task is no longer the run's owner.
@@ -520,13 +451,12 @@ impl RunTask {
         self.shared.park(&self.id, &self.seat, &mut self.messages)
     }
 
-    /// Whether its end is durable. A run that failed may be here to go on.
+    /// Whether its end is durable, asked while no commit is under way. A run that failed may be here to go on.
     fn is_successful(&self) -> bool {
         self.record.status == StoredStatus::Successful
     }
 
     fn is_ending(&self) -> bool {
-        let record = self.committing.as_ref().unwrap_or(&self.record);
-        record.status.is_final()
+        self.record.status.is_final()
     }
 }

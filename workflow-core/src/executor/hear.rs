@@ -1,0 +1,186 @@
+//! What a run's task does with what it is told, and how long it goes on before other tasks have their turn.
+
+use std::time::Duration;
+
+use keepstep_storage::{Timestamp, WriteOutcome};
+
+use super::{Exit, Happened, Outcome, RunMessage, RunTask};
+use crate::engine::Ended;
+use crate::error::SuspendReason;
+
+/// So many messages are taken at once.
+pub(super) const AT_ONCE: usize = 1024;
+/// A run that always has something to do lets others go on when it has kept its thread from them for so long.
+const LONGEST: Duration = Duration::from_millis(10);
+/// It lets the runtime have a look after so long in any case: one that shuts down waits for this task.
+const LONGEST_BLOCKED: Duration = Duration::from_secs(1);
+
+/// A stretch of time in which a run's task goes on without waiting for anything.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    since: Timestamp,
+    /// How much of it was spent in commits on this thread: others of its tasks were given to another thread meanwhile.
+    blocked: Duration,
+}
+
+impl Stretch {
+    pub(super) fn new(since: Timestamp) -> Self {
+        Self {
+            since,
+            blocked: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn was_blocked(&mut self, time: Duration) {
+        self.blocked += time;
+    }
+
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        let took = self.since.until(now);
+        took.saturating_sub(self.blocked) > LONGEST || took > LONGEST_BLOCKED
+    }
+}
+
+impl RunTask {
+    /// Whether there is something to take without waiting. Awaiting it would use up tokio's budget of what a task may do before it
+    /// yields, and so cost a chain its thread after every few dozen commits.
+    pub(super) fn has_heard(&mut self) -> bool {
+        while self.inbox.len() < AT_ONCE
+            && let Ok(message) = self.messages.try_recv()
+        {
+            self.inbox.push(message);
+        }
+        // It takes its turn with what else the task is told.
+        if let Some(written) = self.written_here.take() {
+            self.inbox.push(RunMessage::Committed(written));
+        }
+        !self.inbox.is_empty()
+    }
+
+    /// Takes what it was told.
+    pub(super) fn take_all(&mut self) -> Option<Exit> {
+        self.lingers_until = None;
+        let mut inbox = std::mem::take(&mut self.inbox);
+        for message in inbox.drain(..) {
+            if let Some(exit) = self.take(message) {
+                return Some(exit);
+            }
+        }
+        self.inbox = inbox;
+        self.start_steps();
+        None
+    }
+
+    fn take(&mut self, message: RunMessage) -> Option<Exit> {
+        match message {
+            RunMessage::Ended {
+                step,
+                execution,
+                outcome,
+            } => {
+                if let Some(def) = self.steps.ended(step, execution) {
+                    match outcome {
+                        Outcome::Stopped => self.run.stopped(step),
+                        Outcome::Storage(error) => {
+                            return Some(self.lost(Ended::Interrupted(*error)));
+                        }
+                        outcome => {
+                            let task = None;
+                            let body = Happened::Body {
+                                step,
+                                def,
+                                outcome,
+                                task,
+                            };
+                            self.happened.push_back(body);
+                        }
+                    }
+                }
+            }
+            RunMessage::EndedElsewhere {
+                step,
+                execution,
+                outcome,
+                task,
+            } => return self.ended_elsewhere(step, execution, outcome, task),
+            RunMessage::Child {
+                step,
+                had_begun,
+                found,
+            } => {
+                if let Err(ended) = self.child_found(step, had_begun, *found) {
+                    return Some(self.lost(ended));
+                }
+            }
+            RunMessage::ChildWasLost(step) => self.look_after_child(step),
+            RunMessage::Mail => self.mailbox.arrived(),
+            RunMessage::Committed(written) => match *written {
+                Ok(WriteOutcome::Written) => {
+                    self.is_committing = false;
+                    self.forget_folded();
+                    self.go_on();
+                }
+                Ok(
+                    WriteOutcome::Fenced { .. }
+                    | WriteOutcome::Exists
+                    | WriteOutcome::NotFound
+                    | WriteOutcome::Skipped,
+                ) => return Some(Exit::Ended(Ended::Fenced)),
+                Ok(WriteOutcome::BlobMissing { blob }) => {
+                    let missing = self.shared.objects.missing(blob);
+                    return Some(self.lost(Ended::Interrupted(missing)));
+                }
+                Err(error) => return Some(self.lost(Ended::Interrupted(error))),
+            },
+            // A run whose end is written, or is being written, has ended.
+            RunMessage::Cancel | RunMessage::Suspend if self.is_ending() => {}
+            RunMessage::Cancel => {
+                self.run.cancel();
+                self.stop_steps();
+            }
+            RunMessage::Suspend => {
+                self.run.suspend(SuspendReason::Requested);
+                self.stop_steps();
+            }
+            RunMessage::Running(reply) => drop(reply.send(self.steps.running())),
+            RunMessage::LeaseLost => return Some(Exit::Ended(Ended::LeaseLost)),
+            RunMessage::ShutDown => {
+                self.is_shutting_down = true;
+                self.steps.forbid();
+                self.steps.stop_all();
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from(std::time::UNIX_EPOCH).after(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn a_run_keeps_its_thread_for_no_longer_than_that_serves_it() {
+        let mut stretch = Stretch::new(at(0));
+        assert!(!stretch.is_over(at(10)));
+        assert!(stretch.is_over(at(11)));
+        stretch.was_blocked(Duration::from_millis(500));
+        assert!(!stretch.is_over(at(510)));
+        assert!(stretch.is_over(at(511)));
+        stretch.was_blocked(Duration::from_secs(10));
+        assert!(!stretch.is_over(at(1_000)));
+        assert!(
+            stretch.is_over(at(1_001)),
+            "a slow disk does not keep the runtime waiting"
+        );
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_nothing_and_breaks_nothing() {
+        let stretch = Stretch::new(at(5_000));
+        assert!(!stretch.is_over(at(0)));
+    }
+}
