@@ -24,6 +24,12 @@ pub(crate) struct NewRun {
     pub(crate) run: Run,
 }
 
+/// What a run begins with, put aside while its first write is under way: thousands may wait for theirs, each in a task of its own.
+pub(super) struct Begun {
+    pub(super) run: Run,
+    pub(super) record: RunRecord,
+}
+
 /// How a run that somebody waited for came to rest.
 pub(crate) enum ChildEnd {
     /// It has ended, however.

@@ -27,6 +27,7 @@ use tokio_util::sync::DropGuard;
 
 pub use build::BuildInfo;
 pub use builder::{EngineBuilder, StorageSource};
+use child::Begun;
 pub(crate) use child::{ChildEnd, NewRun};
 pub use global::{
     cancel, check, default_engine, delete, init, list, metadata, output, resume, resume_all, run,
@@ -199,20 +200,16 @@ impl Engine {
             Ok(admission) => admission,
             // A run that is there needs no place in the queue.
             Err(full @ Error::QueueFull { .. }) => {
-                return match self.shared.storage.record(id).await? {
-                    Some(record) => Box::pin(self.attach_to_stored(id, Some(hash), record)).await,
-                    None => Err(full),
-                };
+                return Box::pin(self.attach_if_stored(id, hash)).await?.ok_or(full);
             }
             Err(error) => return Err(error),
         };
-        match self.create(id, plan, hash, admission, None, None).await? {
-            Some(attached) => Ok(attached),
-            None => match self.shared.storage.record(id).await? {
-                Some(record) => Box::pin(self.attach_to_stored(id, Some(hash), record)).await,
-                None => Err(Error::NotFound { run: id.clone() }),
-            },
+        if let Some(attached) = self.create(id, plan, hash, admission, None, None).await? {
+            return Ok(attached);
         }
+        Box::pin(self.attach_if_stored(id, hash))
+            .await?
+            .ok_or_else(|| Error::NotFound { run: id.clone() })
     }
 
     /// Makes a new run durable, and starts or queues it; `None` if there is one of this id.
@@ -223,17 +220,13 @@ impl Engine {
         hash: [u8; 32],
         admission: Admission,
         parent: Option<Parent>,
-        by: Option<RunWrite>,
+        by: Option<Box<RunWrite>>,
     ) -> Result<Option<Attached>> {
-        let shared = &self.shared;
-        let is_admitted = matches!(admission, Admission::Run(_));
         let parent_run = parent.as_ref().map(|parent| parent.run.clone());
-        let NewRun { mut write, run } = shared.new_run(id, plan, hash, is_admitted, parent).await?;
-        if matches!(admission, Admission::Offer) {
-            write.record.owner = None;
-        }
-        let record = write.record.clone();
-        let written = self.write_new(write, by).await.inspect_err(|_| {
+        let is_admitted = matches!(admission, Admission::Run(_));
+        let new = self.shared.new_run(id, plan, hash, is_admitted, parent);
+        let (begun, written) = self.write_new(new.await?, by, &admission);
+        let written = written.await.inspect_err(|_| {
             // It may be there all the same; then it is nobody's.
             self.shared.roster().lost.insert(id.clone());
             self.shared.give_up_if_mine(vec![id.clone()]);
@@ -251,6 +244,7 @@ impl Engine {
         }
         let seat = Seat::new(hash);
         let attached = Attached::to(&seat);
+        let Begun { run, record } = *begun;
         match admission {
             Admission::Run(place) => self
                 .shared
@@ -268,18 +262,29 @@ impl Engine {
     /// write that leaves the creator as it is.
     fn write_new(
         &self,
-        write: RunWrite,
-        by: Option<RunWrite>,
-    ) -> impl Future<Output = Result<WriteOutcome>> + Send + use<> {
+        new: NewRun,
+        by: Option<Box<RunWrite>>,
+        admission: &Admission,
+    ) -> (
+        Box<Begun>,
+        impl Future<Output = Result<WriteOutcome>> + Send + use<>,
+    ) {
+        let NewRun { mut write, run } = new;
+        if matches!(admission, Admission::Offer) {
+            write.record.owner = None;
+        }
+        let record = write.record.clone();
+        let begun = Box::new(Begun { run, record });
         let (place, first, with) = match by {
             None => (0, write, Vec::new()),
-            Some(by) => (1, by, vec![write]),
+            Some(by) => (1, *by, vec![write]),
         };
         let committed = self.shared.commit_all(Some(first), with, Vec::new());
-        async move {
+        let written = async move {
             let outcome = committed.await?.writes.get(place).copied();
             Ok(outcome.unwrap_or(WriteOutcome::NotFound))
-        }
+        };
+        (begun, written)
     }
 
     /// Commits a write that no run's task makes.

@@ -164,7 +164,7 @@ impl Engine {
             })?;
             let admission = self.shared.take_place_for_child()?;
             let parent = Some(parent.clone());
-            let created = self.create(&id, plan, hash, admission, parent, Some(by));
+            let created = self.create(&id, plan, hash, admission, parent, Some(Box::new(by)));
             match created.await? {
                 Some(_) => return Ok(None),
                 None => record = Some(self.record(&id).await?),
@@ -226,6 +226,19 @@ impl Engine {
             roster.lost.remove(id);
         }
         Ok(claimed)
+    }
+
+    /// Attaches to the run of this id, which has no seat, if it is stored and of this workflow.
+    pub(super) async fn attach_if_stored(
+        &self,
+        id: &RunId,
+        hash: [u8; 32],
+    ) -> Result<Option<Attached>> {
+        let Some(record) = self.shared.storage.record(id).await? else {
+            return Ok(None);
+        };
+        let attached = self.attach_to_stored(id, Some(hash), record).await?;
+        Ok(Some(attached))
     }
 
     /// Attaches to a run that has no seat: gives its end, goes on with it, or waits for it.
