@@ -34,7 +34,7 @@ const OBJECT_BYTES: u64 = 100_000_000;
 const OBJECTS: u64 = 2_000;
 const STREAMED_MB: u64 = 2_000;
 const IDLE_ACTORS: u64 = 1_000_000;
-/// Every ratio is the median of so many rounds, in which keepstep and its floor take turns.
+/// Every ratio is the median of so many rounds, and that of the short chain of more, in which keepstep and its floor take turns.
 const ROUNDS: usize = 5;
 
 #[tokio::main]
@@ -64,7 +64,8 @@ async fn main() -> anyhow::Result<()> {
     for store in stores.split(',') {
         let place = &mut Place::new(root.clone(), store, rounds);
         println!(
-            "\n{store}: rates a second, medians of {rounds}; ratio: median (lowest–highest)\n"
+            "\n{store}: rates a second, medians of {rounds} ({} of the chain); ratio: median (lowest–highest)\n",
+            rounds * short::CHAINS_A_ROUND
         );
         table::print_ratio_head();
         if wanted("chain") {
