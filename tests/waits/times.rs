@@ -1,11 +1,13 @@
 //! Sleeps and time limits: when they end, across crashes, and at what cost.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keepstep::StepErrorKind;
 use keepstep::prelude::*;
+use keepstep::storage::fault::Recorded;
 
-use crate::common::{Lab, World};
+use crate::common::{Do, Lab, World};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -93,6 +95,61 @@ async fn sleeping_runs_are_not_in_memory_and_each_wakes_at_its_time() -> keepste
     let log = lab.world.log();
     assert_eq!(log.len(), 200);
     assert!(log.is_sorted(), "{log:?}");
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_from_its_beginning_is_written_once_until_then() -> keepstep::Result<()> {
+    let recorded = Arc::new(Recorded::new(keepstep::storage::memory()));
+    let lab = Lab::on(recorded.clone());
+    // A run in memory takes up its place; these do not.
+    let engine = lab.builder().max_running_runs(1).build().await?;
+    let never = || event::<()>("never");
+    let waits = [
+        race(sleep(DAY), never()),
+        race(never().timeout(DAY), never()),
+    ];
+    for (n, wait) in (1..).zip(waits) {
+        let id = format!("run {n}");
+        drop(
+            engine
+                .start(&*id, note(id.clone()).after(&wait.catch()))
+                .await?,
+        );
+        let metadata = engine.metadata(&*id).await?;
+        assert_eq!(metadata.wake_at, Some(metadata.created_at + DAY));
+        tokio::time::sleep(DAY / 4).await;
+        assert_eq!(recorded.log().len(), n, "no second commit");
+    }
+    for n in 1..=2 {
+        assert_eq!(
+            engine.output::<String>(format!("run {n}")).await?,
+            format!("run {n}")
+        );
+    }
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_in_the_queue_counts_its_sleep_from_when_it_begins() -> keepstep::Result<()> {
+    let lab = Lab::new();
+    lab.world.tell("first", Do::Hold);
+    let engine = lab.builder().max_running_runs(1).build().await?;
+    let first = engine.start("first", note("first")).await?;
+    lab.world.until("first").await;
+    let second = engine.start("second", sleep(DAY)).await?;
+    assert_eq!(second.status().await?, Status::Pending);
+    assert_eq!(engine.metadata("second").await?.wake_at, None);
+    tokio::time::sleep(DAY / 2).await;
+    let began = lab.clock.now();
+    lab.world.tell("first", Do::Succeed);
+    first.await?;
+    second.await?;
+    let slept = lab.clock.now().duration_since(began).unwrap();
+    assert!(
+        slept >= DAY && slept < DAY + Duration::from_secs(1),
+        "{slept:?}"
+    );
     engine.shutdown().await
 }
 

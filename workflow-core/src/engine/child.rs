@@ -67,8 +67,19 @@ impl Shared {
         }
         // Folding a plan that was just made cannot fail.
         run.apply(event).map_err(|error| unexpected(id, error.0))?;
-        let entry = entry.finish(Position(0));
         let now = self.clock.timestamp();
+        // What waits from the very beginning does so in the first commit already, and needs no second one.
+        let steps = if is_admitted {
+            run.take_clocks()
+        } else {
+            Vec::new()
+        };
+        if !steps.is_empty() {
+            let event = Event::ClockStarted { at: now, steps };
+            entry.push(&event).map_err(|_| Error::PlanTooLarge)?;
+            run.apply(event).map_err(|error| unexpected(id, error.0))?;
+        }
+        let entry = entry.finish(Position(0));
         let record = RunRecord {
             kind: RunKind::Workflow,
             status: if is_admitted {
