@@ -11,6 +11,7 @@ mod basics;
 mod contexts;
 mod graphs;
 mod ids;
+mod in_place;
 mod lone_body;
 mod looking;
 mod pools;

@@ -20,6 +20,9 @@ const MAX_BYTES: usize = 3 << 30;
 /// A plan with more in it than this is refused.
 pub(crate) const MAX_PLAN_BYTES: u64 = 1 << 30;
 
+/// Room for the result of a step or two.
+const SHORT_ENTRY: usize = 64;
+
 /// The bytes of an entry that is being written.
 #[derive(Debug, Default)]
 pub(crate) struct EntryWriter {
@@ -39,6 +42,7 @@ impl EntryWriter {
 
     pub(crate) fn push(&mut self, event: &Event) -> Result<(), bincode::Error> {
         if self.bytes.is_empty() {
+            self.bytes.reserve(SHORT_ENTRY);
             self.bytes.resize(HEADER, 0);
         }
         let before = self.bytes.len();

@@ -1,6 +1,9 @@
 //! A run that has nothing to do but wait for one body polls it where it is itself polled: a chain of steps then needs no
 //! other task and no other thread.
 //!
+//! A run that does so time and again, and commits in between, does it where it may block: its thread's other tasks are given to
+//! another thread once for many steps, not once for each commit.
+//!
 //! While a body is being polled its run's task is out of the way, in its berth, so that the run still hears what it is told:
 //! whoever sends it a message while it is there takes it out and sets it going elsewhere. So a body that computes for
 //! long in a poll delays no cancellation.
@@ -15,7 +18,7 @@ use tokio::sync::mpsc::error::SendError;
 use tracing::{Instrument, Span};
 
 use super::crew::Body;
-use super::{RunMessage, RunTask};
+use super::{Next, RunMessage, RunTask};
 
 /// Whether another thread takes over what this one leaves undone while it blocks.
 pub(super) fn may_block_here() -> bool {
@@ -71,6 +74,26 @@ impl RunSender {
 }
 
 impl RunTask {
+    /// Polls a body and goes on on this thread, which blocks in commits, for as long as there is nothing else to wait for. `None` if
+    /// the run went on elsewhere meanwhile.
+    pub(super) fn go_on_in_place(mut self: Box<Self>, body: Body) -> Option<(Box<Self>, Next)> {
+        self.is_in_place = true;
+        let runtime = Handle::current();
+        let stretch = async move {
+            let mut task = self.wait_in_berth(body).await?;
+            loop {
+                match task.until_next().await {
+                    Next::Lone(body) => task = task.wait_in_berth(body).await?,
+                    next => {
+                        task.is_in_place = false;
+                        return Some((task, next));
+                    }
+                }
+            }
+        };
+        tokio::task::block_in_place(|| runtime.block_on(stretch))
+    }
+
     /// Polls a body once; one that is not done by then gets a task. `None` if the run went on elsewhere meanwhile.
     pub(super) async fn wait_in_berth(self: Box<Self>, body: Body) -> Option<Box<Self>> {
         let berth = Arc::clone(&self.sender.berth);

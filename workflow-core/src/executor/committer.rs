@@ -161,9 +161,14 @@ impl Committer {
     }
 
     /// Commits a write on this thread, which blocks until it is durable, if nobody else has anything to commit and the
-    /// store can do that; else gives it back. Only on a runtime whose other threads go on meanwhile.
+    /// store can do that; else gives it back. Only on a runtime whose other threads go on meanwhile; `may_block` says that they do
+    /// what this one leaves undone.
     #[expect(clippy::result_large_err, reason = "it is what came in, given back")]
-    pub(crate) fn commit_here(&self, write: RunWrite) -> Result<Written, RunWrite> {
+    pub(crate) fn commit_here(
+        &self,
+        write: RunWrite,
+        may_block: bool,
+    ) -> Result<Written, RunWrite> {
         let Ok(_turn) = self.turn.taken.try_lock() else {
             return Err(write);
         };
@@ -175,7 +180,12 @@ impl Committer {
             messages: Vec::new(),
         };
         let commit = AssertUnwindSafe(|| self.storage.commit_blocking(batch));
-        match tokio::task::block_in_place(|| catch_unwind(commit)) {
+        let committed = if may_block {
+            catch_unwind(commit)
+        } else {
+            tokio::task::block_in_place(|| catch_unwind(commit))
+        };
+        match committed {
             Ok(Ok(Ok(mut committed))) => match committed.writes.pop() {
                 Some(outcome) => Ok(Ok(outcome)),
                 None => Ok(Err(incomplete(&*self.storage))),

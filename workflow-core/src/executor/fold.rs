@@ -166,11 +166,10 @@ impl RunTask {
         self.is_committing = true;
         let messages = self.letters(status);
         let write = if messages.is_empty() && self.may_commit_here() {
-            match self.shared.committer.commit_here(write) {
+            match self.shared.committer.commit_here(write, self.is_in_place) {
                 Ok(written) => {
-                    let took = now.until(self.shared.clock.timestamp());
-                    self.stretch.was_blocked(took);
-                    self.written_here = Some(Box::new(written));
+                    self.stretch.was_blocked(now, self.shared.clock.timestamp());
+                    self.written_here = Some(written);
                     return;
                 }
                 Err(write) => write,

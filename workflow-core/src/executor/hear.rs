@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use keepstep_storage::{Timestamp, WriteOutcome};
 
-use super::{Exit, Happened, Outcome, RunMessage, RunTask};
+use super::{Exit, Happened, Outcome, RunMessage, RunTask, Written};
+use crate::clock::Clock;
 use crate::engine::Ended;
 use crate::error::SuspendReason;
 
@@ -12,6 +13,8 @@ use crate::error::SuspendReason;
 pub(super) const AT_ONCE: usize = 1024;
 /// A run that always has something to do lets others go on when it has kept its thread from them for so long.
 const LONGEST: Duration = Duration::from_millis(10);
+/// A run that has committed so often on its thread without waiting for anything else can be expected to go on so.
+const OFTEN: u32 = 2;
 /// It lets the runtime have a look after so long in any case: one that shuts down waits for this task.
 const LONGEST_BLOCKED: Duration = Duration::from_secs(1);
 
@@ -21,6 +24,10 @@ pub(super) struct Stretch {
     since: Timestamp,
     /// How much of it was spent in commits on this thread: others of its tasks were given to another thread meanwhile.
     blocked: Duration,
+    /// How often that was.
+    n_blocked: u32,
+    /// What the clock showed a moment ago.
+    latest: Option<Timestamp>,
 }
 
 impl Stretch {
@@ -28,14 +35,29 @@ impl Stretch {
         Self {
             since,
             blocked: Duration::ZERO,
+            n_blocked: 0,
+            latest: None,
         }
     }
 
-    pub(super) fn was_blocked(&mut self, time: Duration) {
-        self.blocked += time;
+    /// A commit on this thread has just ended.
+    pub(super) fn was_blocked(&mut self, from: Timestamp, to: Timestamp) {
+        self.blocked += from.until(to);
+        self.n_blocked += 1;
+        self.latest = Some(to);
     }
 
-    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+    /// Whether giving its thread's other tasks away once is less than with each commit to come.
+    pub(super) fn is_worth_blocking(&self) -> bool {
+        self.n_blocked >= OFTEN
+    }
+
+    pub(super) fn is_over(&mut self, clock: &Clock) -> bool {
+        let now = self.latest.take().unwrap_or_else(|| clock.timestamp());
+        self.is_over_at(now)
+    }
+
+    fn is_over_at(&self, now: Timestamp) -> bool {
         let took = self.since.until(now);
         took.saturating_sub(self.blocked) > LONGEST || took > LONGEST_BLOCKED
     }
@@ -50,11 +72,7 @@ impl RunTask {
         {
             self.inbox.push(message);
         }
-        // It takes its turn with what else the task is told.
-        if let Some(written) = self.written_here.take() {
-            self.inbox.push(RunMessage::Committed(written));
-        }
-        !self.inbox.is_empty()
+        !self.inbox.is_empty() || self.written_here.is_some()
     }
 
     /// Takes what it was told.
@@ -67,8 +85,35 @@ impl RunTask {
             }
         }
         self.inbox = inbox;
+        if let Some(written) = self.written_here.take()
+            && let Some(exit) = self.committed(written)
+        {
+            return Some(exit);
+        }
         self.start_steps();
         None
+    }
+
+    fn committed(&mut self, written: Written) -> Option<Exit> {
+        match written {
+            Ok(WriteOutcome::Written) => {
+                self.is_committing = false;
+                self.forget_folded();
+                self.go_on();
+                None
+            }
+            Ok(
+                WriteOutcome::Fenced { .. }
+                | WriteOutcome::Exists
+                | WriteOutcome::NotFound
+                | WriteOutcome::Skipped,
+            ) => Some(Exit::Ended(Ended::Fenced)),
+            Ok(WriteOutcome::BlobMissing { blob }) => {
+                let missing = self.shared.objects.missing(blob);
+                Some(self.lost(Ended::Interrupted(missing)))
+            }
+            Err(error) => Some(self.lost(Ended::Interrupted(error))),
+        }
     }
 
     fn take(&mut self, message: RunMessage) -> Option<Exit> {
@@ -114,24 +159,7 @@ impl RunTask {
             }
             RunMessage::ChildWasLost(step) => self.look_after_child(step),
             RunMessage::Mail => self.mailbox.arrived(),
-            RunMessage::Committed(written) => match *written {
-                Ok(WriteOutcome::Written) => {
-                    self.is_committing = false;
-                    self.forget_folded();
-                    self.go_on();
-                }
-                Ok(
-                    WriteOutcome::Fenced { .. }
-                    | WriteOutcome::Exists
-                    | WriteOutcome::NotFound
-                    | WriteOutcome::Skipped,
-                ) => return Some(Exit::Ended(Ended::Fenced)),
-                Ok(WriteOutcome::BlobMissing { blob }) => {
-                    let missing = self.shared.objects.missing(blob);
-                    return Some(self.lost(Ended::Interrupted(missing)));
-                }
-                Err(error) => return Some(self.lost(Ended::Interrupted(error))),
-            },
+            RunMessage::Committed(written) => return self.committed(*written),
             // A run whose end is written, or is being written, has ended.
             RunMessage::Cancel | RunMessage::Suspend if self.is_ending() => {}
             RunMessage::Cancel => {
@@ -165,15 +193,15 @@ mod tests {
     #[test]
     fn a_run_keeps_its_thread_for_no_longer_than_that_serves_it() {
         let mut stretch = Stretch::new(at(0));
-        assert!(!stretch.is_over(at(10)));
-        assert!(stretch.is_over(at(11)));
-        stretch.was_blocked(Duration::from_millis(500));
-        assert!(!stretch.is_over(at(510)));
-        assert!(stretch.is_over(at(511)));
-        stretch.was_blocked(Duration::from_secs(10));
-        assert!(!stretch.is_over(at(1_000)));
+        assert!(!stretch.is_over_at(at(10)));
+        assert!(stretch.is_over_at(at(11)));
+        stretch.was_blocked(at(11), at(511));
+        assert!(!stretch.is_over_at(at(510)));
+        assert!(stretch.is_over_at(at(511)));
+        stretch.was_blocked(at(511), at(10_511));
+        assert!(!stretch.is_over_at(at(1_000)));
         assert!(
-            stretch.is_over(at(1_001)),
+            stretch.is_over_at(at(1_001)),
             "a slow disk does not keep the runtime waiting"
         );
     }
@@ -181,6 +209,6 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_ends_nothing_and_breaks_nothing() {
         let stretch = Stretch::new(at(5_000));
-        assert!(!stretch.is_over(at(0)));
+        assert!(!stretch.is_over_at(at(0)));
     }
 }

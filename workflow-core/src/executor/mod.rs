@@ -42,6 +42,7 @@ use crate::context::RunLink;
 use crate::engine::{Ended, Seat, Shared, WakePermit};
 use crate::error::SuspendReason;
 use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
+use crate::status::Progress;
 use crate::step::StepDef;
 use crate::value::Value;
 use children::Found;
@@ -108,8 +109,10 @@ pub(crate) struct RunTask {
     messages: mpsc::UnboundedReceiver<RunMessage>,
     inbox: Vec<RunMessage>,
     /// What became of a commit that was made on this thread.
-    written_here: Option<Box<Written>>,
+    written_here: Option<Written>,
     stretch: Stretch,
+    /// What was last reported.
+    reported: Progress,
     sender: RunSender,
     /// What happened and is not yet folded.
     happened: VecDeque<Happened>,
@@ -129,6 +132,8 @@ pub(crate) struct RunTask {
     lone: Option<Body>,
     /// Whether this task is on a runtime of several threads.
     may_block: bool,
+    /// Whether it is being polled where it may block.
+    is_in_place: bool,
     /// An event to begin with: the run goes on after a failure or a suspension.
     opening: Option<Event>,
     /// How long the last snapshot was.
@@ -164,6 +169,8 @@ enum Happened {
 enum Next {
     /// Nothing is to be done until this body has been polled.
     Lone(Body),
+    /// The run was in place, and has to wait for something, or kept its thread for long enough.
+    Leave,
     Exit(Exit),
 }
 
@@ -203,6 +210,7 @@ impl RunTask {
             inbox: Vec::new(),
             written_here: None,
             stretch,
+            reported: Progress::default(),
             sender,
             happened: VecDeque::new(),
             steps: Steps::default(),
@@ -214,6 +222,7 @@ impl RunTask {
             lingers_until: None,
             lone: None,
             may_block: false,
+            is_in_place: false,
             opening,
             snapshot_bytes: 0,
             waking: None,
@@ -225,23 +234,34 @@ impl RunTask {
     /// Drives the run until it ends, stops, or leaves memory.
     pub(crate) async fn drive(mut self: Box<Self>) {
         self.may_block = alone::may_block_here();
+        self.is_in_place = false;
         loop {
-            let next = AssertUnwindSafe(self.drive_on()).catch_unwind().await;
-            match next {
-                Ok(Next::Lone(body)) => match self.wait_in_berth(body).await {
-                    Some(task) => self = task,
-                    // Another task has it.
-                    None => return,
-                },
-                Ok(Next::Exit(exit)) => return self.exit(exit),
-                Err(_) => {
-                    let what = "its task panicked".to_owned();
-                    return self.exit(Exit::Ended(Ended::Suspended(SuspendReason::Invariant {
-                        what,
-                    })));
+            let next = match self.until_next().await {
+                Next::Lone(body) if self.stretch.is_worth_blocking() => self.go_on_in_place(body),
+                Next::Lone(body) => {
+                    let back = self.wait_in_berth(body).await;
+                    back.map(|task| (task, Next::Leave))
                 }
+                next => Some((self, next)),
+            };
+            match next {
+                Some((task, Next::Exit(exit))) => return task.exit(exit),
+                Some((task, _)) => self = task,
+                // Another task has it.
+                None => return,
             }
+            self.give_way().await;
         }
+    }
+
+    async fn until_next(&mut self) -> Next {
+        let next = AssertUnwindSafe(self.drive_on()).catch_unwind().await;
+        next.unwrap_or_else(|_| {
+            let what = "its task panicked".to_owned();
+            Next::Exit(Exit::Ended(Ended::Suspended(SuspendReason::Invariant {
+                what,
+            })))
+        })
     }
 
     fn exit(mut self: Box<Self>, exit: Exit) {
@@ -262,7 +282,15 @@ impl RunTask {
     }
 
     async fn drive_on(&mut self) -> Next {
+        // What it begins with comes before whatever it is told.
+        let mut is_opening = self.opening.is_some();
         loop {
+            if !std::mem::take(&mut is_opening)
+                && self.has_heard()
+                && let Some(exit) = self.take_all()
+            {
+                return Next::Exit(exit);
+            }
             if self.may_fold() {
                 if let Err(ended) = self.read_mail().await {
                     return Next::Exit(self.lost(ended));
@@ -308,18 +336,19 @@ impl RunTask {
                 }
                 body.spawn();
             }
-            if self.stretch.is_over(self.shared.clock.timestamp()) {
-                tokio::task::yield_now().await;
-                self.stretch = Stretch::new(self.shared.clock.timestamp());
+            if !self.is_in_place {
+                self.give_way().await;
+            } else if self.stretch.is_over(&self.shared.clock) {
+                return Next::Leave;
             }
             if self.shared.halted.is_cancelled() && !self.is_shutting_down {
                 return Next::Exit(Exit::Ended(Ended::ShutDown));
             }
-            if self.has_heard() {
-                if let Some(exit) = self.take_all() {
-                    return Next::Exit(exit);
-                }
+            if self.written_here.is_some() || !self.messages.is_empty() {
                 continue;
+            }
+            if self.is_in_place {
+                return Next::Leave;
             }
             let clock = &self.shared.clock;
             tokio::select! {
@@ -345,6 +374,14 @@ impl RunTask {
             if let Some(exit) = self.take_all() {
                 return Next::Exit(exit);
             }
+        }
+    }
+
+    /// Lets others have their turn, if this run has kept its thread from them for long.
+    async fn give_way(&mut self) {
+        if self.stretch.is_over(&self.shared.clock) {
+            tokio::task::yield_now().await;
+            self.stretch = Stretch::new(self.shared.clock.timestamp());
         }
     }
 
@@ -383,13 +420,19 @@ impl RunTask {
     fn allow_ready(&mut self) {
         if self.record.status == StoredStatus::Running {
             let ready = self.run.take_ready();
-            self.allow_steps(ready);
+            if !ready.is_empty() {
+                self.allow_steps(ready);
+            }
             self.start_steps();
             if !self.is_shutting_down && !self.is_leaving {
                 self.begin_children();
             }
         }
-        self.seat.report(self.run.progress());
+        let progress = self.run.progress();
+        if progress != self.reported {
+            self.reported = progress;
+            self.seat.report(progress);
+        }
     }
 
     /// Whether nothing can happen any more without a timer or the world outside.

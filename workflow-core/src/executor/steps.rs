@@ -91,7 +91,11 @@ impl Steps {
         if !self.is_forbidden {
             self.to_offer
                 .extend(ready.extract_if(.., |step| is_remote(*step)));
-            self.allowed.extend(ready);
+            if self.allowed.is_empty() {
+                self.allowed = ready;
+            } else {
+                self.allowed.extend(ready);
+            }
         }
     }
 
@@ -260,27 +264,45 @@ impl RunTask {
             self.steps.spare = None;
             return;
         }
-        let mut members = Vec::new();
-        self.start_allowed(&mut members);
         if self.may_block
             && self.lone.is_none()
-            && self.steps.running.len() == 1
-            && members.iter().all(Member::may_share)
+            && self.steps.is_idle()
+            && let [step] = self.steps.allowed[..]
         {
-            self.lone = members.pop().map(Member::body);
+            return self.start_alone(step);
         }
+        let mut members = Vec::new();
+        self.start_allowed(&mut members);
         let is_crowded = !self.steps.allowed.is_empty();
         self.steps.crew.set_going(members, is_crowded);
     }
 
+    /// Starts the only step that may, while no other is executing: this task can poll its body itself.
+    fn start_alone(&mut self, step: StepId) {
+        let Some(permit) = self.take_permit() else {
+            return;
+        };
+        self.steps.allowed = Vec::new();
+        match self.start_step(step, permit) {
+            Some(member) if member.may_share() => self.lone = Some(member.body()),
+            Some(member) => member.body().spawn(),
+            None => {}
+        }
+    }
+
+    fn take_permit(&mut self) -> Option<OwnedSemaphorePermit> {
+        let spare = self.steps.spare.take();
+        spare.or_else(|| {
+            Arc::clone(&self.shared.step_permits)
+                .try_acquire_owned()
+                .ok()
+        })
+    }
+
     fn start_allowed(&mut self, members: &mut Vec<Member>) {
         while let Some(step) = self.steps.allowed.last().copied() {
-            let permit = match self.steps.spare.take() {
-                Some(permit) => permit,
-                None => match Arc::clone(&self.shared.step_permits).try_acquire_owned() {
-                    Ok(permit) => permit,
-                    Err(_) => return,
-                },
+            let Some(permit) = self.take_permit() else {
+                return;
             };
             self.steps.allowed.pop();
             if self.steps.allowed.is_empty() {

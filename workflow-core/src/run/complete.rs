@@ -1,7 +1,7 @@
 //! A step is done: its result goes to its consumers, and what it alone needed is let go.
 
 use super::segment::{Ending, State};
-use super::{Run, StepId};
+use super::{Released, Run, StepId};
 use crate::plan::NodeKind;
 use crate::value::Value;
 
@@ -41,7 +41,7 @@ impl Run {
         let mut first = Some((step, value, is_stored));
         // What follows from it, the next one last.
         let mut work = Vec::new();
-        let mut released = Vec::new();
+        let mut released = Released::new();
         // Consumers that are no steps, and whether they wait for the world.
         let mut outer = Vec::new();
         while let Some((id, value, is_stored)) = first.take().or_else(|| work.pop()) {
@@ -151,7 +151,7 @@ impl Run {
     }
 
     /// Takes back one use of each of these nodes; those that nothing uses any more are dropped, and what they used in turn.
-    pub(super) fn release(&mut self, released: &mut Vec<StepId>) {
+    pub(super) fn release(&mut self, released: &mut Released) {
         while let Some(id) = released.pop() {
             let Some(node) = self.node_mut(id) else {
                 continue;
@@ -164,7 +164,7 @@ impl Run {
     }
 
     /// Forgets a node that nothing needs: its value, or that it was to be run.
-    fn drop_node(&mut self, id: StepId, released: &mut Vec<StepId>) {
+    fn drop_node(&mut self, id: StepId, released: &mut Released) {
         let Some((base, segment, index)) = self.locate_mut(id) else {
             return;
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::segment::{Ending, State};
-use super::{Run, StepId};
+use super::{Released, Run, StepId};
 use crate::plan::Plan;
 
 /// A loop whose rounds all have different names remembers so many of them: memory stays bounded.
@@ -20,7 +20,7 @@ impl Run {
             return;
         };
         let child = self.next;
-        let mut released = Vec::new();
+        let mut released = Released::new();
         self.inputs_of(base, index, &mut |input| released.push(input));
         let parent = segment.parent.filter(|_| index == segment.plan.root());
         match parent {

@@ -5,7 +5,7 @@ use rustc_hash::FxHashSet;
 use keepstep_storage::Timestamp;
 
 use super::segment::{Ending, State};
-use super::{Failure, Phase, Run, StepId};
+use super::{Failure, Phase, Released, Run, StepId};
 use crate::error::{StepError, StepErrorKind};
 use crate::plan::NodeKind;
 use crate::value::{Codec, Value};
@@ -90,7 +90,7 @@ impl Run {
             return false;
         };
 
-        let mut released = Vec::new();
+        let mut released = Released::new();
         for &id in &reach.failed {
             let Some((base, segment, index)) = self.locate(id) else {
                 continue;

@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keepstep_storage::{StepCounts, Timestamp};
+use smallvec::SmallVec;
 
 pub use event::StepId;
 pub(crate) use event::{Event, Failure};
@@ -68,6 +69,9 @@ pub(crate) struct Run {
     /// Kept only to answer questions about the past.
     history: Option<History>,
 }
+
+/// Nodes that something lets go of. Most let go of a few.
+type Released = SmallVec<[StepId; 8]>;
 
 /// What a run is up to.
 #[derive(Debug, Clone, Default, PartialEq)]
