@@ -103,6 +103,9 @@ pub(super) async fn be_child(args: &[String]) -> anyhow::Result<()> {
             say("listed", seconds(start));
         }
         "sleeping" => waiting::sleep_through(&engine, n).await?,
+        "sleeping-after-a-step" => {
+            waiting::fall_asleep(&engine, n, waiting::step_and_day).await?;
+        }
         "events" => waiting::send_events(&engine, n).await?,
         other => anyhow::bail!("there is no child {other}"),
     }

@@ -53,13 +53,16 @@ async fn for_all<F: Future<Output = keepstep::Result<()>> + Send + 'static>(
     Ok(())
 }
 
-/// `n` runs sleep for a day; then some more become due, so many a second.
-pub(super) async fn sleep_through(engine: &Engine, n: u64) -> anyhow::Result<()> {
+/// `n` runs sleep until they are due.
+pub(super) async fn fall_asleep(
+    engine: &Engine,
+    n: u64,
+    workflow: impl Fn() -> Workflow<()> + Copy,
+) -> anyhow::Result<()> {
     let start = Instant::now();
-    let day = Duration::from_secs(24 * 3600);
     for_all(n, |i| {
-        let engine = engine.clone();
-        async move { engine.start(format!("day-{i}"), sleep(day)).await.map(drop) }
+        let (engine, workflow) = (engine.clone(), workflow());
+        async move { engine.start(format!("day-{i}"), workflow).await.map(drop) }
     })
     .await?;
     say("started", seconds(start));
@@ -73,7 +76,22 @@ pub(super) async fn sleep_through(engine: &Engine, n: u64) -> anyhow::Result<()>
         tokio::task::yield_now().await;
     }
     say("memory", memory("VmRSS"));
+    Ok(())
+}
 
+/// A day.
+pub(super) fn day() -> Workflow<()> {
+    sleep(Duration::from_secs(24 * 3600))
+}
+
+/// A day after a step.
+pub(super) fn step_and_day() -> Workflow<()> {
+    day().after(&woken(u64::MAX))
+}
+
+/// `n` runs sleep for a day; then some more become due, so many a second.
+pub(super) async fn sleep_through(engine: &Engine, n: u64) -> anyhow::Result<()> {
+    fall_asleep(engine, n, day).await?;
     let n_due = (RATE * DUE_SECONDS).min(n);
     // Long enough for all of them to be stored and out of memory by then.
     let first = SystemTime::now() + Duration::from_secs(10 + n_due / 2_000);
@@ -144,6 +162,13 @@ pub(super) fn sleeping_rows(place: &mut Place, n: u64) -> anyhow::Result<()> {
     );
     let what = format!("most late of those due at {RATE} a second");
     row(&what, &time(said["late"]), "1 s");
+    let path = place.fresh();
+    let said = child(place, &path, "sleeping-after-a-step", n)?;
+    row(
+        "memory if each has run a step before",
+        &mib(said["memory"]),
+        "",
+    );
     Ok(())
 }
 
