@@ -13,7 +13,7 @@ use crate::poison;
 use crate::{Op, Result, StorageError};
 
 /// Counted in bytes on disk. A page takes several times that in memory: room for twice its pairs, a reference for each key and value.
-const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How long to wait for the threads of an earlier opening by this process, which may hold sled's lock a little longer
 /// than the store was open.
