@@ -20,9 +20,9 @@ use tracing::{Instrument, Span};
 use super::crew::Body;
 use super::{Next, RunMessage, RunTask};
 
-/// Whether another thread takes over what this one leaves undone while it blocks.
-pub(super) fn may_block_here() -> bool {
-    Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread
+/// Whether another thread takes over what one leaves undone while it blocks.
+pub(super) fn may_block_on(runtime: &Handle) -> bool {
+    runtime.runtime_flavor() == RuntimeFlavor::MultiThread
 }
 
 /// Where a run's task stays while it waits for a body that is polled in its place.
@@ -57,7 +57,7 @@ pub(crate) fn run_channel() -> (RunSender, mpsc::UnboundedReceiver<RunMessage>) 
 }
 
 impl RunSender {
-    /// Sends a message. To be called on a runtime.
+    /// Sends a message.
     ///
     /// # Errors
     /// The message, if the run's task is over.
@@ -66,8 +66,9 @@ impl RunSender {
         // After sending: a task that goes into its berth looks for messages with the berth in its hands.
         let berthed = self.berth.place().take();
         if let Some((task, span)) = berthed {
-            let tasks = task.shared.tasks.clone();
-            tasks.spawn(task.drive().instrument(span));
+            // Not on the sender's runtime, which may be another one and end before the run does.
+            let (tasks, runtime) = (task.shared.tasks.clone(), task.runtime.clone());
+            tasks.spawn_on(task.drive().instrument(span), &runtime);
         }
         Ok(())
     }
@@ -78,7 +79,7 @@ impl RunTask {
     /// the run went on elsewhere meanwhile.
     pub(super) fn go_on_in_place(mut self: Box<Self>, body: Body) -> Option<(Box<Self>, Next)> {
         self.is_in_place = true;
-        let runtime = Handle::current();
+        let runtime = self.runtime.clone();
         let stretch = async move {
             let mut task = self.wait_in_berth(body).await?;
             loop {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use keepstep_storage::{RunId, RunRecord, StoredStatus, TaskId, Timestamp};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
@@ -130,7 +131,9 @@ pub(crate) struct RunTask {
     lingers_until: Option<Timestamp>,
     /// A body that was to start, and may be polled in this task's place.
     lone: Option<Body>,
-    /// Whether this task is on a runtime of several threads.
+    /// Where this task is.
+    runtime: Handle,
+    /// Whether that is a runtime of several threads.
     may_block: bool,
     /// Whether it is being polled where it may block.
     is_in_place: bool,
@@ -198,6 +201,7 @@ impl RunTask {
             messages: sender.messages.clone(),
         };
         let stretch = Stretch::new(shared.clock.timestamp());
+        let runtime = Handle::current();
         Self {
             shared,
             seat,
@@ -221,7 +225,8 @@ impl RunTask {
             to_cancel: Vec::new(),
             lingers_until: None,
             lone: None,
-            may_block: false,
+            may_block: alone::may_block_on(&runtime),
+            runtime,
             is_in_place: false,
             opening,
             snapshot_bytes: 0,
@@ -233,8 +238,8 @@ impl RunTask {
 
     /// Drives the run until it ends, stops, or leaves memory.
     pub(crate) async fn drive(mut self: Box<Self>) {
-        self.may_block = alone::may_block_here();
         self.is_in_place = false;
+        self.stretch = Stretch::new(self.shared.clock.timestamp());
         loop {
             let next = match self.until_next().await {
                 Next::Lone(body) if self.stretch.is_worth_blocking() => self.go_on_in_place(body),
