@@ -13,10 +13,10 @@ use crate::error::SuspendReason;
 pub(super) const AT_ONCE: usize = 1024;
 /// A run that always has something to do lets others go on when it has kept its thread from them for so long.
 const LONGEST: Duration = Duration::from_millis(10);
-/// A run that has committed so often on its thread without waiting for anything else can be expected to go on so.
-const OFTEN: u32 = 2;
 /// It lets the runtime have a look after so long in any case: one that shuts down waits for this task.
 const LONGEST_BLOCKED: Duration = Duration::from_secs(1);
+/// A run that has committed so often on its thread without waiting for anything else can be expected to go on so.
+const OFTEN: u32 = 2;
 
 /// A stretch of time in which a run's task goes on without waiting for anything.
 #[derive(Debug)]

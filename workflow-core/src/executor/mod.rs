@@ -172,7 +172,7 @@ enum Happened {
 enum Next {
     /// Nothing is to be done until this body has been polled.
     Lone(Body),
-    /// The run was in place, and has to wait for something, or kept its thread for long enough.
+    /// Nothing more is to be done in place: the run has to wait for something, or has kept its thread for long enough.
     Leave,
     Exit(Exit),
 }
