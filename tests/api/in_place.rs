@@ -1,12 +1,13 @@
 //! A run that commits time and again on its thread, and waits for nothing else, stays there and gives the thread's other tasks away.
 //! Whatever its bodies do, it goes on as any run does.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keepstep::prelude::*;
 use keepstep::{Error, StepErrorKind};
-use tokio::sync::Semaphore;
+
+use crate::lone_body::{GATES, busy};
 
 /// More steps than it takes for a run to stay where it is.
 const LONG: u64 = 50;
@@ -20,31 +21,18 @@ fn chain(first: impl IntoArg<u64>, length: u64) -> Workflow<u64> {
     (1..length).fold(add(first, 1), |last, _| add(last, 1))
 }
 
-static BEGUN: Semaphore = Semaphore::const_new(0);
-static RELEASED: AtomicBool = AtomicBool::new(false);
-
-/// Blocks its thread.
-#[step]
-async fn busy(n: u64) -> u64 {
-    BEGUN.add_permits(1);
-    while !RELEASED.load(Ordering::SeqCst) {
-        std::thread::yield_now();
-    }
-    n
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn others_go_on_and_it_is_canceled_while_a_body_blocks() {
     let engine = Engine::open("memory:").await.unwrap();
-    let run = engine.start("run", chain(busy(chain(0, LONG)), LONG));
+    let others = tokio::spawn(GATES[2].begun());
+    let run = engine.start("run", chain(busy(chain(0, LONG), 2), LONG));
     let handle = run.await.unwrap();
-    // This is another task of the only worker.
-    let begun = tokio::time::timeout(Duration::from_secs(20), BEGUN.acquire());
-    begun.await.expect("others go on").unwrap().forget();
+    // The only worker has this task, too.
+    others.await.unwrap();
     engine.cancel("run").await.unwrap();
     assert_eq!(engine.status("run").await.unwrap(), Status::Canceled);
     assert!(matches!(handle.await, Err(Error::Canceled { .. })));
-    RELEASED.store(true, Ordering::SeqCst);
+    GATES[2].release();
     engine.shutdown().await.unwrap();
 }
 
