@@ -30,7 +30,8 @@ const PORTION: usize = 1024 * 1024;
 /// How many pairs are: while a batch goes on, sled keeps a copy of a page for each of them.
 const PORTION_PAIRS: usize = 512;
 
-/// A commit copies one pair for so many that it changes: it takes a quarter longer, and the file may double until the copy is whole.
+/// A commit copies one pair for so many that it changes, and as many as it changes behind those that are copied: so what is left to
+/// copy becomes less with each commit, however many new pairs come.
 const CHANGES_A_PAIR: usize = 4;
 /// It copies so many pairs at least.
 const FEWEST_PAIRS: usize = 16;
@@ -168,6 +169,7 @@ impl Sled {
         n_ops: usize,
         disk: u64,
     ) -> Result<()> {
+        let n_behind = space.copy.as_ref().map_or(0, |_| n_ops - changes.len());
         match &space.copy {
             Some(_) if changes.is_empty() => {}
             Some(copy) => copy.fresh.apply_unsynced(changes)?,
@@ -182,7 +184,7 @@ impl Sled {
                 space.copy = Some(self.begin_copy()?);
             }
         }
-        let mut n_left = n_ops.div_ceil(CHANGES_A_PAIR).max(FEWEST_PAIRS);
+        let mut n_left = n_behind + n_ops.div_ceil(CHANGES_A_PAIR).max(FEWEST_PAIRS);
         while n_left > 0 {
             let n_pairs = n_left.min(PORTION_PAIRS);
             n_left -= n_pairs;

@@ -146,6 +146,24 @@ fn commits_copy_a_little_each_and_change_what_is_copied() {
 }
 
 #[test]
+fn a_copy_ends_while_new_pairs_keep_coming_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = directory(dir.path());
+    let (map, mut expected) = half_copied(&directory);
+    for commit in 0.. {
+        assert!(commit < 300, "the copy does not end");
+        let key = |n: usize| format!("last {:07}", commit * 200 + n);
+        map.apply((0..200).map(|n| put(&key(n), vec![7; 10])).collect())
+            .unwrap();
+        expected.extend((0..200).map(|n| (key(n).into_bytes(), vec![7; 10].into())));
+        if !directory.map_path().ends_with("map-1") {
+            break;
+        }
+    }
+    assert_eq!(pairs(&map), expected);
+}
+
+#[test]
 fn a_crash_in_the_middle_of_a_copy_leaves_the_old_map() {
     let dir = tempfile::tempdir().unwrap();
     let directory = directory(dir.path());
