@@ -23,7 +23,9 @@ const DEFAULT: &str = "sled";
 /// is tried again whose connection was lost; `sslmode` and `sslrootcert` as PostgreSQL's own programs take them. A password that
 /// the URL does not have comes from `PGPASSWORD`, or from the file `PGPASSFILE` or `~/.pgpass`.
 ///
-/// A directory is locked until the store is closed or dropped.
+/// A directory is locked until the store is closed or dropped. Its path is resolved once, at opening: a relative path and
+/// links on the way name the same directory until the store is closed, also when the process changes its working directory
+/// or a link is pointed elsewhere.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -81,6 +83,9 @@ async fn open_any(url: &str, blobs: Option<Blobs>) -> Result<Arc<dyn Storage>> {
         #[cfg(not(feature = "postgres"))]
         Target::Postgres => Err(no_feature(url, "postgres")),
         Target::Directory(asked, path) => {
+            // Before another thread goes on: the working directory may be another one by then.
+            let path = std::path::absolute(&path)
+                .map_err(|error| StorageError::io("resolve", &path, error))?;
             let url = url.to_owned();
             let open = move || open_directory(&url, asked, path, blobs);
             let opened = tokio::task::spawn_blocking(open).await;

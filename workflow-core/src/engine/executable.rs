@@ -92,13 +92,15 @@ impl Engine {
     /// [`Error::Storage`].
     pub async fn executable_of(&self, id: impl AsRef<str>, path: impl AsRef<Path>) -> Result<()> {
         let id = RunId::new(id)?;
+        // Before anything is awaited: the working directory may be another one afterwards.
+        let path = path.as_ref();
+        let path = std::path::absolute(path).map_err(|error| failed(path, "written", error))?;
         let record = self.record(&id).await?;
         let Some(executable) = record.build.executable else {
             let build = BuildInfo::of(&record.build);
             return Err(Error::NoExecutable { run: id, build });
         };
         let bytes = self.shared.storage.blob(&executable).await?;
-        let path = path.as_ref().to_owned();
         blocking(move || write_out(&path, &bytes).map_err(|error| failed(&path, "written", error)))
             .await
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::{Verified, mmap};
-use crate::directory::sync_directory;
+use crate::directory::{resolve, sync_directory};
 use crate::{BlobId, BlobReader, Result, StorageError};
 
 /// Shorter blobs are read: a mapping takes at least a page, and a process may only have so many.
@@ -76,16 +76,14 @@ impl Drop for NewFile {
 
 impl Files {
     pub(super) fn open(root: PathBuf) -> Result<Self> {
+        fs::create_dir_all(root.join("tmp")).map_err(|e| StorageError::io("create", &root, e))?;
+        let root = resolve(&root)?;
         let tmp = root.join("tmp");
-        fs::create_dir_all(&tmp).map_err(|e| StorageError::io("create", &tmp, e))?;
         for file in read_dir(&tmp)? {
             fs::remove_file(&file).map_err(|e| StorageError::io("remove", &file, e))?;
         }
         sync_directory(&root)?;
-        if let Some(parent) = root
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
+        if let Some(parent) = root.parent() {
             sync_directory(parent)?;
         }
         Ok(Self {

@@ -88,7 +88,7 @@ impl Blobs {
         Self::new(Place::Memory(RwLock::default()))
     }
 
-    /// Blobs in files of a directory, which is created if it does not exist.
+    /// Blobs in files of a directory, which is created if it does not exist. A relative path is resolved here, once.
     ///
     /// # Errors
     /// [`StorageError::Io`] if the directory cannot be made or read.

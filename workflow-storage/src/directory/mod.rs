@@ -45,6 +45,7 @@ impl Directory {
         if !is_there {
             create(root)?;
         }
+        let root = &resolve(root)?;
         let lock = Lock::take(root)?;
         check_path(root)?;
         let marker = match Marker::read(root)? {
@@ -185,6 +186,17 @@ impl Directory {
     }
 }
 
+/// The path of a directory that exists, resolved once and for all: it names the same directory later, whatever the working
+/// directory of the process is then, and whatever the links on the way point to.
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
+    let resolved = match cfg!(windows) {
+        // Links are resolved to paths there that not every program understands.
+        true => std::path::absolute(path),
+        false => fs::canonicalize(path),
+    };
+    resolved.map_err(|error| StorageError::io("resolve", path, error))
+}
+
 /// Makes entries of a directory durable: created, renamed and removed files.
 pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     if !cfg!(unix) {
@@ -302,6 +314,24 @@ mod tests {
             assert!(matches!(open(&root), Err(StorageError::Corrupt { .. })));
             fs::create_dir(root.join("map-1")).unwrap();
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_stays_the_same_when_the_link_to_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = resolve(dir.path()).unwrap();
+        let link = dir.join("current");
+        std::os::unix::fs::symlink("1", &link).unwrap();
+        for release in ["1", "2"] {
+            fs::create_dir(dir.join(release)).unwrap();
+        }
+        let store = open(&link.join("data")).unwrap();
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("2", &link).unwrap();
+        store.finish().unwrap();
+        assert_eq!(store.root(), dir.join("1/data"));
+        assert!(list(&dir.join("2")).unwrap().is_empty());
     }
 
     #[test]
