@@ -145,9 +145,8 @@ impl Shared {
     }
 
     pub(crate) async fn pause(&self, pause: Duration) {
-        let until = self.clock.timestamp().after(pause);
         tokio::select! {
-            () = self.clock.sleep_towards(until) => {}
+            () = self.clock.sleep(pause) => {}
             () = self.halted.cancelled() => {}
         }
     }
