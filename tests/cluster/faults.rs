@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keepstep::EngineBuilder;
 use keepstep::prelude::*;
 use keepstep::storage::fault::{Call, Effect, Fault, Faulty};
-use keepstep::storage::{Storage, StorageError};
+use keepstep::storage::{RunId, Storage, StorageError};
 
 use crate::common::{Do, act, join, leaf};
 use crate::{Cluster, soon};
@@ -13,11 +14,13 @@ use crate::{Cluster, soon};
 impl Cluster {
     /// A worker whose store can be told to fail, once it has looked for runs and found none.
     async fn faulty_worker(&self) -> (Engine, Arc<Faulty>) {
+        self.faulty(self.builder()).await
+    }
+
+    async fn faulty(&self, builder: EngineBuilder) -> (Engine, Arc<Faulty>) {
         let inner = keepstep::storage::open(&self.url).await.unwrap();
         let store = Arc::new(Faulty::new(inner));
-        let builder = self
-            .builder()
-            .storage(Arc::clone(&store) as Arc<dyn Storage>);
+        let builder = builder.storage(Arc::clone(&store) as Arc<dyn Storage>);
         let engine = builder.build().await.unwrap();
         soon(async {
             while store.calls(Call::Claim) == 0 {
@@ -43,7 +46,7 @@ async fn a_run_that_has_mail_before_its_claim_is_answered_is_driven_once() -> ke
         let workflow = act("b", Vec::<i64>::new()).name("b").after(&go);
         let first = submitter.start(&id, workflow).await?;
         soon(store.until_held(n)).await;
-        let run = keepstep::storage::RunId::new(&id).unwrap();
+        let run = RunId::new(&id).unwrap();
         let record = store.inner().record(&run).await?.unwrap();
         if record.owner.is_some() {
             break (id, first);
@@ -65,6 +68,40 @@ async fn a_run_that_has_mail_before_its_claim_is_answered_is_driven_once() -> ke
     log.retain(|who| !who.starts_with('a') || who[1..] == id[3..]);
     assert_eq!(log, [&*format!("a{n}"), "b", "c", "d"]);
     assert_eq!(submitter.status(&id).await?, Status::Successful);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_run_that_is_claimed_while_the_last_slot_is_taken_goes_to_another_worker()
+-> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    cluster.world.tell("long", Do::Hold);
+    let (full, store) = cluster.faulty(cluster.builder().max_running_runs(1)).await;
+    let submitter = cluster.submitter().await;
+    let mut n = 0;
+    let claimed = loop {
+        n += 1;
+        let id = format!("run{n}");
+        store.inject(Fault::next(Call::Claim, Effect::DelayAfter));
+        let run = submitter.start(&id, leaf(&id).build()).await?;
+        soon(store.until_held(n)).await;
+        let record = store.inner().record(&RunId::new(&id).unwrap()).await?;
+        if record.unwrap().owner.is_some() {
+            break run;
+        }
+        // It was a look at what was there before.
+        store.release_held();
+        soon(run).await?;
+    };
+    // The worker does not know yet what it has claimed, and its only slot is free.
+    let long = full.start("long", leaf("long").build()).await?;
+    soon(cluster.world.until("long")).await;
+    store.release_held();
+    let _idle = cluster.worker().await;
+    assert_eq!(soon(claimed).await?, 1);
+    assert_eq!(full.status("long").await?, Status::Running);
+    cluster.world.tell("long", Do::Succeed);
+    assert_eq!(soon(long).await?, 1);
     Ok(())
 }
 

@@ -143,6 +143,24 @@ async fn what_has_no_place_at_one_worker_goes_to_another() -> keepstep::Result<(
 }
 
 #[tokio::test]
+async fn a_child_that_has_no_slot_where_its_parent_is_goes_to_another_worker()
+-> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    cluster.world.tell("long", Do::Hold);
+    let full = cluster.builder().max_running_runs(1).build().await?;
+    let small = keepstep::child("child", leaf("small").build());
+    let parent = keepstep::all([leaf("long").build(), small]);
+    let run = full.start("parent", parent).await?;
+    soon(cluster.world.until("long")).await;
+    let _other = cluster.worker().await;
+    soon(cluster.world.until("small")).await;
+    assert_eq!(soon(full.output::<i64>("child")).await?, 1);
+    cluster.world.tell("long", Do::Succeed);
+    assert_eq!(soon(run).await?, [1, 1]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn many_workers_share_many_runs_and_run_each_step_once() -> keepstep::Result<()> {
     let cluster = Cluster::new();
     let submitter = cluster.submitter().await;

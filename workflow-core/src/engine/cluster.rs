@@ -7,7 +7,7 @@ use std::time::Duration;
 use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord, Timestamp};
 use tokio::sync::{Notify, mpsc};
 
-use super::shared::{SeatState, Shared};
+use super::shared::{Admission, SeatState, Shared};
 use super::{Engine, elsewhere};
 use crate::error::{Error, Result};
 use crate::executor::RunMessage;
@@ -369,8 +369,15 @@ impl Engine {
                 }
             };
             epoch = record.epoch;
-            let admission = shared.take_place_for_child()?;
-            self.begin(&id, record, admission).await.map(drop)
+            match shared.take_place()? {
+                slot @ Admission::Run(_) => self.begin(&id, record, slot).await.map(drop),
+                // Another run took the last slot while the claim was under way. Kept here, this one would wait for it
+                // while other workers are idle.
+                Admission::Queue(_) | Admission::Offer => {
+                    shared.give_up(id.clone(), epoch);
+                    Ok(())
+                }
+            }
         };
         let begun = begun.await;
         match begun {

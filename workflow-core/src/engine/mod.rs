@@ -250,6 +250,8 @@ impl Engine {
                 .shared
                 .drive(id.clone(), seat, run, record, None, place),
             Admission::Queue(place) => self.shared.enqueue(id, seat, record.epoch, place)?,
+            // A child says by mail how it ended; nobody waits here.
+            Admission::Offer if parent_run.is_some() => {}
             Admission::Offer => {
                 let seat = self.shared.wait_elsewhere(id, &record)?;
                 return Ok(Some(Attached::to(&seat)));

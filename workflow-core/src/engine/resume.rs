@@ -179,8 +179,11 @@ impl Engine {
         }
         if self.seat(&id).is_none() && self.shared.status_of(&id, &record) == Status::Resumable {
             let admission = self.shared.take_place_for_child()?;
-            // Where another engine was faster, that one goes on with it.
-            if let Some(record) = self.claim(&id).await? {
+            // Nobody owns it: without a slot here, it is left to whichever worker has one. Where another engine was faster,
+            // that one goes on with it.
+            if !matches!(admission, Admission::Offer)
+                && let Some(record) = self.claim(&id).await?
+            {
                 self.begin(&id, record, admission).await?;
             }
         }

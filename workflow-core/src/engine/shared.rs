@@ -374,6 +374,7 @@ impl Shared {
     }
 
     /// Takes a place for a run that another one waits for: it cannot be refused, so the queue takes it however full it is.
+    /// Where other workers share the store, it does not wait here: one of them may be idle.
     pub(super) fn take_place_for_child(self: &Arc<Self>) -> Result<Admission> {
         let mut roster = self.roster();
         if roster.is_closed {
@@ -382,6 +383,9 @@ impl Shared {
         if roster.n_running < self.max_running_runs && roster.queue.is_empty() {
             roster.n_running += 1;
             return Ok(Admission::Run(Place::taken(self)));
+        }
+        if self.takes_up_runs() {
+            return Ok(Admission::Offer);
         }
         roster.n_queueing += 1;
         Ok(Admission::Queue(QueuePlace(Arc::clone(self))))
