@@ -9,6 +9,7 @@ mod basics;
 mod changes;
 mod failures;
 mod listing;
+mod pauses;
 mod restart;
 mod times;
 mod troupe;

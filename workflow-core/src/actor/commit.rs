@@ -99,7 +99,7 @@ impl Actor {
     pub(super) fn settle(&mut self, stage: &Stage, seat: &Seat, outcomes: Outcomes) -> Result<()> {
         let mut outcomes = outcomes.writes.into_iter();
         match outcomes.next() {
-            Some(WriteOutcome::Written) => {}
+            Some(WriteOutcome::Written) => stage.shared.pauses.succeeded(&stage.id),
             Some(WriteOutcome::NotFound) => return Err(not_found(stage)),
             Some(WriteOutcome::BlobMissing { blob: object }) => {
                 return Err(Error::ObjectNotFound { object });

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::def::{ActorDef, ActorState, StoredState, actors};
 use super::job::Job;
 use super::task::Task;
-use crate::engine::Shared;
+use crate::engine::{Growth, Shared};
 use crate::error::{Error, Result};
 use crate::object::Objects;
 use crate::step::StepFault;
@@ -221,9 +221,8 @@ impl Shared {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(actor = %id, %error, "actor could not be read; trying again");
-                    let soon = shared.clock.timestamp().after(Duration::from_secs(1));
-                    shared.set_timer(soon, id);
+                    let again_in = shared.wake_again(&id, Growth::OF_READS);
+                    tracing::warn!(actor = %id, %error, ?again_in, "actor could not be read; trying again");
                 }
             }
         });

@@ -20,15 +20,13 @@ use super::def::ActorDef;
 use super::execute::Stage;
 use super::job::{From, Item, reply_of};
 use super::residents::{Committed, Mail, Seat};
-use crate::engine::Shared;
+use crate::engine::{Growth, Shared};
 use crate::error::{Error, Result};
 
 /// How long an actor stays in memory with nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
 /// How long an actor that another engine wants still makes calls that are waiting here.
 const TURN: Duration = Duration::from_millis(100);
-/// How long after a failure of the store an actor is looked at again.
-const AGAIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Task {
     stage: Arc<Stage>,
@@ -94,6 +92,9 @@ impl Task {
         let ended = AssertUnwindSafe(self.drive_to_exit()).catch_unwind().await;
         let (shared, id) = (Arc::clone(&self.stage.shared), self.stage.id.clone());
         let epoch = self.actor.as_ref().map(|actor| actor.record.epoch);
+        if let Ok(Ok(_)) = &ended {
+            shared.pauses.succeeded(&id);
+        }
         let error = match ended {
             Ok(Ok(Exit::Idle(due_at))) => {
                 debug!(actor = %id, "actor left memory");
@@ -128,17 +129,40 @@ impl Task {
             },
         };
         shared.actors.remove(&id, &mut self.mailbox);
-        if let Error::Storage(error) = &error
-            && error.is_retryable()
-        {
-            // What is to be done may not have been asked for by anybody who waits.
-            let soon = shared.clock.timestamp().after(AGAIN);
-            shared.set_timer(soon, id.clone());
-        }
+        self.pause_after(&error);
         if let (Error::ShutDown, Some(epoch)) = (&error, epoch) {
             shared.release_at_shutdown(&id, epoch);
         }
         self.fail(&error);
+    }
+
+    /// Has the actor woken again where that may help: what it has to do may not have been asked for by anybody who waits.
+    fn pause_after(&self, error: &Error) {
+        let (shared, id) = (&self.stage.shared, &self.stage.id);
+        match error {
+            Error::Storage(error) if error.is_retryable() => {
+                let again_in = shared.wake_again(id, Growth::OF_BODIES);
+                tracing::warn!(actor = %id, %error, ?again_in, "the store failed under an actor; its calls are made again");
+            }
+            Error::Storage(
+                error @ (StorageError::Poisoned { .. } | StorageError::Closed { .. }),
+            ) => {
+                shared.pauses.hold(id);
+                if !shared.is_closing() {
+                    tracing::warn!(actor = %id, %error, "the store takes no more writes; calls of the actor wait until it is opened again");
+                }
+            }
+            // It is as it is stored, and whoever has it now looks after it.
+            Error::ShutDown | Error::Fenced { .. } | Error::ActorNotFound { .. } => {
+                shared.pauses.succeeded(id);
+            }
+            error => {
+                let now = shared.clock.timestamp();
+                let random = shared.random();
+                shared.pauses.failed(id, Growth::OF_BODIES, now, random);
+                tracing::warn!(actor = %id, %error, "an actor stopped; it is tried again when it is due or somebody calls it");
+            }
+        }
     }
 
     /// Tells everybody who waits.

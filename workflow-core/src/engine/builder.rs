@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cluster::Cluster;
+use super::pauses::Pauses;
 use super::shared::{Roster, Shared};
 use super::{Engine, build, executable, lock};
 use crate::actor::{Residents, actors};
@@ -423,6 +424,8 @@ impl EngineBuilder {
             actors: Residents::default(),
             remote: Remote::new(self.remote, &storage, registry),
             tasks: TaskTracker::new(),
+            pauses: Pauses::default(),
+            closing: halted.child_token(),
             halted: halted.clone(),
         });
         let wakes = shared.timers.clone();

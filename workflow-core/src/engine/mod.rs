@@ -10,6 +10,7 @@ mod global;
 mod handle;
 mod list;
 mod lock;
+mod pauses;
 mod read;
 mod resume;
 mod send;
@@ -35,6 +36,7 @@ pub use global::{
 };
 pub use handle::{Handle, ProgressStream};
 pub use list::{Cursor, Filter, Page, RunSummary};
+pub(crate) use pauses::Growth;
 pub use read::Metadata;
 pub use send::SendEvent;
 #[cfg(feature = "schedules")]
@@ -332,6 +334,7 @@ impl Engine {
     pub(crate) async fn halt(&self) -> Result<bool> {
         let shared = &self.shared;
         let was_closed = std::mem::replace(&mut shared.roster().is_closed, true);
+        shared.closing.cancel();
         if was_closed {
             shared.tasks.wait().await;
             return Ok(false);

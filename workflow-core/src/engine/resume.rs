@@ -8,6 +8,7 @@ use keepstep_storage::{
 };
 
 use super::handle::{Attached, Handle};
+use super::pauses::Growth;
 use super::shared::{Admission, Ended, Place, Seat, SeatState, Shared};
 use super::{Engine, forbid_in_step};
 use crate::error::{Damage, Error, Result};
@@ -17,8 +18,6 @@ use crate::status::Status;
 
 /// How long a claim lasts on stores that several processes share.
 pub(super) const LEASE: Duration = Duration::from_secs(30);
-/// When a run that nobody waits for is read again that could not be.
-const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How many runs are claimed at a time when all are resumed.
 const RESUME_CHUNK: usize = 512;
 
@@ -449,6 +448,7 @@ impl Shared {
         };
         let ended = match loaded.await {
             Ok(Some((record, run))) => {
+                self.pauses.succeeded(id);
                 let seat = if seat.plan_hash == record.plan_hash {
                     seat
                 } else {
@@ -457,12 +457,16 @@ impl Shared {
                 self.drive(id.clone(), seat, run, record, None, place);
                 return self.look_at_mail(id);
             }
-            Ok(None) if self.goes_on_elsewhere(id, &seat) => return,
-            Ok(None) => Ended::Fenced,
+            Ok(None) => {
+                self.pauses.succeeded(id);
+                if self.goes_on_elsewhere(id, &seat) {
+                    return;
+                }
+                Ended::Fenced
+            }
             Err(Error::Storage(error)) if self.forget_unless_watched(id, &seat) => {
-                tracing::warn!(run = %id, %error, "run could not be read; trying again");
-                let soon = self.clock.timestamp().after(READ_AGAIN_AFTER);
-                return self.set_timer(soon, id.clone());
+                let again_in = self.wake_again(id, Growth::OF_READS);
+                return tracing::warn!(run = %id, %error, ?again_in, "run could not be read; trying again");
             }
             Err(error) => {
                 tracing::warn!(run = %id, %error, "run could not be read; it is resumable");

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::cluster::Cluster;
 use super::lock::KeyedLocks;
+use super::pauses::{Growth, Pauses};
 use crate::actor::Residents;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
@@ -58,6 +59,10 @@ pub(crate) struct Shared {
     pub(crate) actors: Residents,
     pub(crate) remote: Remote,
     pub(crate) tasks: TaskTracker,
+    /// What failed, and until when it is not tried again.
+    pub(crate) pauses: Pauses,
+    /// Canceled when the engine is dropped or begins to shut down: nothing begins any more.
+    pub(crate) closing: CancellationToken,
     /// Canceled when the engine is dropped or has shut down: everything stops where it is.
     pub(crate) halted: CancellationToken,
 }
@@ -435,8 +440,25 @@ impl Shared {
         }
     }
 
-    /// A child run is not driven any more, and has not ended: its parent, if it is this engine's, looks after it.
-    fn child_was_lost(self: &Arc<Self>, parent: &Parent) {
+    /// A child run is not driven any more, and has not ended: its parent, if it is this engine's, looks after it. Not at once, and
+    /// ever later: what failed may fail again, and bodies would be executed again.
+    fn child_was_lost(self: &Arc<Self>, child: &RunId, parent: &Parent) {
+        let now = self.clock.timestamp();
+        let growth = Growth::OF_CHILDREN;
+        let until = self.pauses.failed(child, growth, now, self.random());
+        let (shared, parent) = (Arc::clone(self), parent.clone());
+        self.tasks.spawn(async move {
+            while shared.clock.timestamp() < until {
+                tokio::select! {
+                    () = shared.clock.sleep_towards(until) => {}
+                    () = shared.closing.cancelled() => return,
+                }
+            }
+            shared.look_after_child(&parent);
+        });
+    }
+
+    fn look_after_child(self: &Arc<Self>, parent: &Parent) {
         if let Some((SeatState::Active(messages, _), _)) = self.roster().seats.get(&parent.run) {
             let step = StepId(parent.step);
             return drop(messages.send(RunMessage::ChildWasLost(step)));
@@ -513,8 +535,9 @@ impl Shared {
             }
             self.give_up(id.clone(), epoch);
         }
-        if let (Ended::Interrupted(_), Some(parent)) = (&ended, parent) {
-            self.child_was_lost(parent);
+        match (&ended, parent) {
+            (Ended::Interrupted(_), Some(parent)) => self.child_was_lost(id, parent),
+            _ => self.pauses.succeeded(id),
         }
         seat.ended.send_replace(Some(ended));
         self.give_place_back();

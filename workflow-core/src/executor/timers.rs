@@ -1,11 +1,13 @@
 //! Waking what waits outside memory: what is due next is kept in order, the rest stays in the store's index; what has mail at
 //! once. Only so many are being woken at a time, and the others wait their turn here as ids.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep_storage::{RunId, RunKind, StorageError, Timestamp};
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::warn;
 
@@ -27,6 +29,8 @@ const MAX_READ: usize = 128;
 pub(crate) enum Wake {
     /// This one, at this time.
     At(Timestamp, RunId),
+    /// This one, at this time, because it failed: the store may not know that it has something to do.
+    Again(Timestamp, RunId),
     /// This run, because it has mail.
     Mail(RunId),
     /// Whatever the store says is due.
@@ -35,20 +39,86 @@ pub(crate) enum Wake {
 
 type Timer = (Timestamp, RunId);
 
+/// Times in order, one for each id.
+#[derive(Debug, Default)]
+struct Timers {
+    by_time: BTreeSet<Timer>,
+    by_id: FxHashMap<RunId, Timestamp>,
+}
+
+impl Timers {
+    /// Of two times of one id, the earlier one stays.
+    fn insert(&mut self, due_at: Timestamp, id: RunId) {
+        match self.by_id.entry(id) {
+            Entry::Occupied(known) if *known.get() <= due_at => {}
+            Entry::Occupied(mut known) => {
+                let id = known.key().clone();
+                let later = (known.insert(due_at), id);
+                self.by_time.remove(&later);
+                self.by_time.insert((due_at, later.1));
+            }
+            Entry::Vacant(unknown) => {
+                self.by_time.insert((due_at, unknown.key().clone()));
+                unknown.insert(due_at);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.by_time.len()
+    }
+
+    fn first(&self) -> Option<&Timer> {
+        self.by_time.first()
+    }
+
+    fn last(&self) -> Option<&Timer> {
+        self.by_time.last()
+    }
+
+    fn pop_first(&mut self) -> Option<RunId> {
+        let (_, id) = self.by_time.pop_first()?;
+        self.by_id.remove(&id);
+        Some(id)
+    }
+
+    fn pop_last(&mut self) {
+        if let Some((_, id)) = self.by_time.pop_last() {
+            self.by_id.remove(&id);
+        }
+    }
+
+    /// How many are due, counted up to `most`.
+    fn n_due(&self, now: Timestamp, most: usize) -> usize {
+        let is_due = |(due_at, _): &&Timer| *due_at <= now;
+        self.by_time.iter().take(most).take_while(is_due).count()
+    }
+}
+
 /// What is due next.
 #[derive(Debug, Default)]
 struct Near {
-    timers: BTreeSet<Timer>,
+    timers: Timers,
     /// After this one, the store has more that are due within the horizon.
     read_to: Option<Timer>,
-    /// What is to be woken whatever the time.
+    /// What failed, however far its time is: nobody else knows it.
+    again: Timers,
+    /// What is to be woken whatever the time, and the same in order.
     at_once: VecDeque<RunId>,
+    is_at_once: FxHashSet<RunId>,
 }
 
 impl Near {
     fn insert(&mut self, due_at: Timestamp, run: RunId) {
-        self.timers.insert((due_at, run));
+        self.timers.insert(due_at, run);
         self.stay_bounded();
+    }
+
+    /// Has a run woken that has mail; once, however much that is.
+    fn wake_at_once(&mut self, run: RunId) {
+        if self.is_at_once.insert(run.clone()) {
+            self.at_once.push_back(run);
+        }
     }
 
     /// Leaves to the store what is due late, if there is much.
@@ -61,6 +131,12 @@ impl Near {
             let last = self.timers.last().cloned();
             self.read_to = earlier(self.read_to.take(), last);
         }
+    }
+
+    /// When the first of them is due.
+    fn next(&self) -> Timestamp {
+        let first = |timers: &Timers| timers.first().map_or(Timestamp::MAX, |first| first.0);
+        first(&self.timers).min(first(&self.again))
     }
 
     /// Whether there is room for more that the store has.
@@ -86,21 +162,42 @@ impl Near {
             read.extend(page);
         }
         self.read_to = read_to;
-        self.timers.extend(read);
+        for (due_at, run) in read {
+            self.timers.insert(due_at, run);
+        }
         self.stay_bounded();
         Ok(())
     }
 
     /// How many are due, as far as they are read with one call.
     fn n_due(&self, now: Timestamp) -> usize {
-        let is_due = |(due_at, _): &&Timer| *due_at <= now;
-        let due = self.timers.iter().take(MAX_READ).take_while(is_due);
-        (self.at_once.len() + due.count()).min(MAX_READ)
+        let timers = [&self.timers, &self.again];
+        let due = timers.map(|timers| timers.n_due(now, MAX_READ));
+        (self.at_once.len() + due.iter().sum::<usize>()).min(MAX_READ)
     }
 
-    fn pop(&mut self) -> Option<RunId> {
-        let first = self.at_once.pop_front();
-        first.or_else(|| Some(self.timers.pop_first()?.1))
+    /// What is to be woken next and is due, but for what a pause `holds` back: its time is in `again`, or comes from the store once
+    /// more.
+    fn pop(&mut self, now: Timestamp, holds: impl Fn(&RunId) -> bool) -> Option<RunId> {
+        if let Some(first) = self.at_once.pop_front() {
+            self.is_at_once.remove(&first);
+            return Some(first);
+        }
+        loop {
+            let is_again = match (self.again.first(), self.timers.first()) {
+                (Some(again), Some(first)) => again.0 <= first.0,
+                (again, _) => again.is_some(),
+            };
+            let timers = match is_again {
+                true => &mut self.again,
+                false => &mut self.timers,
+            };
+            timers.first().filter(|(due_at, _)| *due_at <= now)?;
+            let first = timers.pop_first()?;
+            if !holds(&first) {
+                return Some(first);
+            }
+        }
     }
 }
 
@@ -111,7 +208,7 @@ fn earlier(a: Option<Timer>, b: Option<Timer>) -> Option<Timer> {
     }
 }
 
-/// Wakes runs until the engine halts.
+/// Wakes what is due until the engine shuts down or halts.
 pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Wake>) {
     let mut near = Near::default();
     // Whether the store may know of runs whose times are further away.
@@ -120,22 +217,23 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
     let (mut next_lookup, mut next_page) = (Timestamp::MAX, Timestamp(0));
     loop {
         let n_due = near.n_due(shared.clock.timestamp());
-        let mut next = near.timers.first().map_or(Timestamp::MAX, |first| first.0);
-        next = next.min(next_lookup);
+        let mut next = near.next().min(next_lookup);
         if near.wants_more() {
             next = next.min(next_page);
         }
         tokio::select! {
             // In one order, so that a simulation can be repeated. What is due is looked for after each turn, so none starves.
             biased;
+            () = shared.closing.cancelled() => return,
             request = requests.recv() => {
                 let now = shared.clock.timestamp();
                 match request {
                     None => return,
                     Some(Wake::Mail(run)) if shared.is_to_be_woken(&run) => {
-                        near.at_once.push_back(run);
+                        near.wake_at_once(run);
                     }
                     Some(Wake::Mail(_)) => {}
+                    Some(Wake::Again(due_at, run)) => near.again.insert(due_at, run),
                     Some(Wake::LookUp) => (has_far, next_lookup) = (true, Timestamp(0)),
                     Some(Wake::At(due_at, run)) if due_at <= now.after(HORIZON) => {
                         near.insert(due_at, run);
@@ -153,12 +251,16 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
                 }
             }
             () = shared.clock.sleep_towards(next), if n_due == 0 && next < Timestamp::MAX => {}
-            () = shared.halted.cancelled() => return,
         }
         let now = shared.clock.timestamp();
         let is_time = has_far && next_lookup <= now;
         if is_time || near.wants_more() && next_page <= now {
-            match near.read(&shared, !is_time, now.after(HORIZON)).await {
+            let read = near.read(&shared, !is_time, now.after(HORIZON));
+            let read = tokio::select! {
+                read = read => read,
+                () = shared.closing.cancelled() => return,
+            };
+            match read {
                 Ok(()) if is_time => next_lookup = now.after(HORIZON / 2),
                 Ok(()) => {}
                 Err(error) => {
@@ -181,9 +283,11 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
 
 /// Wakes as many of what is due as there are permits.
 fn wake(shared: &Arc<Shared>, near: &mut Near, mut permits: OwnedSemaphorePermit) {
+    let now = shared.clock.timestamp();
+    let holds = |id: &RunId| shared.pauses.holds(id, now);
     let mut due = Vec::with_capacity(permits.num_permits());
     while let Some(permit) = permits.split(1)
-        && let Some(run) = near.pop()
+        && let Some(run) = near.pop(now, holds)
     {
         due.push((run, permit));
     }
@@ -209,7 +313,9 @@ mod tests {
         let last = (Timestamp(MAX_NEAR as u64 - 1), run(MAX_NEAR - 1));
         assert_eq!(near.read_to, Some(last));
         assert!(!near.wants_more());
-        let woken: Vec<RunId> = (0..3 * PAGE).filter_map(|_| near.pop()).collect();
+        let woken: Vec<RunId> = (0..3 * PAGE)
+            .filter_map(|_| near.pop(Timestamp::MAX, |_| false))
+            .collect();
         assert_eq!(woken[0], run(0));
         assert!(woken.is_sorted());
         // There is room for a page of each kind.
@@ -223,10 +329,46 @@ mod tests {
             near.insert(Timestamp(at as u64), run(at));
         }
         assert_eq!(near.n_due(Timestamp(9)), 10);
-        near.at_once.push_back(run(777));
+        near.wake_at_once(run(777));
+        near.wake_at_once(run(777));
         assert_eq!(near.n_due(Timestamp(9)), 11);
         assert_eq!(near.n_due(Timestamp::MAX), MAX_READ);
-        assert_eq!(near.pop(), Some(run(777)));
-        assert_eq!(near.pop(), Some(run(0)));
+        assert_eq!(near.pop(Timestamp(9), |_| false), Some(run(777)));
+        assert_eq!(near.pop(Timestamp(9), |_| false), Some(run(0)));
+    }
+
+    #[test]
+    fn an_id_has_one_time_which_is_the_earliest() {
+        let mut near = Near::default();
+        for at in [7, 5, 9, 5] {
+            near.insert(Timestamp(at), run(1));
+        }
+        near.insert(Timestamp(6), run(2));
+        assert_eq!((near.timers.len(), near.next()), (2, Timestamp(5)));
+        let woken: Vec<_> = (0..4)
+            .filter_map(|_| near.pop(Timestamp(9), |_| false))
+            .collect();
+        assert_eq!(woken, [run(1), run(2)]);
+        assert_eq!(near.next(), Timestamp::MAX);
+        // It may get another one then.
+        near.insert(Timestamp(9), run(1));
+        assert_eq!(near.n_due(Timestamp(9)), 1);
+    }
+
+    #[test]
+    fn what_a_pause_holds_is_not_woken_before_that_ends_and_holds_up_nobody() {
+        let mut near = Near::default();
+        near.insert(Timestamp(1), run(1));
+        near.insert(Timestamp(2), run(2));
+        near.insert(Timestamp(8), run(3));
+        near.again.insert(Timestamp(9), run(1));
+        let holds = |id: &RunId| *id == run(1);
+        assert_eq!(near.pop(Timestamp(7), holds), Some(run(2)));
+        assert_eq!(near.pop(Timestamp(7), holds), None);
+        assert_eq!(near.next(), Timestamp(8));
+        let woken: Vec<_> = (0..4)
+            .filter_map(|_| near.pop(Timestamp(9), |_| false))
+            .collect();
+        assert_eq!(woken, [run(3), run(1)]);
     }
 }

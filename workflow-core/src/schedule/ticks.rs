@@ -59,7 +59,10 @@ impl Engine {
             };
             let now = shared.clock.timestamp();
             let Some(first) = progress.next_at.filter(|at| *at <= now) else {
-                // It was changed; whoever did that has set the timer.
+                // It was changed, or was woken for nothing.
+                if let Some(next_at) = progress.next_at {
+                    shared.set_timer(next_at, id.clone());
+                }
                 return Ok(());
             };
             let cron = Cron::parse(&spec.cron)?;

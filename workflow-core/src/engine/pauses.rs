@@ -1,0 +1,198 @@
+//! Pauses before something is tried again that failed. They grow with each failure in a row, for each id by itself.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keepstep_storage::{RunId, Timestamp};
+use rustc_hash::FxHashMap;
+
+use super::Shared;
+use crate::executor::Wake;
+
+/// How pauses grow: see [`Pauses::failed`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Growth {
+    /// The pause after the first failure.
+    pub(crate) first: Duration,
+    /// No pause is longer.
+    pub(crate) longest: Duration,
+}
+
+impl Growth {
+    /// Of attempts that only read: nothing happens but that they are late.
+    pub(crate) const OF_READS: Self = Self {
+        first: Duration::from_secs(1),
+        longest: Duration::from_secs(30),
+    };
+    /// Of children that a parent begins again.
+    pub(crate) const OF_CHILDREN: Self = Self {
+        first: Duration::from_secs(1),
+        longest: Duration::from_secs(300),
+    };
+    /// Of attempts that execute bodies again.
+    pub(crate) const OF_BODIES: Self = Self {
+        first: Duration::from_secs(10),
+        longest: Duration::from_secs(300),
+    };
+}
+
+/// Beyond this number of ids, those whose pause is over are forgotten: their next pause is a first one.
+const MANY: usize = 100_000;
+
+/// The pauses of an engine.
+#[derive(Debug, Default)]
+pub(crate) struct Pauses {
+    by_id: Mutex<FxHashMap<RunId, Pause>>,
+    /// How many there are. While there are none, nobody takes the lock.
+    n: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    /// How long it would be without chance.
+    length: Duration,
+    until: Timestamp,
+}
+
+impl Pauses {
+    fn by_id(&self) -> MutexGuard<'_, FxHashMap<RunId, Pause>> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a failure, and says until when the next attempt waits: after the first failure for about `growth.first`, then about
+    /// twice as long each time, at most `growth.longest`. `random` is from 0 up to 1: what failed together is not tried again
+    /// together.
+    ///
+    /// A failure that comes while a pause lasts changes nothing: somebody else made that attempt.
+    pub(crate) fn failed(
+        &self,
+        id: &RunId,
+        growth: Growth,
+        now: Timestamp,
+        random: f64,
+    ) -> Timestamp {
+        let mut by_id = self.by_id();
+        let last = by_id.get(id).copied();
+        if let Some(last) = last.filter(|last| last.until > now) {
+            return last.until;
+        }
+        let length = last.map_or(growth.first, |last| last.length * 2);
+        let length = length.min(growth.longest);
+        let until = now.after(length.mul_f64(1.0 - random / 4.0));
+        if by_id.len() >= MANY {
+            by_id.retain(|_, pause| pause.until > now);
+        }
+        by_id.insert(id.clone(), Pause { length, until });
+        self.n.store(by_id.len(), Ordering::SeqCst);
+        until
+    }
+
+    /// Holds something back until it has succeeded: nothing but an attempt that somebody makes can.
+    pub(crate) fn hold(&self, id: &RunId) {
+        let pause = Pause {
+            length: Duration::ZERO,
+            until: Timestamp::MAX,
+        };
+        let mut by_id = self.by_id();
+        by_id.insert(id.clone(), pause);
+        self.n.store(by_id.len(), Ordering::SeqCst);
+    }
+
+    /// What failed has succeeded, or is not there any more: its next pause is a first one.
+    pub(crate) fn succeeded(&self, id: &RunId) {
+        if self.n.load(Ordering::SeqCst) > 0 {
+            let mut by_id = self.by_id();
+            by_id.remove(id);
+            self.n.store(by_id.len(), Ordering::SeqCst);
+        }
+    }
+
+    /// Whether something is not to be tried again yet.
+    pub(crate) fn holds(&self, id: &RunId, now: Timestamp) -> bool {
+        self.n.load(Ordering::SeqCst) > 0
+            && self.by_id().get(id).is_some_and(|pause| pause.until > now)
+    }
+}
+
+impl Shared {
+    /// Has a run, an actor or a schedule woken again that failed, after a pause: see [`Pauses::failed`]. Until then, nothing that
+    /// is due wakes it. How long the pause is.
+    ///
+    /// Whoever calls this calls [`Pauses::succeeded`] when it succeeds.
+    pub(crate) fn wake_again(&self, id: &RunId, growth: Growth) -> Duration {
+        let now = self.clock.timestamp();
+        let until = self.pauses.failed(id, growth, now, self.random());
+        drop(self.timers.send(Wake::Again(until, id.clone())));
+        now.until(until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Duration = Growth::OF_BODIES.first;
+
+    fn id(id: &str) -> RunId {
+        RunId::new(id).unwrap()
+    }
+
+    fn seconds(at: Timestamp) -> u64 {
+        Timestamp(0).until(at).as_secs()
+    }
+
+    #[test]
+    fn pauses_double_with_each_failure_and_begin_anew_after_a_success() {
+        let pauses = Pauses::default();
+        let mut now = Timestamp(0);
+        let mut lengths = Vec::new();
+        for _ in 0..8 {
+            let until = pauses.failed(&id("a"), Growth::OF_BODIES, now, 0.0);
+            lengths.push(now.until(until).as_secs());
+            assert!(pauses.holds(&id("a"), now));
+            assert!(!pauses.holds(&id("a"), until));
+            now = until;
+        }
+        assert_eq!(lengths, [10, 20, 40, 80, 160, 300, 300, 300]);
+        // Of another id, it is the first.
+        let until = pauses.failed(&id("b"), Growth::OF_BODIES, now, 0.0);
+        assert_eq!(now.until(until), FIRST);
+        pauses.succeeded(&id("a"));
+        assert!(!pauses.holds(&id("a"), now));
+        let until = pauses.failed(&id("a"), Growth::OF_BODIES, now, 0.0);
+        assert_eq!(now.until(until), FIRST);
+    }
+
+    #[test]
+    fn a_failure_within_a_pause_neither_lengthens_it_nor_the_next() {
+        let pauses = Pauses::default();
+        let until = pauses.failed(&id("a"), Growth::OF_BODIES, Timestamp(0), 0.0);
+        for at in 1..10 {
+            let now = Timestamp(0).after(Duration::from_secs(at));
+            assert_eq!(pauses.failed(&id("a"), Growth::OF_BODIES, now, 0.0), until);
+        }
+        assert_eq!(
+            seconds(pauses.failed(&id("a"), Growth::OF_BODIES, until, 0.0)),
+            30
+        );
+    }
+
+    #[test]
+    fn chance_makes_a_pause_shorter_by_a_quarter_at_most() {
+        let pauses = Pauses::default();
+        let until = pauses.failed(&id("a"), Growth::OF_BODIES, Timestamp(0), 1.0);
+        assert_eq!(Timestamp(0).until(until), FIRST * 3 / 4);
+    }
+
+    #[test]
+    fn what_is_held_stays_so_until_it_succeeds() {
+        let pauses = Pauses::default();
+        pauses.hold(&id("a"));
+        let late = Timestamp(u64::MAX - 1);
+        assert!(pauses.holds(&id("a"), late));
+        pauses.succeeded(&id("a"));
+        assert!(!pauses.holds(&id("a"), late));
+    }
+}
