@@ -7,6 +7,7 @@ mod common;
 
 mod basics;
 mod changes;
+mod circles;
 mod failures;
 mod listing;
 mod pauses;

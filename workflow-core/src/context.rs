@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use keepstep_storage::RunId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Shared;
+use crate::error::Result;
 use crate::executor::RunMessage;
 use crate::run::StepId;
 
@@ -55,6 +56,58 @@ pub(crate) struct RunLink {
     pub(crate) incarnation: u64,
     /// Where the run hears of them.
     pub(crate) messages: mpsc::UnboundedSender<RunMessage>,
+    /// Whether another run may have started it.
+    pub(crate) may_have_parent: bool,
+    /// The run and those above it, once somebody has asked.
+    pub(crate) lineage: OnceCell<Arc<[RunId]>>,
+}
+
+/// A line of runs is not followed further than this.
+const LONGEST_LINEAGE: usize = 10_000;
+
+impl RunLink {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        run: RunId,
+        incarnation: u64,
+        messages: mpsc::UnboundedSender<RunMessage>,
+        may_have_parent: bool,
+    ) -> Self {
+        Self {
+            shared,
+            run,
+            incarnation,
+            messages,
+            may_have_parent,
+            lineage: OnceCell::new(),
+        }
+    }
+
+    /// The run, the one that waits for it as its child, the one that waits for that, and so on.
+    pub(crate) async fn lineage(&self) -> Result<Arc<[RunId]>> {
+        if !self.may_have_parent {
+            return Ok(Arc::from([self.run.clone()]));
+        }
+        let lineage = self.lineage.get_or_try_init(|| self.read_lineage()).await?;
+        Ok(Arc::clone(lineage))
+    }
+
+    async fn read_lineage(&self) -> Result<Arc<[RunId]>> {
+        let mut lineage = vec![self.run.clone()];
+        let mut next = (self.run.clone(), self.incarnation);
+        while lineage.len() < LONGEST_LINEAGE {
+            let (run, incarnation) = &next;
+            let record = self.shared.storage.record(run).await?;
+            // Another run may have got the id since.
+            let record = record.filter(|record| record.incarnation == *incarnation);
+            let Some(parent) = record.and_then(|record| record.parent) else {
+                break;
+            };
+            lineage.push(parent.run.clone());
+            next = (parent.run, parent.incarnation);
+        }
+        Ok(lineage.into())
+    }
 }
 
 #[derive(Debug)]

@@ -181,16 +181,16 @@ pub enum Error {
         #[source]
         error: Box<StepError>,
     },
-    /// A call was awaited inside of a call that its actor is busy with, so it would wait for itself. Nothing was called.
-    #[error(
-        "`{method}` of {actor} was awaited inside of a call that this actor is busy with, and would wait for itself for ever; \
-         send it with `.send()`, or return it as a step with `.step()`"
-    )]
+    /// A call was awaited by somebody for whom its actor waits, by way of others perhaps: it would wait for itself. This is the call
+    /// that would have closed the circle. Nothing was called; the other calls of the circle go on.
+    #[error("{}", deadlock(actor, method, circle))]
     ActorDeadlock {
         /// The actor.
         actor: RunId,
         /// The method.
         method: String,
+        /// The circle: actors and runs, each of which waits for the next, and the last for the first. It begins with the actor.
+        circle: Vec<RunId>,
     },
     /// An id of a call was used before, for a call of another method of the actor. Nothing was called.
     #[error("call {call:?} of {actor} was one of `{method}`; choose another id")]
@@ -318,6 +318,24 @@ pub enum Error {
 
 fn because(causes: &[String]) -> String {
     causes.iter().map(|cause| format!(": {cause}")).collect()
+}
+
+fn deadlock(actor: &RunId, method: &str, circle: &[RunId]) -> String {
+    let mut said = match circle {
+        [] | [_] => format!(
+            "`{method}` of {actor} was awaited inside of a call that this actor is busy with, and would wait for itself for ever"
+        ),
+        [first, rest @ ..] => {
+            let waits = rest.iter().chain([first]);
+            let waits: String = waits
+                .map(|next| format!(" waits for {next}, which"))
+                .collect();
+            let waits = waits.trim_end_matches(", which");
+            format!("`{method}` of {actor} would wait for itself for ever: {first}{waits}")
+        }
+    };
+    said += "; send it with `.send()`, or return it as a step with `.step()`";
+    said
 }
 
 fn at_field(field: &str) -> String {

@@ -16,6 +16,7 @@ use super::def::StoredState;
 use super::execute::{Called, Stage};
 use super::job::{Done, From, Item, Job, reply_of};
 use super::stored::{self, Agenda, Call, CallResult, Message, State};
+use super::waits::ExclusiveWait;
 use crate::engine::{ChildEnd, Engine, Shared};
 use crate::error::{Error, Result};
 use crate::source::Source;
@@ -71,6 +72,8 @@ pub(super) struct Actor {
     pub(super) committing: Option<Committing>,
     /// The end of the workflow that other calls wait for.
     pub(super) child: Option<BoxFuture<'static, Result<ChildEnd>>>,
+    /// Says that they wait for it.
+    pub(super) exclusive: Option<ExclusiveWait>,
 }
 
 /// The outcome of a future, if there is one to wait for.
@@ -112,7 +115,9 @@ impl Actor {
         let agenda = shared.storage.value(id, &ValueKey::Agenda).await?;
         let agenda = agenda.map(|bytes| stored::decode(id, "agenda", &bytes));
         let agenda: Agenda = agenda.transpose()?.unwrap_or_default();
-        let child = agenda.exclusive.clone().map(|run| wait_for(shared, run));
+        let exclusive = agenda.exclusive.as_ref();
+        let child = exclusive.map(|run| wait_for(shared, run.clone()));
+        let exclusive = exclusive.map(|run| shared.wait_exclusively(id, run));
         Ok(Self {
             record,
             state: StoredState { version, value },
@@ -128,6 +133,7 @@ impl Actor {
             done: Vec::new(),
             committing: None,
             child,
+            exclusive,
         })
     }
 
@@ -178,6 +184,31 @@ impl Actor {
                 let from = From::Reminder(name.clone());
                 queue.extend(job(stage, &reminder.call, from).map(Item::Call));
             }
+        }
+    }
+
+    /// Puts something into the queue, but for calls that wait for the workflow that they would wait behind.
+    pub(super) fn put(&self, stage: &Stage, queue: &mut VecDeque<Item>, item: Item) {
+        let circle = match &item {
+            Item::Call(job) if self.exclusive.is_some() => {
+                let waits = &stage.shared.actors.waits;
+                waits.circle_behind(&stage.id, &job.waiters, job.by.as_ref())
+            }
+            _ => None,
+        };
+        match (circle, item) {
+            (Some(circle), Item::Call(job)) => {
+                let error = Error::ActorDeadlock {
+                    actor: stage.id.clone(),
+                    method: job.method.step.name.to_owned(),
+                    circle,
+                };
+                if let Some(reply) = reply_of(job) {
+                    // Whoever asked may have gone.
+                    drop(reply.send(Err(error)));
+                }
+            }
+            (_, item) => queue.push_back(item),
         }
     }
 
@@ -305,6 +336,8 @@ impl Actor {
             && let Some(child) = &done.child
         {
             let run = child.write.run.clone();
+            // Nobody who waits already can wait for a run that is new.
+            self.exclusive = Some(stage.shared.wait_exclusively(&stage.id, &run));
             self.agenda.exclusive = Some(run);
             self.is_agenda_changed = true;
             // Calls behind it wait from now on; the run itself is there after the commit.
@@ -384,6 +417,7 @@ impl Actor {
     pub(super) fn child_ended(&mut self, ended: Result<ChildEnd>) -> Result<()> {
         match ended {
             Ok(ChildEnd::Final) | Err(Error::NotFound { .. }) => {
+                self.exclusive = None;
                 self.agenda.exclusive = None;
                 self.is_agenda_changed = true;
                 Ok(())
@@ -410,7 +444,7 @@ fn job(stage: &Stage, call: &Call, from: From) -> Option<Job> {
         method,
         args: call.args.iter().cloned().map(Source::Value).collect(),
         key: call.key.clone(),
-        busy: Arc::from([]),
+        waiters: Arc::from([]),
         by: None,
         from,
     })

@@ -8,17 +8,17 @@ use std::time::{Duration, SystemTime};
 
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
-use keepstep_storage::{RunId, SendOutcome, Timestamp, ValueKey};
+use keepstep_storage::{SendOutcome, Timestamp, ValueKey};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use super::current::current_call;
 use super::def::{ActorDef, MethodBody, MethodDef, StoredState};
 use super::execute::{Stage, panicked};
 use super::handle::ActorHandle;
 use super::job::{From, Job};
 use super::residents::{Committed, Mail};
 use super::stored::{self, Answer, Call, Message, Reminder, State};
+use super::waits::waiters_here;
 use crate::arg::{ArgShape, BuildArg};
 use crate::context::try_context;
 use crate::engine::Engine;
@@ -327,23 +327,19 @@ impl ActorHandle {
     ) -> Result<Value> {
         let shared = &self.shared;
         shared.check_resources(&[method.step])?;
-        let busy: Arc<[RunId]> = current_call().map_or_else(|| Arc::from([]), |call| call.busy);
-        if busy.contains(&self.id) {
-            return Err(Error::ActorDeadlock {
-                actor: self.id.clone(),
-                method: method.step.name.to_owned(),
-            });
-        }
+        let waiters = waiters_here().await?;
         let context = try_context();
+        let by = context.as_ref().map(|context| context.link().run.clone());
+        let deadlock = |circle| self.deadlock(method.step.name, circle);
+        let wait = shared.wait_for(&waiters, &self.id, by.as_ref());
+        let wait = wait.map_err(deadlock)?;
         let (reply, answer) = oneshot::channel();
         let job = Job {
             method,
             args,
             key,
-            busy,
-            by: context
-                .as_ref()
-                .and_then(|context| RunId::new(context.run_id()).ok()),
+            waiters: Arc::clone(&waiters),
+            by,
             from: From::Caller(reply),
         };
         shared.actor(self.def, &self.id, Some(Mail::Call(job)))?;
@@ -351,6 +347,8 @@ impl ActorHandle {
             match answer.await.map_err(|_| Error::ShutDown)?? {
                 Answer::Value(value) => Ok(value),
                 Answer::Run(run) => {
+                    drop(wait);
+                    let _wait = shared.wait_for(&waiters, &run, None).map_err(deadlock)?;
                     let engine = Engine::detached(Arc::clone(shared));
                     engine.output_of_child(&run).await
                 }
@@ -381,13 +379,13 @@ impl ActorHandle {
             def: self.def,
             id: self.id.clone(),
         };
-        let busy = current_call().map_or_else(|| Arc::from([]), |call| call.busy);
+        let waiters = waiters_here().await?;
         // Decoding the state runs code of the user, too.
         let looking = AssertUnwindSafe(async {
             let state = committed
                 .decoded(self.def, &self.shared.objects)
                 .map_err(|fault| stage.fault(method, fault.clone()))?;
-            stage.look(method, &args, busy, state).await
+            stage.look(method, &args, waiters, state).await
         });
         let looked = looking.catch_unwind().await;
         looked.unwrap_or_else(|panic| Err(stage.fault(method, panicked(&*panic))))

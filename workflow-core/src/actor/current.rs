@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use keepstep_storage::RunId;
-
+use super::waits::Waiters;
 use crate::context::try_context;
 use crate::engine::Shared;
 
@@ -17,8 +16,8 @@ pub(crate) struct Current {
     pub(super) shared: Arc<Shared>,
     /// The method, as people see it.
     pub(crate) method: &'static str,
-    /// Actors that take no other call before this code is done: the one it runs in, and those that await that one.
-    pub(super) busy: Arc<[RunId]>,
+    /// Who waits for this code: the actor whose call it is. Nobody's call is waited for by whoever made it.
+    pub(super) waiters: Waiters,
 }
 
 impl Current {

@@ -14,6 +14,7 @@ use super::current::Current;
 use super::def::{ActorDef, ActorState, MethodBody, MethodDef, StateBytes, StoredState};
 use super::job::Job;
 use super::stored::{self, Answer, CallResult};
+use super::waits::Waiters;
 use crate::check::guarded;
 use crate::engine::{NewRun, Shared};
 use crate::error::{Error, Result, StepError, StepErrorKind};
@@ -207,12 +208,12 @@ impl Stage {
             .def
             .read(stored, &self.shared.objects)
             .map_err(|fault| self.fault(method, fault))?;
-        let busy: Arc<[RunId]> = job.busy.iter().chain([&self.id]).cloned().collect();
+        let waiters = Waiters::from([self.id.clone()]);
         let body: BoxFuture<'_, StepResult> = match method.body {
             MethodBody::Write(body) => body(&mut state, input),
             MethodBody::Read(body) => body(&state, input),
         };
-        let output = self.run(method, busy, body).await?;
+        let output = self.run(method, waiters, body).await?;
         let state = match method.body {
             MethodBody::Read(_) => None,
             MethodBody::Write(_) => {
@@ -247,14 +248,14 @@ impl Stage {
         &self,
         method: &'static MethodDef,
         args: &[Source],
-        busy: Arc<[RunId]>,
+        waiters: Waiters,
         state: &ActorState,
     ) -> Result<Value> {
         let MethodBody::Read(body) = method.body else {
             unreachable!("the macro makes a query of a method that takes `&self`")
         };
         let body = body(state, self.input(method, args));
-        match self.run(method, busy, body).await? {
+        match self.run(method, waiters, body).await? {
             Settled::Value(value) => Ok(value),
             Settled::Workflow(_) => unreachable!("the macro refuses queries that return workflows"),
         }
@@ -264,13 +265,13 @@ impl Stage {
     async fn run(
         &self,
         method: &'static MethodDef,
-        busy: Arc<[RunId]>,
+        waiters: Waiters,
         body: BoxFuture<'_, StepResult>,
     ) -> Result<Settled> {
         let current = Current {
             shared: Arc::clone(&self.shared),
             method: method.step.name,
-            busy,
+            waiters,
         };
         let body = AssertUnwindSafe(async {
             let StepOutput(output) = current.scope(body).await?;

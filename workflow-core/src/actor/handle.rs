@@ -18,6 +18,7 @@ use super::def::{ActorDef, ActorState, StateBytes};
 use super::execute::{Stage, panicked};
 use super::residents::Mail;
 use super::stored::{self, Agenda, Message, State};
+use super::waits::waiters_here;
 use crate::engine::{Engine, Shared, default_engine};
 use crate::error::{Error, Result};
 use crate::resource::Resources;
@@ -107,8 +108,16 @@ impl ActorHandle {
     /// again. Workflows that it started go on.
     ///
     /// # Errors
-    /// [`Error::ActorNotFound`], [`Error::ShutDown`], [`Error::Storage`].
+    /// [`Error::ActorNotFound`], [`Error::ActorDeadlock`] if the caller would wait for itself, [`Error::ShutDown`],
+    /// [`Error::Storage`].
     pub async fn delete(&self) -> Result<()> {
+        let waiters = waiters_here().await?;
+        // Once it is in memory, it is known whether its calls wait for a run.
+        let seat = self.shared.actor(self.def, &self.id, None)?;
+        let mut committed = seat.committed.subscribe();
+        drop(committed.wait_for(Option::is_some).await);
+        let wait = self.shared.wait_for(&waiters, &self.id, None);
+        let _wait = wait.map_err(|circle| self.deadlock("delete", circle))?;
         let (reply, deleted) = oneshot::channel();
         self.shared
             .actor(self.def, &self.id, Some(Mail::Delete(reply)))?;
@@ -118,6 +127,14 @@ impl ActorHandle {
     pub(super) fn not_found(&self) -> Error {
         Error::ActorNotFound {
             actor: self.id.clone(),
+        }
+    }
+
+    pub(super) fn deadlock(&self, method: &str, circle: Vec<RunId>) -> Error {
+        Error::ActorDeadlock {
+            actor: self.id.clone(),
+            method: method.to_owned(),
+            circle,
         }
     }
 

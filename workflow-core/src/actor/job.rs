@@ -1,12 +1,11 @@
 //! Calls: those that are to be made, which stand in the queue of an actor's task, and those that were made.
 
-use std::sync::Arc;
-
 use keepstep_storage::{MessageId, RunId, Timestamp};
 use tokio::sync::oneshot;
 
 use super::def::MethodDef;
 use super::stored::{Answer, CallResult};
+use super::waits::Waiters;
 use crate::engine::NewRun;
 use crate::error::Result;
 use crate::source::Source;
@@ -18,8 +17,8 @@ pub(super) struct Job {
     pub(super) args: Vec<Source>,
     /// The id that the caller gave it.
     pub(super) key: Option<String>,
-    /// Actors that wait for this call.
-    pub(super) busy: Arc<[RunId]>,
+    /// Who awaits it.
+    pub(super) waiters: Waiters,
     /// The run whose step makes it.
     pub(super) by: Option<RunId>,
     pub(super) from: From,

@@ -15,6 +15,7 @@ mod job;
 mod residents;
 mod stored;
 mod task;
+mod waits;
 
 pub use call::{ActorCall, ActorQuery, PlannedCall, build_call, build_query, call_in_step};
 pub(crate) use check::findings;

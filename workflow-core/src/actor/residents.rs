@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::def::{ActorDef, ActorState, StoredState, actors};
 use super::job::Job;
 use super::task::Task;
+use super::waits::Waits;
 use crate::engine::{Growth, Shared};
 use crate::error::{Error, Result};
 use crate::object::Objects;
@@ -26,6 +27,7 @@ pub(crate) struct Residents {
     inner: Mutex<Inner>,
     /// Something was given up, perhaps an actor that is wanted here.
     freed: Notify,
+    pub(super) waits: Waits,
 }
 
 #[derive(Debug, Default)]

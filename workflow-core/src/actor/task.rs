@@ -276,7 +276,10 @@ impl Task {
             }
             for mail in mails.drain(..) {
                 match mail {
-                    Mail::Call(job) => self.queue.push_back(Item::Call(job)),
+                    Mail::Call(job) => match &self.actor {
+                        Some(actor) => actor.put(&self.stage, &mut self.queue, Item::Call(job)),
+                        None => self.queue.push_back(Item::Call(job)),
+                    },
                     Mail::Inbox => self.queue.push_back(Item::Inbox),
                     Mail::Delete(reply) => self.queue.push_back(Item::Delete(reply)),
                     Mail::HandOver => {

@@ -194,12 +194,13 @@ impl RunTask {
         opening: Option<Event>,
         (sender, messages): (RunSender, mpsc::UnboundedReceiver<RunMessage>),
     ) -> Self {
-        let link = RunLink {
-            shared: Arc::clone(&shared),
-            run: id.clone(),
-            incarnation: record.incarnation,
-            messages: sender.messages.clone(),
-        };
+        let link = RunLink::new(
+            Arc::clone(&shared),
+            id.clone(),
+            record.incarnation,
+            sender.messages.clone(),
+            record.parent.is_some(),
+        );
         let stretch = Stretch::new(shared.clock.timestamp());
         let runtime = Handle::current();
         Self {

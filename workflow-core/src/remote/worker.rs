@@ -302,12 +302,8 @@ impl Shared {
             };
             Ok((found.ok_or_else(unknown)?, call))
         });
-        let link = RunLink {
-            shared: Arc::clone(self),
-            run,
-            incarnation: task.incarnation,
-            messages: self.remote.worker.nowhere.clone(),
-        };
+        let messages = self.remote.worker.nowhere.clone();
+        let link = RunLink::new(Arc::clone(self), run, task.incarnation, messages, true);
         let def_name = found.as_ref().map_or("step", |(found, _)| found.def.name);
         let context = Context::new(link.into(), step, def_name, given_name, task.attempt);
         let span = tracing::info_span!("step", run = %context.run_id(), step = %step, name = context.step_name(), attempt = task.attempt);
