@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keepstep::prelude::*;
-use keepstep::storage::{Adapter, Batch, Blobs, RunId, Send, Storage};
+use keepstep::storage::{Adapter, Batch, Blobs, RunId, Send, Storage, Timestamp};
 
 use crate::map::{Map, Pairs};
 
@@ -175,6 +175,7 @@ pub async fn run_all() -> Pairs {
     let message = |key: Option<&str>| Send {
         to: RunId::new("waits").unwrap(),
         key: key.map(str::to_owned),
+        sent_at: Timestamp(1),
         body: "a message".into(),
         blobs: vec![],
         only_with: None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keepstep::prelude::*;
-use keepstep::storage::{Batch, Expect, RunId, RunWrite, ValueKey, WriteOutcome};
+use keepstep::storage::{Batch, Expect, RunId, RunWrite, Timestamp, ValueKey, WriteOutcome};
 use keepstep::{Result, StoredState, SuspendReason};
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +123,7 @@ async fn as_if(from: &str, lab: &Lab, name: &str) {
     let messages = inbox.into_iter().map(|message| keepstep::storage::Send {
         to: to.clone(),
         key: None,
+        sent_at: message.sent_at,
         body: message.body,
         blobs: vec![],
         only_with: None,
@@ -211,6 +212,7 @@ async fn a_call_of_a_method_that_is_gone_waits_and_holds_up_nobody() {
     let message = keepstep::storage::Send {
         to: id.clone(),
         key: None,
+        sent_at: Timestamp(1),
         body: body.into(),
         blobs: vec![],
         only_with: None,

@@ -111,6 +111,53 @@ async fn a_reminder_comes_again_and_again_until_it_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_due_before_a_call_was_sent_comes_before_it() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let counter = Counter::on(&engine).get_or_create("c").await.unwrap();
+    counter.act("due").delay(MINUTE).send().await.unwrap();
+    counter.act("tick").every("tick", 2 * MINUTE).await.unwrap();
+    counter
+        .act("forgotten")
+        .every("tock", MINUTE)
+        .await
+        .unwrap();
+    after(SOON).await;
+    counter.forget("tock").await.unwrap();
+    drop(counter);
+    lab.crash(engine).await;
+    after(3 * MINUTE).await;
+
+    let engine = lab.engine().await;
+    let counter = Counter::on(&engine).get_actor("c").await.unwrap();
+    counter.act("sent").send().await.unwrap();
+    counter.forget("tick").await.unwrap();
+    counter.act("again").send().await.unwrap();
+    after(SOON).await;
+    assert_eq!(lab.world.log(), ["due", "tick", "sent", "again"]);
+    after(10 * MINUTE).await;
+    assert_eq!(lab.world.log(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reminder_keeps_its_first_time_when_it_takes_the_place_of_one_that_is_due() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let counter = Counter::on(&engine).get_or_create("c").await.unwrap();
+    counter.act("old").every("tick", MINUTE).await.unwrap();
+    after(SOON).await;
+    drop(counter);
+    lab.crash(engine).await;
+    after(2 * MINUTE).await;
+
+    let engine = lab.engine().await;
+    let counter = Counter::on(&engine).get_actor("c").await.unwrap();
+    counter.act("new").every("tick", 10 * MINUTE).await.unwrap();
+    after(11 * MINUTE).await;
+    assert_eq!(lab.world.log(), ["old", "new"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reminder_that_fails_comes_again() {
     let lab = Lab::new();
     let engine = lab.engine().await;

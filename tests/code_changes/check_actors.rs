@@ -1,7 +1,7 @@
 //! `Engine::check` of actors and schedules.
 
 use keepstep::prelude::*;
-use keepstep::storage::{Batch, Expect, RunId, RunWrite, Send, ValueKey, WriteOutcome};
+use keepstep::storage::{Batch, Expect, RunId, RunWrite, Send, Timestamp, ValueKey, WriteOutcome};
 use keepstep::{Cause, Certainty, Holder, StoredState};
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,7 @@ async fn as_if_of(lab: &Lab, name: &str) {
     let messages = inbox.into_iter().map(|message| Send {
         to: id_of(name),
         key: None,
+        sent_at: message.sent_at,
         body: message.body,
         blobs: vec![],
         only_with: None,
@@ -96,6 +97,7 @@ async fn found_as(name: &str) -> Vec<(Certainty, Cause)> {
     let message = Send {
         to: id_of("check/account"),
         key: None,
+        sent_at: Timestamp(1),
         body: body.into(),
         blobs: vec![],
         only_with: None,

@@ -110,6 +110,24 @@ async fn a_second_message_of_one_id_is_dropped_also_after_the_first_was_used()
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_of_two_names_have_ids_of_their_own() -> keepstep::Result<()> {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let waits = [event::<Approval>("approved"), event::<Approval>("2:paid")];
+    let run = engine.start("run", names(waits)).await?;
+    for _ in 0..2 {
+        engine
+            .send_event("run", "approved", &approval("a"))
+            .id("request-1")
+            .await?;
+    }
+    let other = engine.send_event("run", "2:paid", &approval("b"));
+    other.id("request-1").await?;
+    assert_eq!(run.await?, ["a", "b"]);
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_outlives_a_crash_and_is_used_once_only() -> keepstep::Result<()> {
     let lab = Lab::new();
     let engine = lab.engine().await;

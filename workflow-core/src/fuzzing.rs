@@ -103,7 +103,7 @@ fn fold(data: &[u8]) {
 /// Gives every step that may start a value, and every wait what it waits for, until none is left.
 fn drive(run: &mut Run) {
     let value = Value::encode(&1u8, Codec::MessagePack).unwrap();
-    run.wake(Timestamp::MAX);
+    run.retry_due(Timestamp::MAX);
     loop {
         let ready = run.take_ready();
         if ready.is_empty() {
@@ -154,8 +154,8 @@ fn outside(run: &mut Run, value: &Value) -> Option<Event> {
         let value = value.clone();
         return Some(Event::StepSucceeded { step, value });
     }
-    let due = run.wake(Timestamp::MAX);
-    due.into_iter().find_map(|due| run.event_of_due(due))
+    let due = run.first_due(Timestamp::MAX);
+    due.and_then(|due| run.event_of_due(due))
 }
 
 /// The events that the bytes begin with.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{BlobId, Epoch, Position, RunId, RunRecord};
+use crate::{BlobId, Epoch, Position, RunId, RunRecord, Timestamp};
 
 /// Everything that becomes durable in one commit, together.
 #[derive(Debug, Clone, Default)]
@@ -117,6 +117,9 @@ pub struct Send {
     /// The sender's own id of it: a second message of this key to this run is dropped, also after the first was
     /// consumed. `None`: never dropped.
     pub key: Option<String>,
+    /// When it was sent, by the clock of the sender. The store keeps it as it is: messages of one inbox are in the order in which
+    /// they arrived, whatever their times.
+    pub sent_at: Timestamp,
     /// What it says; opaque to the store.
     pub body: Bytes,
     /// Blobs that the message makes the run that it is sent to name, until that is deleted, if it is accepted. They must be
@@ -152,6 +155,8 @@ pub enum SendOutcome {
 pub struct Message {
     /// Its number.
     pub id: MessageId,
+    /// When it was sent, by the clock of the sender.
+    pub sent_at: Timestamp,
     /// What it says.
     pub body: Bytes,
 }

@@ -58,6 +58,7 @@ fn message(to: &str) -> Send {
     Send {
         to: id(to),
         key: Some("key".to_owned()),
+        sent_at: Timestamp(1),
         body: "hello".into(),
         blobs: vec![],
         only_with: None,

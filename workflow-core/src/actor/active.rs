@@ -181,7 +181,7 @@ impl Actor {
         }
         for (name, reminder) in &self.agenda.reminders {
             if reminder.next_at <= now && self.taken_reminders.insert(name.clone()) {
-                let from = From::Reminder(name.clone());
+                let from = From::Reminder(name.clone(), reminder.next_at);
                 queue.extend(job(stage, &reminder.call, from).map(Item::Call));
             }
         }
@@ -360,13 +360,16 @@ impl Actor {
                 self.taken_calls.remove(&key);
                 self.is_agenda_changed = true;
             }
-            From::Reminder(name) => {
-                if let Some(reminder) = self.agenda.reminders.get_mut(&name) {
+            From::Reminder(name, due_at) => match self.agenda.reminders.get_mut(&name) {
+                // Another one has taken its place since it was due, and keeps its own time.
+                Some(reminder) if reminder.next_at != due_at => {}
+                Some(reminder) => {
                     reminder.move_on(stage.shared.clock.timestamp());
                     self.is_agenda_changed = true;
+                    self.taken_reminders.remove(&name);
                 }
-                self.taken_reminders.remove(&name);
-            }
+                None => drop(self.taken_reminders.remove(&name)),
+            },
         }
         self.done.push(done);
     }
@@ -380,12 +383,17 @@ impl Actor {
     ) -> Result<()> {
         let now = stage.shared.clock.timestamp();
         let is_all = messages.len() < PAGE;
+        // What is due is in the queue: of it, what was due before a message was sent comes before that.
         let mut jobs = Vec::new();
+        let mut sent_by = Timestamp(0);
         for message in messages {
             self.read_to = Some(message.id);
+            // The order of arrival stays, whatever the clocks of the senders say.
+            sent_by = sent_by.max(message.sent_at).min(now);
             match stored::decode(&stage.id, "message", &message.body)? {
                 Message::Call { call, due_at } if due_at.is_none_or(|due_at| due_at <= now) => {
-                    jobs.extend(job(stage, &call, From::Inbox(message.id)));
+                    let at = due_at.map_or(sent_by, |due_at| due_at.max(sent_by));
+                    jobs.extend(job(stage, &call, From::Inbox(message.id)).map(|job| (at, job)));
                     continue;
                 }
                 Message::Call { call, due_at } => {
@@ -394,23 +402,45 @@ impl Actor {
                     self.agenda.calls.insert(key, call);
                 }
                 Message::Remind { name, reminder } => {
+                    self.forget_due(queue, &name, sent_by);
                     self.taken_reminders.remove(&name);
                     self.agenda.reminders.insert(name, reminder);
                 }
                 Message::Forget { name } => {
+                    self.forget_due(queue, &name, sent_by);
                     self.agenda.reminders.remove(&name);
                 }
             }
             self.is_agenda_changed = true;
             self.consumed.push(message.id);
         }
+        jobs.sort_by_key(|(at, _)| *at);
+        let mut first = Vec::with_capacity(jobs.len());
+        for (at, job) in jobs {
+            while let Some(Item::Call(due)) = queue.front()
+                && due.from.due_at().is_some_and(|due_at| due_at <= at)
+            {
+                first.extend(queue.pop_front());
+            }
+            first.push(Item::Call(job));
+        }
         if !is_all {
             queue.push_front(Item::Inbox);
         }
-        for job in jobs.into_iter().rev() {
-            queue.push_front(Item::Call(job));
+        for item in first.into_iter().rev() {
+            queue.push_front(item);
         }
         Ok(())
+    }
+
+    /// A reminder was removed or replaced then: what was due of it later does not happen.
+    fn forget_due(&mut self, queue: &mut VecDeque<Item>, name: &str, at: Timestamp) {
+        if !self.taken_reminders.contains(name) {
+            return;
+        }
+        queue.retain(|item| {
+            !matches!(item, Item::Call(Job { from: From::Reminder(due, due_at), .. }) if due == name && *due_at > at)
+        });
     }
 
     /// The workflow that other calls waited for is over.

@@ -412,6 +412,7 @@ impl ActorHandle {
         let message = keepstep_storage::Send {
             to: self.id.clone(),
             key,
+            sent_at: self.shared.clock.timestamp(),
             body: stored::encode(message)?,
             blobs: message.blobs(),
             only_with: None,

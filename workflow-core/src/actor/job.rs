@@ -30,7 +30,18 @@ pub(super) enum From {
     Caller(oneshot::Sender<Result<Answer>>),
     Inbox(MessageId),
     Agenda((Timestamp, u64)),
-    Reminder(String),
+    /// A reminder, and when it was due.
+    Reminder(String, Timestamp),
+}
+
+impl From {
+    /// When the call was due, if it was planned.
+    pub(super) fn due_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Agenda((due_at, _)) | Self::Reminder(_, due_at) => Some(*due_at),
+            Self::Caller(_) | Self::Inbox(_) => None,
+        }
+    }
 }
 
 /// What stands in the queue.
@@ -43,7 +54,7 @@ pub(super) enum Item {
 pub(super) fn reply_of(job: Job) -> Option<oneshot::Sender<Result<Answer>>> {
     match job.from {
         From::Caller(reply) => Some(reply),
-        From::Inbox(_) | From::Agenda(_) | From::Reminder(_) => None,
+        From::Inbox(_) | From::Agenda(_) | From::Reminder(..) => None,
     }
 }
 

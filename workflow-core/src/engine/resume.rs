@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep_storage::{
-    Parent, ReadRun, RunId, RunQuery, RunRecord, RunWrite, StorageError, StoredStatus,
+    Parent, ReadRun, RunId, RunQuery, RunRecord, RunWrite, StorageError, StoredStatus, Timestamp,
 };
 
 use super::handle::{Attached, Handle};
@@ -136,7 +136,7 @@ impl Engine {
         }
     }
 
-    /// Begins a run that another one waits for, or goes on with it; how it ended, if it has.
+    /// Begins a run that another one waits for, or goes on with it; how it ended and when, if it has.
     ///
     /// # Errors
     /// [`Error::IdConflict`] if a run of this id is there that is not this child; [`Error::NotFound`] if it was there and is no
@@ -146,7 +146,7 @@ impl Engine {
         parent: Parent,
         to_begin: ChildToBegin,
         by: RunWrite,
-    ) -> Result<Option<Ended>> {
+    ) -> Result<Option<(Ended, Timestamp)>> {
         let child = to_begin.child;
         let (id, hash) = (child.id.clone(), child.hash);
         let _lock = self.shared.locks.lock(&id).await;
@@ -174,7 +174,9 @@ impl Engine {
             return Err(Error::IdConflict { run: id });
         }
         if record.status.is_final() {
-            return Ok(Some(self.stored_end(&id, &record).await?));
+            let ended_at = record.ended_at;
+            let ended_at = ended_at.unwrap_or_else(|| self.shared.clock.timestamp());
+            return Ok(Some((self.stored_end(&id, &record).await?, ended_at)));
         }
         if self.seat(&id).is_none() && self.shared.status_of(&id, &record) == Status::Resumable {
             let admission = self.shared.take_place_for_child()?;

@@ -30,7 +30,7 @@ impl Engine {
     /// # async fn main() -> keepstep_core::Result<()> {
     /// # let engine = Engine::open("memory:").await?;
     /// let run = engine.start("order", event::<u32>("paid")).await?;
-    /// // Of two messages with one id, the second is dropped: whoever is not sure that it was sent sends it again.
+    /// // Of two messages of one name with one id, the second is dropped: whoever is not sure that it was sent sends it again.
     /// engine.send_event("order", "paid", &100).id("payment-7").await?;
     /// engine.send_event("order", "paid", &100).id("payment-7").await?;
     /// assert_eq!(run.await?, 100);
@@ -84,7 +84,8 @@ pub struct SendEvent {
 }
 
 impl SendEvent {
-    /// Gives the message an id: a second one of this id to this run is dropped, also after the first was used.
+    /// Gives the message an id: a second one of this name and this id to this run is dropped, also after the first was used. Events
+    /// of different names have ids of their own.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         if let Ok(event) = &mut self.event {
             event.key = Some(id.into());
@@ -108,9 +109,11 @@ impl SendEvent {
             value: value.clone(),
         };
         let too_long = || unencodable(&name, "it has more than 4 GiB".to_owned());
-        let message = Send {
+        let mut message = Send {
             to,
-            key,
+            // Messages of two names may have one id.
+            key: key.map(|key| format!("{}:{name}{key}", name.len())),
+            sent_at: self.engine.shared.clock.timestamp(),
             body: mail.encode().ok_or_else(too_long)?,
             blobs,
             only_with: None,
@@ -132,6 +135,7 @@ impl SendEvent {
                         return Err(Error::AlreadyEnded { run: to, status });
                     }
                     // It had failed, and somebody has resumed it since.
+                    message.sent_at = self.engine.shared.clock.timestamp();
                 }
             }
         }

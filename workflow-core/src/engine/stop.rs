@@ -153,6 +153,7 @@ impl Engine {
             let message = Send {
                 to: id.clone(),
                 key: None,
+                sent_at: self.shared.clock.timestamp(),
                 body,
                 blobs: Vec::new(),
                 only_with: None,
@@ -270,7 +271,7 @@ impl Engine {
             consumed: Vec::new(),
             only_with: None,
         };
-        let letters = letters(&abandoned, record.parent.as_ref(), status);
+        let letters = letters(&abandoned, record.parent.as_ref(), status, now);
         match self.write(write, letters).await? {
             WriteOutcome::Written => {}
             _ => return Err(Error::Fenced { run: id.clone() }),

@@ -3,6 +3,7 @@
 
 use keepstep_storage::{BlobId, Expect, MessageId, RunWrite, StoredStatus, ValueKey};
 
+use super::order::Next;
 use super::{CommitRequest, Happened, Reply, RunTask};
 use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
 use crate::run::{Event, Impossible, Settled};
@@ -31,7 +32,13 @@ impl RunTask {
         let mut entry = EntryWriter::default();
         let mut blobs = Vec::new();
         let mut consumed = self.mailbox.take_taken();
-        let is_compacted = !self.happened.is_empty() && self.is_worth_compacting();
+        // What a run begins with is durable before it takes in anything else.
+        let is_opening = self.opening.is_some();
+        let mut next = match is_opening {
+            true => None,
+            false => self.next_in_order(),
+        };
+        let is_compacted = next.is_some() && self.is_worth_compacting();
         if let Some(event) = self.opening.take() {
             self.record_event(&mut entry, event)?;
         }
@@ -40,38 +47,38 @@ impl RunTask {
             self.snapshot_bytes = entry.len() as u64;
         }
         let full = entry.len() + MAX_ENTRY_BYTES;
-        while entry.len() < full
-            && let Some(happened) = self.happened.pop_front()
-        {
-            if let Happened::Body {
-                task: Some(task), ..
-            } = &happened
-            {
-                self.folded.push(*task);
-            }
-            let Some(event) = self.event_of(happened) else {
-                continue;
+        while let Some(taken) = next.take() {
+            let event = match taken {
+                Next::Happened(happened) => {
+                    if let Happened::Body {
+                        task: Some(task), ..
+                    } = &happened
+                    {
+                        self.folded.push(*task);
+                    }
+                    self.event_of(happened)
+                }
+                Next::Due(due) => self.run.event_of_due(due).map(Ok),
+                Next::Message(step, message, value) => {
+                    consumed.push(message);
+                    Some(Ok(Event::StepSucceeded { step, value }))
+                }
             };
             match event {
-                Ok(event) => {
+                None => {}
+                Some(Ok(event)) => {
                     blobs.extend(event.blobs());
                     self.record_event(&mut entry, event)?;
                 }
-                Err((step, reason)) => {
+                Some(Err((step, reason))) => {
                     // The body did not run, or gave nothing: the step is as before, and the run waits for better code.
                     self.run.stopped(step);
                     self.run.suspend(reason);
                 }
             }
-        }
-        while entry.len() < full
-            && self.run.is_active()
-            && let Some((step, message, value)) = self.next_event()
-        {
-            let event = Event::StepSucceeded { step, value };
-            blobs.extend(event.blobs());
-            self.record_event(&mut entry, event)?;
-            consumed.push(message);
+            if entry.len() < full {
+                next = self.next_in_order();
+            }
         }
         let steps = self.run.take_clocks();
         if !steps.is_empty() {
@@ -164,7 +171,7 @@ impl RunTask {
             only_with: None,
         };
         self.is_committing = true;
-        let messages = self.letters(status);
+        let messages = self.letters(status, now);
         let write = if messages.is_empty() && self.may_commit_here() {
             match self.shared.committer.commit_here(write, self.is_in_place) {
                 Ok(written) => {

@@ -148,12 +148,8 @@ impl RunTask {
                 outcome,
                 task,
             } => return self.ended_elsewhere(step, execution, outcome, task),
-            RunMessage::Child {
-                step,
-                had_begun,
-                found,
-            } => {
-                if let Err(ended) = self.child_found(step, had_begun, *found) {
+            RunMessage::Child { step, look, found } => {
+                if let Err(ended) = self.child_found(step, look, *found) {
                     return Some(self.lost(ended));
                 }
             }

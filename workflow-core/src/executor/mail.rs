@@ -3,23 +3,25 @@
 //! A message stays in the store's inbox until the commit that records what came of it. A run in memory reads its inbox when it may
 //! have mail and waits for some, each message once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bincode::Options;
 use bytes::Bytes;
-use keepstep_storage::{Message, MessageId};
+use keepstep_storage::{Message, MessageId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::RunTask;
 use crate::engine::Ended;
 use crate::error::{Damage, Error, SuspendReason};
-use crate::run::StepId;
+use crate::run::{Run, StepId};
 use crate::value::Value;
 
 /// How many messages are read at a time.
 const PAGE: usize = 1000;
+/// So many names are looked up one by one.
+const FEW: usize = 16;
 /// The version of a message's bytes.
 const FORMAT: u8 = 1;
 
@@ -64,13 +66,23 @@ impl Mail {
     }
 }
 
+/// An event that nothing has taken yet.
+#[derive(Debug)]
+struct Unread {
+    id: MessageId,
+    sent_at: Timestamp,
+    value: Value,
+}
+
 /// The inbox of a run in memory, as far as it was read.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     read_to: Option<MessageId>,
     may_have_more: bool,
     /// Events that nothing has taken yet, by name, in order of arrival.
-    events: HashMap<Arc<str>, VecDeque<(MessageId, Value)>>,
+    events: HashMap<Arc<str>, VecDeque<Unread>>,
+    /// The first of each name.
+    first: BTreeSet<(MessageId, Arc<str>)>,
     /// Messages that need no event of their own, to be consumed with the next commit.
     taken: Vec<MessageId>,
     /// Messages that the run is not needed any more, to be consumed with the commit that ends it.
@@ -88,6 +100,7 @@ impl Default for Mailbox {
             // What arrived while the run was not in memory.
             may_have_more: true,
             events: HashMap::new(),
+            first: BTreeSet::new(),
             taken: Vec::new(),
             abandoned: Vec::new(),
             suspending: Vec::new(),
@@ -101,6 +114,50 @@ impl Mailbox {
     pub(super) fn arrived(&mut self) {
         self.may_have_more = true;
         self.is_told = true;
+    }
+
+    /// Something may have arrived that nobody told of.
+    pub(super) fn look_again(&mut self) {
+        self.may_have_more = true;
+    }
+
+    fn push(&mut self, name: Arc<str>, event: Unread) {
+        let id = event.id;
+        let events = self.events.entry(Arc::clone(&name)).or_default();
+        events.push_back(event);
+        if events.len() == 1 {
+            self.first.insert((id, name));
+        }
+    }
+
+    /// The name of the first event to arrive that a node of the run waits for, and when it was sent.
+    pub(super) fn first_for(&self, run: &Run) -> Option<(Arc<str>, Timestamp)> {
+        if self.events.is_empty() {
+            return None;
+        }
+        let front = |name: &Arc<str>| self.events.get(name).and_then(VecDeque::front);
+        // Many may be waited for, and many may be unread, and mostly there are few of one or the other.
+        let name = if run.n_listened_names() <= FEW {
+            let listened = run.listened_names();
+            let unread = listened.filter_map(|name| Some((front(name)?.id, name)));
+            unread.min().map(|(_, name)| name)?
+        } else {
+            let mut unread = self.first.iter().map(|(_, name)| name);
+            unread.find(|name| run.listener(name).is_some())?
+        };
+        Some((Arc::clone(name), front(name)?.sent_at))
+    }
+
+    /// Takes the first event of a name.
+    pub(super) fn take(&mut self, name: &Arc<str>) -> Option<(MessageId, Value)> {
+        let events = self.events.get_mut(name)?;
+        let Unread { id, value, .. } = events.pop_front()?;
+        self.first.remove(&(id, Arc::clone(name)));
+        match events.front() {
+            Some(next) => drop(self.first.insert((next.id, Arc::clone(name)))),
+            None => drop(self.events.remove(name)),
+        }
+        Some((id, value))
     }
 
     /// Messages that are done with.
@@ -138,7 +195,7 @@ impl RunTask {
                 .await
                 .map_err(Ended::Interrupted)?;
             self.mailbox.may_have_more = page.len() == PAGE;
-            for Message { id, body } in page {
+            for Message { id, sent_at, body } in page {
                 self.mailbox.read_to = Some(id);
                 let mail = Mail::decode(&body).map_err(|what| {
                     Ended::Unreadable(Error::Damaged {
@@ -146,20 +203,24 @@ impl RunTask {
                         damage: Damage::Message { id: id.0, what },
                     })
                 })?;
-                self.take_mail(id, mail).await?;
+                self.take_mail(id, sent_at, mail).await?;
             }
         }
         Ok(())
     }
 
-    async fn take_mail(&mut self, id: MessageId, mail: Mail) -> Result<(), Ended> {
+    async fn take_mail(
+        &mut self,
+        id: MessageId,
+        sent_at: Timestamp,
+        mail: Mail,
+    ) -> Result<(), Ended> {
         debug!(run = %self.id, message = id.0, ?mail, "message read");
         match mail {
             Mail::Event { name, value } => {
                 let offloaded = self.shared.objects.offload(value).await;
                 let value = offloaded.map_err(Ended::Interrupted)?;
-                let events = self.mailbox.events.entry(name).or_default();
-                events.push_back((id, value));
+                self.mailbox.push(name, Unread { id, sent_at, value });
             }
             Mail::ChildEnded { step } => {
                 self.mailbox.taken.push(id);
@@ -177,24 +238,6 @@ impl RunTask {
             }
         }
         Ok(())
-    }
-
-    /// The next message that a node of the run waits for.
-    pub(super) fn next_event(&mut self) -> Option<(StepId, MessageId, Value)> {
-        if self.mailbox.events.is_empty() {
-            return None;
-        }
-        let name = self
-            .run
-            .listened_names()
-            .find(|name| self.mailbox.events.contains_key(*name))?;
-        let (name, step) = (Arc::clone(name), self.run.listener(name)?);
-        let events = self.mailbox.events.get_mut(&name)?;
-        let (id, value) = events.pop_front()?;
-        if events.is_empty() {
-            self.mailbox.events.remove(&name);
-        }
-        Some((step, id, value))
     }
 }
 

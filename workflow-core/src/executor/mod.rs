@@ -13,6 +13,7 @@ mod fold;
 mod hear;
 mod load;
 mod mail;
+mod order;
 mod remote;
 mod steps;
 mod timers;
@@ -42,11 +43,11 @@ pub(crate) use timers::{MAX_WAKING, Wake, run_timers};
 use crate::context::RunLink;
 use crate::engine::{Ended, Seat, Shared, WakePermit};
 use crate::error::SuspendReason;
-use crate::run::{Due, Event, Failure, Impossible, Run, Settled, StepId};
+use crate::run::{Event, Failure, Impossible, Run, Settled, StepId};
 use crate::status::Progress;
 use crate::step::StepDef;
 use crate::value::Value;
-use children::Found;
+use children::{Found, Look};
 use hear::Stretch;
 use mail::Mailbox;
 use steps::Steps;
@@ -73,10 +74,10 @@ pub(crate) enum RunMessage {
         outcome: Outcome,
         task: TaskId,
     },
-    /// How a child run was found, which was known to be there or was to be begun.
+    /// How a child run was found.
     Child {
         step: StepId,
-        had_begun: bool,
+        look: Look,
         found: Box<Found>,
     },
     /// The task of a child run is gone, and the child has not ended: its store failed.
@@ -123,6 +124,8 @@ pub(crate) struct RunTask {
     n_looking: usize,
     /// How many of them are not known to be there.
     n_beginning: usize,
+    /// How many of them may have ended before the run came into memory.
+    n_catching_up: usize,
     /// Tasks whose results are folded. They can go once the commit under way is durable.
     folded: Vec<TaskId>,
     /// Runs that are to be canceled once the commit under way is durable.
@@ -158,14 +161,20 @@ enum Happened {
         /// The task it was, if it was one of a worker's.
         task: Option<TaskId>,
     },
-    /// A time has come.
-    Due(Due),
     /// A child run is there.
     ChildBegan { step: StepId },
-    /// A child run has ended so.
-    Ended { step: StepId, value: Value },
-    /// A child run gives no result.
-    Failed { step: StepId, failure: Failure },
+    /// A child run has ended so, then.
+    Ended {
+        step: StepId,
+        value: Value,
+        at: Timestamp,
+    },
+    /// A child run gives no result, since then.
+    Failed {
+        step: StepId,
+        failure: Failure,
+        at: Timestamp,
+    },
 }
 
 /// What a run's task comes to.
@@ -222,6 +231,7 @@ impl RunTask {
             mailbox: Mailbox::default(),
             n_looking: 0,
             n_beginning: 0,
+            n_catching_up: 0,
             folded: Vec::new(),
             to_cancel: Vec::new(),
             lingers_until: None,
@@ -301,6 +311,9 @@ impl RunTask {
                 if let Err(ended) = self.read_mail().await {
                     return Next::Exit(self.lost(ended));
                 }
+                if self.run.next_timer().is_some() && self.run.is_active() {
+                    self.run.retry_due(self.shared.clock.timestamp());
+                }
                 // A body that was dropped without anybody asking for it is tried again.
                 self.allow_ready();
             }
@@ -325,7 +338,7 @@ impl RunTask {
             let timer = self
                 .run
                 .next_timer()
-                .filter(|_| self.run.is_active() && self.may_fold());
+                .filter(|_| self.run.is_active() && self.may_fold() && self.n_catching_up == 0);
             // Not before what this task has been told, such as that it is canceled.
             if self.messages.is_empty()
                 && timer.is_some_and(|due_at| due_at <= self.shared.clock.timestamp())
@@ -391,13 +404,11 @@ impl RunTask {
         }
     }
 
-    /// Takes in that the times have come that are due.
+    /// A time has come: what is due is folded next. What was sent to the run before that comes first, and nobody may have told of it.
     fn timers_fired(&mut self) {
-        let due = self.run.wake(self.shared.clock.timestamp());
-        self.happened.extend(due.into_iter().map(Happened::Due));
-        let ready = self.run.take_ready();
-        self.allow_steps(ready);
-        self.start_steps();
+        if self.run.waits_for_others() {
+            self.mailbox.look_again();
+        }
     }
 
     /// Whether what happened may be folded: not while a commit is under way, nor while a child is being begun. What happens may

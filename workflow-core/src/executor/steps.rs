@@ -394,16 +394,15 @@ impl RunTask {
                 let event = self.event_of_body(step, def, outcome);
                 return Some(event.map_err(|reason| (step, reason)));
             }
-            Happened::Due(due) => self.run.event_of_due(due)?,
             Happened::ChildBegan { step } => {
                 self.run.child(step).filter(|child| !child.has_begun)?;
                 Event::ChildBegan { step }
             }
-            Happened::Ended { step, value } => {
+            Happened::Ended { step, value, .. } => {
                 self.run.child(step)?;
                 Event::StepSucceeded { step, value }
             }
-            Happened::Failed { step, failure } => {
+            Happened::Failed { step, failure, .. } => {
                 self.run.child(step)?;
                 Event::AttemptFailed {
                     step,

@@ -29,6 +29,7 @@ pub(crate) fn audit_counts(run: &Run) {
     let mut n_failed = 0;
     let mut bytes = 0;
     let mut timers = BTreeSet::new();
+    let mut sleeps = BTreeSet::new();
     let mut waits = Expected::default();
     let mut children = BTreeMap::new();
     for (base, segment) in &run.segments {
@@ -47,8 +48,12 @@ pub(crate) fn audit_counts(run: &Run) {
                     n_running += 1;
                     true
                 }
-                State::Backoff(due_at) | State::Sleeping(due_at) => {
+                State::Backoff(due_at) => {
                     timers.insert((*due_at, id));
+                    true
+                }
+                State::Sleeping(due_at) => {
+                    sleeps.insert((*due_at, id));
                     true
                 }
                 State::Expanded(child) => {
@@ -71,6 +76,7 @@ pub(crate) fn audit_counts(run: &Run) {
     }
     assert_eq!(run.n_running, n_running);
     assert_eq!(run.timers, timers);
+    assert_eq!(*run.sleeps_for_audit(), sleeps);
     waits.check(run);
     if run.history.is_none() {
         assert_eq!(run.live_bytes, bytes);

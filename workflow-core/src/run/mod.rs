@@ -55,7 +55,7 @@ pub(crate) struct Run {
     output: Option<Value>,
     /// Steps that may start, the last one first: depth first keeps few values alive.
     ready: Vec<StepId>,
-    /// Steps that wait for their next attempt, and nodes that wait for a time.
+    /// Steps that wait for their next attempt.
     timers: BTreeSet<(Timestamp, StepId)>,
     waits: Waits,
     /// Steps that are running and should not be.

@@ -22,6 +22,8 @@ use crate::value::Value;
 pub(super) struct Waits {
     /// Nodes whose clock is to start.
     clocks: Vec<StepId>,
+    /// Nodes that wait for a time.
+    sleeps: BTreeSet<(Timestamp, StepId)>,
     /// When nodes fail that are not done by then.
     limits: BTreeMap<StepId, Timestamp>,
     limits_by_time: BTreeSet<(Timestamp, StepId)>,
@@ -60,6 +62,10 @@ pub(crate) struct ChildToBegin {
     pub(crate) has_begun: bool,
 }
 
+fn earliest(times: &BTreeSet<(Timestamp, StepId)>) -> Option<Timestamp> {
+    times.first().map(|(at, _)| *at)
+}
+
 impl Run {
     /// A node that waits for the world is reached: its inputs are there.
     pub(super) fn begin_wait(&mut self, id: StepId) {
@@ -71,7 +77,7 @@ impl Run {
         let state = match &node.kind {
             NodeKind::Sleep(Until::After(_)) => State::Reached,
             NodeKind::Sleep(Until::At(due_at)) => {
-                self.timers.insert((*due_at, id));
+                self.waits.sleeps.insert((*due_at, id));
                 State::Sleeping(*due_at)
             }
             NodeKind::Event(name) => {
@@ -97,8 +103,11 @@ impl Run {
     /// A node no longer waits, however it ended.
     pub(super) fn end_wait(&mut self, id: StepId, state: &State) {
         match state {
-            State::Backoff(due_at) | State::Sleeping(due_at) => {
+            State::Backoff(due_at) => {
                 self.timers.remove(&(*due_at, id));
+            }
+            State::Sleeping(due_at) => {
+                self.waits.sleeps.remove(&(*due_at, id));
             }
             State::Listening => {
                 if let Some((_, segment, index)) = self.locate(id)
@@ -196,7 +205,7 @@ impl Run {
                 _ => None,
             };
             if let Some(due_at) = due_at {
-                self.timers.insert((due_at, id));
+                self.waits.sleeps.insert((due_at, id));
                 if let Some(segment) = self.segments.get_mut(&base) {
                     segment.nodes[index as usize].state = State::Sleeping(due_at);
                 }
@@ -221,39 +230,42 @@ impl Run {
         }
     }
 
-    /// What is due, until the events of it are folded; steps whose next attempt is due become ready without a word.
-    pub(crate) fn wake(&mut self, now: Timestamp) -> Vec<Due> {
-        let past = ..=(now, StepId(u64::MAX));
-        let mut due = Vec::new();
-        let mut retried = Vec::new();
-        for (at, id) in self.timers.range(past) {
-            let is_sleep = self.locate(*id).is_some_and(|(_, segment, index)| {
-                matches!(segment.nodes[index as usize].state, State::Sleeping(_))
-            });
-            if is_sleep {
-                due.push(Due::Woken(*id));
-            } else {
-                retried.push((*at, *id));
+    /// What is due by this time and was due first, until the event of it is folded. Whoever has other things to fold asks for what
+    /// was due before each of them: a run that nobody had in memory then goes the same way as one that somebody had.
+    pub(crate) fn first_due(&self, until: Timestamp) -> Option<Due> {
+        let first = |times: &BTreeSet<(Timestamp, StepId)>| {
+            times.first().copied().filter(|(at, _)| *at <= until)
+        };
+        match (first(&self.waits.sleeps), first(&self.waits.limits_by_time)) {
+            // What is done in time is done, to the very last moment.
+            (Some(sleep), limit) if limit.is_none_or(|limit| sleep.0 <= limit.0) => {
+                Some(Due::Woken(sleep.1))
             }
+            (_, Some((_, id))) => {
+                let limit = self
+                    .locate(id)
+                    .and_then(|(_, segment, index)| segment.plan.node(index).time_limit());
+                Some(Due::TimedOut(id, limit.unwrap_or_default()))
+            }
+            _ => None,
         }
-        for (_, id) in self.waits.limits_by_time.range(past) {
-            let limit = self
-                .locate(*id)
-                .and_then(|(_, segment, index)| segment.plan.node(index).time_limit());
-            due.push(Due::TimedOut(*id, limit.unwrap_or_default()));
-        }
-        for (at, id) in retried {
-            self.timers.remove(&(at, id));
+    }
+
+    /// Steps whose next attempt is due become ready without a word; not those that a time limit may come before.
+    pub(crate) fn retry_due(&mut self, now: Timestamp) {
+        let until = earliest(&self.waits.limits_by_time).map_or(now, |limit| limit.min(now));
+        while let Some(&(at, id)) = self.timers.first()
+            && at <= until
+        {
+            self.timers.pop_first();
             self.activate(id);
         }
-        due
     }
 
     /// When something is due next.
     pub(crate) fn next_timer(&self) -> Option<Timestamp> {
-        let first = |timers: &BTreeSet<(Timestamp, StepId)>| timers.first().map(|(at, _)| *at);
-        let next = [first(&self.timers), first(&self.waits.limits_by_time)];
-        next.into_iter().flatten().min()
+        let next = [&self.timers, &self.waits.sleeps, &self.waits.limits_by_time];
+        next.into_iter().filter_map(earliest).min()
     }
 
     /// Whether something outside may go on with the run although none of its timers is due.
@@ -269,6 +281,10 @@ impl Run {
     /// The names that a message is waited for of.
     pub(crate) fn listened_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.waits.listening.keys()
+    }
+
+    pub(crate) fn n_listened_names(&self) -> usize {
+        self.waits.listening.len()
     }
 
     /// The event that something due is; `None` if nothing waits for it any more.
@@ -351,6 +367,11 @@ impl Run {
     }
 
     #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn sleeps_for_audit(&self) -> &BTreeSet<(Timestamp, StepId)> {
+        &self.waits.sleeps
+    }
+
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn waits_for_audit(&self) -> ForAudit<'_> {
         (&self.waits.listening, &self.waits.away, &self.waits.limits)
     }
@@ -367,8 +388,11 @@ impl Run {
     /// Takes over what a snapshot says of a node that waits.
     pub(super) fn restore_wait(&mut self, id: StepId, state: &State) {
         match state {
-            State::Backoff(due_at) | State::Sleeping(due_at) => {
+            State::Backoff(due_at) => {
                 self.timers.insert((*due_at, id));
+            }
+            State::Sleeping(due_at) => {
+                self.waits.sleeps.insert((*due_at, id));
             }
             State::Away { .. } => {
                 self.waits.away.insert(id);

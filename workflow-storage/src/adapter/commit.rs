@@ -277,7 +277,8 @@ impl<'a> Commit<'a> {
         self.name(&message.to, &message.blobs);
         let id = MessageId(head.next_message);
         let prefix = keys::message(&message.to, id);
-        self.put(&message.to, &prefix, &message.body)?;
+        let stored = [&message.sent_at.0.to_le_bytes()[..], &message.body].concat();
+        self.put(&message.to, &prefix, &stored)?;
         if let Some(seen) = seen {
             let value = frame::seal(&seen, &[&id.0.to_le_bytes()]);
             self.ops.push(Op::Put(seen.clone(), value));

@@ -228,6 +228,7 @@ fn of_run(core: &Core, run: RunId) -> Result<()> {
         messages: vec![Send {
             to: run.clone(),
             key: Some("key".into()),
+            sent_at: Timestamp(9),
             body: "body".into(),
             blobs: vec![],
             only_with: None,

@@ -68,11 +68,18 @@ impl Core {
         if !messages.is_empty() {
             self.await_heads();
         }
-        let message = |(id, body)| Message {
-            id: MessageId(id),
-            body,
+        let message = |(id, mut stored): (u64, Bytes)| {
+            let Some((sent_at, _)) = stored.split_first_chunk() else {
+                return Err(self.corrupt(format!("message {id} of run {run} has no time")));
+            };
+            let sent_at = Timestamp(u64::from_le_bytes(*sent_at));
+            Ok(Message {
+                id: MessageId(id),
+                sent_at,
+                body: stored.split_off(size_of::<u64>()),
+            })
         };
-        Ok(messages.into_iter().map(message).collect())
+        messages.into_iter().map(message).collect()
     }
 
     /// Looks at one key of each run that has messages.

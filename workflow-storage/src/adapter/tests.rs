@@ -143,6 +143,7 @@ fn new_run(core: &Core, id: &str) {
     let message = Send {
         to: run(id),
         key: Some("key".to_owned()),
+        sent_at: Timestamp(7),
         body: vec![4; 500].into(),
         blobs: vec![],
         only_with: None,
@@ -433,6 +434,7 @@ fn who_reads_a_message_reads_the_record_that_came_with_it() {
     let message = Send {
         to: run("parent"),
         key: None,
+        sent_at: Timestamp(7),
         body: Bytes::from_static(b"it has ended"),
         blobs: vec![],
         only_with: None,

@@ -1,7 +1,7 @@
 //! An inbox has every message once, in order of arrival, until the run consumes it.
 
 use super::kit::*;
-use crate::{MessageId, SendOutcome, StoredStatus, WriteOutcome};
+use crate::{MessageId, Send, SendOutcome, StoredStatus, Timestamp, WriteOutcome};
 
 /// Within a batch the order is the batch's, between batches that of the commits.
 pub async fn messages_come_in_order_of_arrival(stores: Stores<'_>) {
@@ -20,6 +20,29 @@ pub async fn messages_come_in_order_of_arrival(stores: Stores<'_>) {
     assert!(messages.is_sorted_by(|a, b| a.id < b.id), "{messages:?}");
     assert_eq!(outcomes[0], SendOutcome::Accepted(messages[0].id));
     assert_eq!(outcomes[3], SendOutcome::Accepted(messages[2].id));
+}
+
+/// A message keeps the time at which it was sent, and has its place in the inbox by its arrival.
+pub async fn messages_keep_their_times(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let run = Owned::new("a").create(&*store).await;
+    let times = [1 << 40, 7, 0].map(Timestamp);
+    for sent_at in times {
+        let message = Send {
+            sent_at,
+            ..message(&run, None, "a message")
+        };
+        sent(&*store, message).await;
+    }
+    let messages = inbox(&*store, &run.run).await;
+    assert_eq!(
+        messages
+            .iter()
+            .map(|message| message.sent_at)
+            .collect::<Vec<_>>(),
+        times
+    );
+    assert_eq!(bodies(&*store, &run.run).await, ["a message"; 3]);
 }
 
 /// A message is one message, however the store has to cut it, and goes as a whole.

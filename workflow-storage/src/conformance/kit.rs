@@ -201,6 +201,7 @@ pub(super) fn message(to: &Owned, key: Option<&str>, body: impl Into<Bytes>) -> 
     Send {
         to: to.run.clone(),
         key: key.map(str::to_owned),
+        sent_at: Timestamp(1),
         body: body.into(),
         blobs: vec![],
         only_with: None,

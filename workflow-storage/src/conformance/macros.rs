@@ -98,6 +98,7 @@ macro_rules! __conformance {
             }
             $crate::__conformance_theme! { inbox, [], $opener;
                 messages_come_in_order_of_arrival,
+                messages_keep_their_times,
                 messages_of_all_sizes_come_back,
                 pages_go_on_after_a_number,
                 a_key_arrives_once,

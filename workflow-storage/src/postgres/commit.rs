@@ -100,6 +100,7 @@ struct Columns<'a> {
     to: Vec<&'a str>,
     key: Vec<Option<Vec<u8>>>,
     body: Vec<&'a [u8]>,
+    sent_at: Vec<i64>,
     message_with: Vec<i32>,
     sent_blob_of: Vec<i32>,
     sent_blob: Vec<&'a [u8]>,
@@ -181,6 +182,7 @@ impl<'a> Columns<'a> {
             columns.to.push(message.to.as_str());
             columns.key.push(message.key.as_deref().map(names::key));
             columns.body.push(&message.body);
+            columns.sent_at.push(stored(message.sent_at.0));
             columns
                 .message_with
                 .push(of(&places, message.only_with.as_ref()));
@@ -287,6 +289,7 @@ impl super::Postgres {
             &c.to,
             &c.key,
             &c.body,
+            &c.sent_at,
             &c.message_with,
             &c.sent_blob_of,
             &c.sent_blob,

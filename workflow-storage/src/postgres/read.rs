@@ -385,8 +385,10 @@ impl Postgres {
         let message = |row: &Row| {
             let id: i64 = self.sessions.column(row, 0)?;
             let body: Vec<u8> = self.sessions.column(row, 1)?;
+            let sent_at: i64 = self.sessions.column(row, 2)?;
             Ok(Message {
                 id: MessageId(read(id)),
+                sent_at: Timestamp(read(sent_at)),
                 body: body.into(),
             })
         };

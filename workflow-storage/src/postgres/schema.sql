@@ -78,6 +78,8 @@ CREATE TABLE keepstep.message (
     run_no bigint NOT NULL,
     number bigint NOT NULL,
     body bytea NOT NULL,
+    -- By the clock of the process that sent it.
+    sent_at bigint NOT NULL,
     arrived_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (run_no, number)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
@@ -154,7 +156,7 @@ CREATE FUNCTION keepstep.commit(
     e_of int[], e_bytes bytea[], t_of int[],
     v_of int[], v_kind smallint[], v_name bytea[], v_bytes bytea[],
     c_of int[], c_number bigint[], b_of int[], b_id bytea[],
-    m_to text[], m_key bytea[], m_body bytea[], m_with int[], s_of int[], s_id bytea[],
+    m_to text[], m_key bytea[], m_body bytea[], m_sent_at bigint[], m_with int[], s_of int[], s_id bytea[],
     OUT outcomes smallint[], OUT epochs bigint[], OUT absent bytea[],
     OUT sent smallint[], OUT numbers bigint[], OUT unsent bytea[]
 ) LANGUAGE plpgsql AS $$
@@ -336,10 +338,10 @@ BEGIN
     unsent := '{}';
     IF cardinality(m_to) > 0 THEN
         WITH addressed AS (
-            SELECT m.n, m.key, m.body, r.no, r.status, r.next_message, r.owner, r.id,
+            SELECT m.n, m.key, m.body, m.sent_at, r.no, r.status, r.next_message, r.owner, r.id,
                 m.place < 0 OR m.place > 0 AND outcomes[m.place] <> 0 AS is_skipped,
                 (SELECT s.id FROM unnest(s_of, s_id) AS s (of, id) WHERE s.of = m.n AND s.id <> ALL (stored) LIMIT 1) AS absent
-            FROM unnest(m_to, m_key, m_body, m_with) WITH ORDINALITY AS m (id, key, body, place, n)
+            FROM unnest(m_to, m_key, m_body, m_sent_at, m_with) WITH ORDINALITY AS m (id, key, body, sent_at, place, n)
             -- A run that came to be since the rows were locked is not there yet.
             LEFT JOIN (keepstep.run r JOIN unnest(known) AS k (no) ON k.no = r.no) ON r.id = m.id
         ), judged AS (
@@ -359,8 +361,8 @@ BEGIN
             SELECT j.*, j.next_message + row_number() OVER (PARTITION BY j.no, j.outcome ORDER BY j.n) - 1 AS number
             FROM judged j
         ), kept AS (
-            INSERT INTO keepstep.message (run_no, number, body)
-            SELECT u.no, u.number, u.body FROM numbered u WHERE u.outcome = 0
+            INSERT INTO keepstep.message (run_no, number, body, sent_at)
+            SELECT u.no, u.number, u.body, u.sent_at FROM numbered u WHERE u.outcome = 0
         ), remembered AS (
             INSERT INTO keepstep.message_key (run_no, key)
             SELECT u.no, u.key FROM numbered u WHERE u.outcome = 0 AND u.key IS NOT NULL

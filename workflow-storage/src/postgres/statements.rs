@@ -4,7 +4,7 @@ use super::read::{CLAIMED, SELECT};
 use super::schema::named;
 
 /// How many parameters `keepstep.commit` takes.
-const COMMIT_PARAMETERS: usize = 48;
+const COMMIT_PARAMETERS: usize = 49;
 
 #[derive(Debug)]
 pub(super) struct Statements {
@@ -96,7 +96,7 @@ impl Statements {
                 ORDER BY r.wake_at, r.id LIMIT $3",
             ),
             inbox: sql(
-                "SELECT m.number, m.body FROM keepstep.message m
+                "SELECT m.number, m.body, m.sent_at FROM keepstep.message m
                 WHERE m.run_no = (SELECT r.no FROM keepstep.run r WHERE r.id = $1) AND m.number > $2
                 ORDER BY m.number LIMIT $3",
             ),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keepstep_storage::{
     Batch, Epoch, Expect, NodeId, Position, RunKind, Send, SendOutcome, Storage, StorageError,
-    WriteOutcome,
+    Timestamp, WriteOutcome,
 };
 
 use crate::kit::{creation, id, open, record};
@@ -36,6 +36,7 @@ fn batch(run: &str, entry: u64) -> Batch {
     let message = Send {
         to: id(run),
         key: None,
+        sent_at: Timestamp(1),
         body: "hello".into(),
         blobs: vec![],
         only_with: None,

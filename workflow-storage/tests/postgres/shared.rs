@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keepstep_storage::{
     Batch, Epoch, NodeId, Notice, RunKind, RunQuery, Send, Storage, StorageError, StoredStatus,
-    WriteOutcome,
+    Timestamp, WriteOutcome,
 };
 
 use crate::kit::{creation, id, open, record, run_record};
@@ -198,6 +198,7 @@ async fn processes_hear_of_what_others_do_that_concerns_them() {
     let message = Send {
         to: id("mine"),
         key: None,
+        sent_at: Timestamp(1),
         body: "x".into(),
         blobs: vec![],
         only_with: None,

@@ -88,7 +88,10 @@ proptest! {
                     }
                 }
                 Deed::Stopped(step) => run.stopped(step),
-                Deed::Wake => drop(run.wake(Timestamp(5))),
+                Deed::Wake => {
+                    run.retry_due(Timestamp(5));
+                    let _ = run.first_due(Timestamp(5));
+                }
                 Deed::Cancel => run.cancel(),
                 Deed::Suspend => run.suspend(SuspendReason::Requested),
                 Deed::Restore if run.is_active() => {

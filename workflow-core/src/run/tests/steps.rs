@@ -87,9 +87,9 @@ fn a_step_that_failed_runs_again_when_it_is_due_and_not_before() {
         let waiting = Settled::Waiting(Some(Timestamp(due_at)));
         assert_eq!(script.run.settle(true), waiting);
         assert_eq!(script.run.attempts(script.id("a")), (None, failed));
-        script.run.wake(Timestamp(due_at - 1));
+        script.run.retry_due(Timestamp(due_at - 1));
         assert_eq!(script.start(), [""; 0]);
-        script.run.wake(Timestamp(due_at));
+        script.run.retry_due(Timestamp(due_at));
         assert_eq!(script.run.next_timer(), None);
         let ready = script.run.take_ready();
         assert_eq!(script.run.start(ready[0]).unwrap().attempt, failed + 1);
@@ -111,7 +111,7 @@ fn a_timer_and_the_attempts_survive_crash_and_compaction() {
             script.crash();
         }
         assert_eq!(script.start(), [""; 0]);
-        script.run.wake(Timestamp(1000));
+        script.run.retry_due(Timestamp(1000));
         let ready = script.run.take_ready();
         assert_eq!(script.run.start(ready[0]).unwrap().attempt, 2);
     }

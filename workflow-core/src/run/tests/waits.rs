@@ -19,11 +19,10 @@ impl Script {
     /// It is this time: clocks start, and what is due happens.
     fn at(&mut self, time: u64) {
         let at = Timestamp(time);
-        let due = self.run.wake(at);
-        for due in due {
-            if let Some(event) = self.run.event_of_due(due) {
-                self.apply(event);
-            }
+        self.run.retry_due(at);
+        while let Some(due) = self.run.first_due(at) {
+            let event = self.run.event_of_due(due);
+            self.apply(event.expect("what is due is waited for"));
         }
         let steps = self.run.take_clocks();
         if !steps.is_empty() {
@@ -411,8 +410,8 @@ fn a_child_that_failed_is_left_alone() {
 fn what_was_due_when_a_run_was_suspended_is_due_when_it_goes_on() {
     let mut script = Script::new(&[sleep("nap")]);
     script.at(0);
-    let due = script.run.wake(Timestamp(100));
-    assert_eq!(due, [Due::Woken(StepId(0))]);
+    let due = script.run.first_due(Timestamp(100));
+    assert_eq!(due, Some(Due::Woken(StepId(0))));
     let reason = crate::SuspendReason::Requested;
     script.apply(Event::RunSuspended { reason });
     script.crash();
@@ -435,8 +434,9 @@ fn next(run: &mut Run, now: &mut u64, pick: usize) -> Option<Event> {
     possible.extend(run.listener("paid"));
     if pick % 5 == 4 || possible.is_empty() {
         *now = run.next_timer().map_or(*now + 1, |at| at.0);
-        let due = run.wake(Timestamp(*now));
-        if let Some(event) = due.into_iter().find_map(|due| run.event_of_due(due)) {
+        run.retry_due(Timestamp(*now));
+        let due = run.first_due(Timestamp(*now));
+        if let Some(event) = due.and_then(|due| run.event_of_due(due)) {
             return Some(event);
         }
     }

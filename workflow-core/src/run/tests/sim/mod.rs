@@ -175,7 +175,7 @@ impl<'p> Sim<'p> {
         };
         self.now = self.now.after(Duration::from_micros(self.rng.u64(0..200)));
         let was_due = due_at <= self.now;
-        self.run.wake(self.now);
+        self.run.retry_due(self.now);
         let ready = self.run.take_ready();
         assert!(was_due || ready.is_empty(), "woken before it was due");
         self.allowed.extend(ready);
