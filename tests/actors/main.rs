@@ -8,6 +8,7 @@ mod common;
 mod basics;
 mod changes;
 mod circles;
+mod clocks;
 mod failures;
 mod listing;
 mod pauses;

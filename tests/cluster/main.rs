@@ -10,6 +10,7 @@ mod server;
 
 mod actors;
 mod chaos;
+mod clocks;
 mod example;
 mod faults;
 mod objects;

@@ -145,8 +145,17 @@ impl Clock {
         tokio::time::sleep(duration).await;
     }
 
+    /// Waits until a moment of monotonic time.
+    pub(crate) async fn sleep_until(&self, moment: Instant) {
+        tokio::time::sleep_until(moment).await;
+    }
+
+    /// The moment that is so far from now, by monotonic time.
+    pub(crate) fn after(&self, duration: Duration) -> Instant {
+        later(self.instant(), duration)
+    }
+
     /// The monotonic time.
-    #[cfg(test)]
     pub(crate) fn instant(&self) -> Instant {
         Instant::now()
     }
@@ -165,6 +174,13 @@ impl Clock {
             },
         }
     }
+}
+
+/// A moment so much later; a far one where that does not fit.
+pub(crate) fn later(moment: Instant, by: Duration) -> Instant {
+    /// Thirty years, as in tokio: not every system has moments that are further away.
+    const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
+    moment.checked_add(by.min(FAR)).unwrap_or(moment)
 }
 
 #[cfg(test)]
@@ -206,5 +222,12 @@ mod tests {
         tokio::join!(waits, set);
         assert!(clock.timestamp() >= due_at);
         assert_eq!(clock.instant(), start);
+    }
+
+    #[test]
+    fn a_moment_that_does_not_fit_is_far_away() {
+        let now = Instant::now();
+        assert!(later(now, Duration::MAX) > now + HOUR * 24 * 365);
+        assert_eq!(later(now, HOUR), now + HOUR);
     }
 }

@@ -183,10 +183,7 @@ impl Stage {
             let Some(pause) = pause else {
                 return Ok(Called::failed(with_attempts(error, attempt)));
             };
-            let due_at = self.shared.clock.timestamp().after(pause);
-            while self.shared.clock.timestamp() < due_at {
-                self.shared.clock.sleep_towards(due_at).await;
-            }
+            self.shared.clock.sleep(pause).await;
             attempt += 1;
         }
     }

@@ -269,10 +269,9 @@ impl Shared {
 
     /// Waits until an actor may have been given up, or a little.
     pub(super) async fn until_freed(&self, pause: Duration) {
-        let until = self.clock.timestamp().after(pause);
         tokio::select! {
             () = self.actors.freed.notified() => {}
-            () = self.clock.sleep_towards(until) => {}
+            () = self.clock.sleep(pause) => {}
             () = self.halted.cancelled() => {}
         }
     }
@@ -302,8 +301,7 @@ impl Shared {
                     return;
                 }
                 tracing::warn!(%error, "could not look up inboxes; trying again");
-                let later = shared.clock.timestamp().after(Duration::from_secs(1));
-                shared.clock.sleep_towards(later).await;
+                shared.clock.sleep(Duration::from_secs(1)).await;
             }
         });
     }
@@ -347,8 +345,7 @@ impl Shared {
                 _ => return Ok(()),
             };
             while self.actors.are_many() && !self.halted.is_cancelled() {
-                let soon = self.clock.timestamp().after(Duration::from_millis(10));
-                self.clock.sleep_towards(soon).await;
+                self.clock.sleep(Duration::from_millis(10)).await;
             }
         }
     }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use keepstep_storage::{RunId, StorageError, Timestamp};
+use keepstep_storage::{RunId, StorageError};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::active::{Actor, Exit, PAGE, not_found, step};
@@ -20,6 +21,7 @@ use super::def::ActorDef;
 use super::execute::Stage;
 use super::job::{From, Item, reply_of};
 use super::residents::{Committed, Mail, Seat};
+use crate::clock::later;
 use crate::engine::{Growth, Shared};
 use crate::error::{Error, Result};
 
@@ -36,7 +38,7 @@ pub(super) struct Task {
     /// What is not there before the actor was loaded.
     actor: Option<Actor>,
     /// Since when another engine wants the actor.
-    wanted_at: Option<Timestamp>,
+    wanted_at: Option<Instant>,
 }
 
 impl Task {
@@ -157,7 +159,7 @@ impl Task {
                 shared.pauses.succeeded(id);
             }
             error => {
-                let now = shared.clock.timestamp();
+                let now = shared.clock.instant();
                 let random = shared.random();
                 shared.pauses.failed(id, Growth::OF_BODIES, now, random);
                 tracing::warn!(actor = %id, %error, "an actor stopped; it is tried again when it is due or somebody calls it");
@@ -216,7 +218,7 @@ impl Task {
         self.queue.push_front(Item::Inbox);
         let shared = Arc::clone(&self.stage.shared);
         let mut mails = Vec::new();
-        let mut idle_since = shared.clock.timestamp();
+        let mut idle_since = shared.clock.instant();
         loop {
             let Some(actor) = &mut self.actor else {
                 return Err(Error::ShutDown);
@@ -225,26 +227,23 @@ impl Task {
             actor.commit(&self.stage)?;
             actor.begin(&self.stage, &mut self.queue);
             let is_at_rest = actor.is_at_rest() && self.queue.is_empty();
-            let now = shared.clock.timestamp();
+            let now = shared.clock.instant();
             if let Some(wanted_at) = self.wanted_at
                 && actor.is_settled()
-                && (self.queue.is_empty() || actor.child.is_some() || now >= wanted_at.after(TURN))
+                && (self.queue.is_empty() || actor.child.is_some() || now >= later(wanted_at, TURN))
             {
                 return Ok(Exit::HandedOver);
             }
             let due_at = actor.next_due();
-            let mut wake_at = due_at;
-            if let Some(wanted_at) = self.wanted_at {
-                wake_at = Some(due_at.unwrap_or(Timestamp::MAX).min(wanted_at.after(TURN)));
-            }
+            let mut looks_at = self.wanted_at.map(|wanted_at| later(wanted_at, TURN));
             if is_at_rest {
-                let leaves_at = idle_since.after(IDLE);
+                let leaves_at = later(idle_since, IDLE);
                 if (now >= leaves_at || shared.actors.are_many())
                     && shared.actors.leave(&self.stage.id, &mut self.mailbox)
                 {
                     return Ok(Exit::Idle(due_at));
                 }
-                wake_at = Some(due_at.unwrap_or(Timestamp::MAX).min(leaves_at));
+                looks_at = Some(leaves_at);
             }
             tokio::select! {
                 // What was begun is finished first, so that what gathers meanwhile goes together.
@@ -269,8 +268,12 @@ impl Task {
                         return Err(Error::ShutDown);
                     }
                 }
-                () = async { match wake_at {
-                    Some(wake_at) => shared.clock.sleep_towards(wake_at).await,
+                () = async { match due_at {
+                    Some(due_at) => shared.clock.sleep_towards(due_at).await,
+                    None => pending().await,
+                } } => {}
+                () = async { match looks_at {
+                    Some(looks_at) => shared.clock.sleep_until(looks_at).await,
                     None => pending().await,
                 } } => {}
             }
@@ -283,7 +286,7 @@ impl Task {
                     Mail::Inbox => self.queue.push_back(Item::Inbox),
                     Mail::Delete(reply) => self.queue.push_back(Item::Delete(reply)),
                     Mail::HandOver => {
-                        self.wanted_at.get_or_insert(shared.clock.timestamp());
+                        self.wanted_at.get_or_insert(shared.clock.instant());
                     }
                     Mail::LeaseLost => {
                         return Err(Error::Fenced {
@@ -304,7 +307,7 @@ impl Task {
                 }
             }
             if !is_at_rest {
-                idle_since = shared.clock.timestamp();
+                idle_since = shared.clock.instant();
             }
         }
     }

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord, Timestamp};
+use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::shared::{Admission, SeatState, Shared};
 use super::{Engine, elsewhere};
+use crate::clock::later;
 use crate::error::{Error, Result};
 use crate::executor::RunMessage;
 
@@ -140,7 +142,7 @@ impl Shared {
 
     /// Does not take a run up for a while.
     pub(super) fn leave_to_others(&self, id: &RunId) {
-        let until = self.clock.timestamp().after(LEFT_TO_OTHERS);
+        let until = self.clock.after(LEFT_TO_OTHERS);
         self.roster().left_to_others.insert(id.clone(), until);
     }
 
@@ -164,7 +166,7 @@ pub(super) async fn start(
     let lease = shared.lease();
     shared.storage.renew(shared.node, lease).await?;
     let tasks = [
-        tokio::spawn(keep_leases(Arc::clone(shared), shared.clock.timestamp())),
+        tokio::spawn(keep_leases(Arc::clone(shared), shared.clock.instant())),
         tokio::spawn(hear(Arc::clone(shared))),
         tokio::spawn(elsewhere::look(Arc::clone(shared), looks)),
     ];
@@ -177,31 +179,29 @@ pub(super) async fn start(
 }
 
 /// Renews the leases until the engine halts. When they have ended, so does all that relies on them.
-async fn keep_leases(shared: Arc<Shared>, mut renewed_at: Timestamp) {
+async fn keep_leases(shared: Arc<Shared>, mut renewed_at: Instant) {
     let Some(cluster) = &shared.cluster else {
         return;
     };
-    let mut next = renewed_at.after(cluster.renewal());
+    let mut next = later(renewed_at, cluster.renewal());
     let mut is_lost = false;
     loop {
-        while shared.clock.timestamp() < next {
-            tokio::select! {
-                () = shared.clock.sleep_towards(next) => {}
-                () = shared.halted.cancelled() => return,
-            }
+        tokio::select! {
+            () = shared.clock.sleep_until(next) => {}
+            () = shared.halted.cancelled() => return,
         }
         // Before anything is asked of the store: this process may have been stopped for long.
-        if shared.clock.timestamp() >= renewed_at.after(cluster.lease) && !is_lost {
+        let ends_at = later(renewed_at, cluster.lease);
+        if shared.clock.instant() >= ends_at && !is_lost {
             is_lost = true;
             shared.lose_leases();
         }
-        let asked_at = shared.clock.timestamp();
-        let ends_at = renewed_at.after(cluster.lease);
+        let asked_at = shared.clock.instant();
         let renewal = shared.storage.renew(shared.node, cluster.lease);
         let renewal = async {
             tokio::select! {
                 renewed = renewal => Some(renewed),
-                () = shared.clock.sleep_towards(ends_at), if !is_lost => None,
+                () = shared.clock.sleep_until(ends_at), if !is_lost => None,
                 () = shared.halted.cancelled() => None,
             }
         };
@@ -212,13 +212,13 @@ async fn keep_leases(shared: Arc<Shared>, mut renewed_at: Timestamp) {
                     shared.may_work();
                 }
                 (renewed_at, is_lost) = (asked_at, false);
-                asked_at.after(cluster.renewal())
+                later(asked_at, cluster.renewal())
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, "could not renew the leases of this engine's runs");
-                shared.clock.timestamp().after(AGAIN_AFTER)
+                shared.clock.after(AGAIN_AFTER)
             }
-            None => shared.clock.timestamp(),
+            None => shared.clock.instant(),
         };
         if shared.halted.is_cancelled() {
             return;
@@ -270,10 +270,9 @@ async fn work(shared: Arc<Shared>) {
         if is_full {
             continue;
         }
-        let later = shared.clock.timestamp().after(LOOK_EVERY);
         tokio::select! {
             () = cluster.may_work.notified() => {}
-            () = shared.clock.sleep_towards(later) => {}
+            () = shared.clock.sleep(LOOK_EVERY) => {}
             () = shared.halted.cancelled() => return,
         }
     }
@@ -288,7 +287,7 @@ impl Engine {
             if roster.is_closed || shared.halted.is_cancelled() {
                 return Err(Error::ShutDown);
             }
-            let now = shared.clock.timestamp();
+            let now = shared.clock.instant();
             roster.left_to_others.retain(|_, until| *until > now);
             let taken = roster.n_running + roster.queue.len();
             shared.max_running_runs.saturating_sub(taken)
@@ -395,7 +394,7 @@ impl Engine {
 
 /// Does what others' doings ask for, until the engine halts.
 async fn hear(shared: Arc<Shared>) {
-    let mut looked_up_at = shared.clock.timestamp();
+    let mut looked_up_at = shared.clock.instant();
     loop {
         let notices = tokio::select! {
             notices = shared.storage.notices() => notices,
@@ -410,8 +409,8 @@ async fn hear(shared: Arc<Shared>) {
                     shared.may_work();
                     shared.actors.try_again();
                     // Something that waits for a time may have been given up, too.
-                    let now = shared.clock.timestamp();
-                    if shared.is_worker() && now >= looked_up_at.after(AGAIN_AFTER) {
+                    let now = shared.clock.instant();
+                    if shared.is_worker() && now >= later(looked_up_at, AGAIN_AFTER) {
                         looked_up_at = now;
                         shared.look_up_timers();
                     }

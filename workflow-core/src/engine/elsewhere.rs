@@ -74,17 +74,15 @@ impl Shared {
 pub(super) async fn look(shared: Arc<Shared>, mut looks: mpsc::UnboundedReceiver<RunId>) {
     let engine = Engine::detached(Arc::clone(&shared));
     let mut runs = Vec::new();
-    let mut look_at_all_at = shared.clock.timestamp().after(LOOK_EVERY);
+    let mut look_at_all_at = shared.clock.after(LOOK_EVERY);
     loop {
         tokio::select! {
             biased;
             () = shared.halted.cancelled() => return,
             n = looks.recv_many(&mut runs, 1_000) => if n == 0 { return },
-            () = shared.clock.sleep_towards(look_at_all_at) => {
-                if shared.clock.timestamp() >= look_at_all_at {
-                    shared.look_at_all();
-                    look_at_all_at = shared.clock.timestamp().after(LOOK_EVERY);
-                }
+            () = shared.clock.sleep_until(look_at_all_at) => {
+                shared.look_at_all();
+                look_at_all_at = shared.clock.after(LOOK_EVERY);
                 continue;
             }
         }
@@ -179,10 +177,9 @@ impl Engine {
             (self.shared.wait_elsewhere(id, &record)?, drop(lock))
         };
         let mut ended = seat.ended.subscribe();
-        let later = self.shared.clock.timestamp().after(LOOK_EVERY);
         tokio::select! {
             _ = ended.wait_for(Option::is_some) => {}
-            () = self.shared.clock.sleep_towards(later) => {}
+            () = self.shared.clock.sleep(LOOK_EVERY) => {}
         }
         Ok(())
     }

@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keepstep_storage::{RunId, Timestamp};
+use keepstep_storage::RunId;
 use rustc_hash::FxHashMap;
+use tokio::time::Instant;
 
 use super::Shared;
+use crate::clock::later;
 use crate::executor::Wake;
 
 /// How pauses grow: see [`Pauses::failed`].
@@ -52,7 +54,14 @@ pub(crate) struct Pauses {
 struct Pause {
     /// How long it would be without chance.
     length: Duration,
-    until: Timestamp,
+    /// `None`: nobody knows.
+    until: Option<Instant>,
+}
+
+impl Pause {
+    fn lasts(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
 }
 
 impl Pauses {
@@ -66,25 +75,23 @@ impl Pauses {
     /// together.
     ///
     /// A failure that comes while a pause lasts changes nothing: somebody else made that attempt.
-    pub(crate) fn failed(
-        &self,
-        id: &RunId,
-        growth: Growth,
-        now: Timestamp,
-        random: f64,
-    ) -> Timestamp {
+    pub(crate) fn failed(&self, id: &RunId, growth: Growth, now: Instant, random: f64) -> Instant {
         let mut by_id = self.by_id();
         let last = by_id.get(id).copied();
-        if let Some(last) = last.filter(|last| last.until > now) {
-            return last.until;
+        if let Some(last) = last.filter(|last| last.lasts(now)) {
+            return last.until.unwrap_or_else(|| later(now, Duration::MAX));
         }
         let length = last.map_or(growth.first, |last| last.length * 2);
         let length = length.min(growth.longest);
-        let until = now.after(length.mul_f64(1.0 - random / 4.0));
+        let until = later(now, length.mul_f64(1.0 - random / 4.0));
         if by_id.len() >= MANY {
-            by_id.retain(|_, pause| pause.until > now);
+            by_id.retain(|_, pause| pause.lasts(now));
         }
-        by_id.insert(id.clone(), Pause { length, until });
+        let pause = Pause {
+            length,
+            until: Some(until),
+        };
+        by_id.insert(id.clone(), pause);
         self.n.store(by_id.len(), Ordering::SeqCst);
         until
     }
@@ -93,7 +100,7 @@ impl Pauses {
     pub(crate) fn hold(&self, id: &RunId) {
         let pause = Pause {
             length: Duration::ZERO,
-            until: Timestamp::MAX,
+            until: None,
         };
         let mut by_id = self.by_id();
         by_id.insert(id.clone(), pause);
@@ -110,9 +117,9 @@ impl Pauses {
     }
 
     /// Whether something is not to be tried again yet.
-    pub(crate) fn holds(&self, id: &RunId, now: Timestamp) -> bool {
+    pub(crate) fn holds(&self, id: &RunId, now: Instant) -> bool {
         self.n.load(Ordering::SeqCst) > 0
-            && self.by_id().get(id).is_some_and(|pause| pause.until > now)
+            && self.by_id().get(id).is_some_and(|pause| pause.lasts(now))
     }
 }
 
@@ -122,10 +129,10 @@ impl Shared {
     ///
     /// Whoever calls this calls [`Pauses::succeeded`] when it succeeds.
     pub(crate) fn wake_again(&self, id: &RunId, growth: Growth) -> Duration {
-        let now = self.clock.timestamp();
+        let now = self.clock.instant();
         let until = self.pauses.failed(id, growth, now, self.random());
         drop(self.timers.send(Wake::Again(until, id.clone())));
-        now.until(until)
+        until.duration_since(now)
     }
 }
 
@@ -139,18 +146,19 @@ mod tests {
         RunId::new(id).unwrap()
     }
 
-    fn seconds(at: Timestamp) -> u64 {
-        Timestamp(0).until(at).as_secs()
+    #[expect(clippy::disallowed_methods, reason = "any moment is as good")]
+    fn start() -> Instant {
+        Instant::now()
     }
 
     #[test]
     fn pauses_double_with_each_failure_and_begin_anew_after_a_success() {
         let pauses = Pauses::default();
-        let mut now = Timestamp(0);
+        let mut now = start();
         let mut lengths = Vec::new();
         for _ in 0..8 {
             let until = pauses.failed(&id("a"), Growth::OF_BODIES, now, 0.0);
-            lengths.push(now.until(until).as_secs());
+            lengths.push((until - now).as_secs());
             assert!(pauses.holds(&id("a"), now));
             assert!(!pauses.holds(&id("a"), until));
             now = until;
@@ -158,39 +166,39 @@ mod tests {
         assert_eq!(lengths, [10, 20, 40, 80, 160, 300, 300, 300]);
         // Of another id, it is the first.
         let until = pauses.failed(&id("b"), Growth::OF_BODIES, now, 0.0);
-        assert_eq!(now.until(until), FIRST);
+        assert_eq!(until - now, FIRST);
         pauses.succeeded(&id("a"));
         assert!(!pauses.holds(&id("a"), now));
         let until = pauses.failed(&id("a"), Growth::OF_BODIES, now, 0.0);
-        assert_eq!(now.until(until), FIRST);
+        assert_eq!(until - now, FIRST);
     }
 
     #[test]
     fn a_failure_within_a_pause_neither_lengthens_it_nor_the_next() {
         let pauses = Pauses::default();
-        let until = pauses.failed(&id("a"), Growth::OF_BODIES, Timestamp(0), 0.0);
+        let start = start();
+        let until = pauses.failed(&id("a"), Growth::OF_BODIES, start, 0.0);
         for at in 1..10 {
-            let now = Timestamp(0).after(Duration::from_secs(at));
+            let now = start + Duration::from_secs(at);
             assert_eq!(pauses.failed(&id("a"), Growth::OF_BODIES, now, 0.0), until);
         }
-        assert_eq!(
-            seconds(pauses.failed(&id("a"), Growth::OF_BODIES, until, 0.0)),
-            30
-        );
+        let next = pauses.failed(&id("a"), Growth::OF_BODIES, until, 0.0);
+        assert_eq!(next - start, FIRST * 3);
     }
 
     #[test]
     fn chance_makes_a_pause_shorter_by_a_quarter_at_most() {
         let pauses = Pauses::default();
-        let until = pauses.failed(&id("a"), Growth::OF_BODIES, Timestamp(0), 1.0);
-        assert_eq!(Timestamp(0).until(until), FIRST * 3 / 4);
+        let start = start();
+        let until = pauses.failed(&id("a"), Growth::OF_BODIES, start, 1.0);
+        assert_eq!(until - start, FIRST * 3 / 4);
     }
 
     #[test]
     fn what_is_held_stays_so_until_it_succeeds() {
         let pauses = Pauses::default();
         pauses.hold(&id("a"));
-        let late = Timestamp(u64::MAX - 1);
+        let late = later(start(), Duration::MAX);
         assert!(pauses.holds(&id("a"), late));
         pauses.succeeded(&id("a"));
         assert!(!pauses.holds(&id("a"), late));

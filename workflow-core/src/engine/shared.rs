@@ -81,7 +81,7 @@ pub(super) struct Roster {
     /// Runs that this engine owns by the store, and whose task is gone: a write failed.
     pub(super) lost: HashSet<RunId>,
     /// Runs that this program cannot go on with, and until when it does not try again.
-    pub(super) left_to_others: FxHashMap<RunId, Timestamp>,
+    pub(super) left_to_others: FxHashMap<RunId, tokio::time::Instant>,
     /// Runs to release when the engine has shut down.
     pub(super) to_release: Vec<(RunId, Epoch)>,
     pub(super) is_closed: bool,
@@ -443,16 +443,14 @@ impl Shared {
     /// A child run is not driven any more, and has not ended: its parent, if it is this engine's, looks after it. Not at once, and
     /// ever later: what failed may fail again, and bodies would be executed again.
     fn child_was_lost(self: &Arc<Self>, child: &RunId, parent: &Parent) {
-        let now = self.clock.timestamp();
+        let now = self.clock.instant();
         let growth = Growth::OF_CHILDREN;
         let until = self.pauses.failed(child, growth, now, self.random());
         let (shared, parent) = (Arc::clone(self), parent.clone());
         self.tasks.spawn(async move {
-            while shared.clock.timestamp() < until {
-                tokio::select! {
-                    () = shared.clock.sleep_towards(until) => {}
-                    () = shared.closing.cancelled() => return,
-                }
+            tokio::select! {
+                () = shared.clock.sleep_until(until) => {}
+                () = shared.closing.cancelled() => return,
             }
             shared.look_after_child(&parent);
         });

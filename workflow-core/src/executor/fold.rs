@@ -173,9 +173,11 @@ impl RunTask {
         self.is_committing = true;
         let messages = self.letters(status, now);
         let write = if messages.is_empty() && self.may_commit_here() {
+            let begun_at = self.shared.clock.instant();
             match self.shared.committer.commit_here(write, self.is_in_place) {
                 Ok(written) => {
-                    self.stretch.was_blocked(now, self.shared.clock.timestamp());
+                    let ended_at = self.shared.clock.instant();
+                    self.stretch.was_blocked(begun_at, ended_at);
                     self.written_here = Some(written);
                     return;
                 }

@@ -40,6 +40,7 @@ pub(crate) use mail::Mail;
 pub(crate) use steps::{ABANDON_AFTER, GRACE};
 pub(crate) use timers::{MAX_WAKING, Wake, run_timers};
 
+use crate::clock::later;
 use crate::context::RunLink;
 use crate::engine::{Ended, Seat, Shared, WakePermit};
 use crate::error::SuspendReason;
@@ -131,7 +132,7 @@ pub(crate) struct RunTask {
     /// Runs that are to be canceled once the commit under way is durable.
     to_cancel: Vec<RunId>,
     /// When the run leaves memory if it hears nothing until then.
-    lingers_until: Option<Timestamp>,
+    lingers_until: Option<tokio::time::Instant>,
     /// A body that was to start, and may be polled in this task's place.
     lone: Option<Body>,
     /// Where this task is.
@@ -210,7 +211,7 @@ impl RunTask {
             sender.messages.clone(),
             record.parent.is_some(),
         );
-        let stretch = Stretch::new(shared.clock.timestamp());
+        let stretch = Stretch::new(shared.clock.instant());
         let runtime = Handle::current();
         Self {
             shared,
@@ -250,7 +251,7 @@ impl RunTask {
     /// Drives the run until it ends, stops, or leaves memory.
     pub(crate) async fn drive(mut self: Box<Self>) {
         self.is_in_place = false;
-        self.stretch = Stretch::new(self.shared.clock.timestamp());
+        self.stretch = Stretch::new(self.shared.clock.instant());
         loop {
             let next = match self.until_next().await {
                 Next::Lone(body) if self.stretch.is_worth_blocking() => self.go_on_in_place(body),
@@ -384,12 +385,12 @@ impl RunTask {
                     None => std::future::pending().await,
                 } } => self.timers_fired(),
                 () = async { match self.lingers_until {
-                    Some(until) => clock.sleep_towards(until).await,
+                    Some(until) => clock.sleep_until(until).await,
                     None => std::future::pending().await,
                 } } => continue,
                 () = self.shared.halted.cancelled(), if !self.is_shutting_down => return Next::Exit(Exit::Ended(Ended::ShutDown)),
             }
-            self.stretch = Stretch::new(self.shared.clock.timestamp());
+            self.stretch = Stretch::new(self.shared.clock.instant());
             if let Some(exit) = self.take_all() {
                 return Next::Exit(exit);
             }
@@ -400,7 +401,7 @@ impl RunTask {
     async fn give_way(&mut self) {
         if self.stretch.is_over(&self.shared.clock) {
             tokio::task::yield_now().await;
-            self.stretch = Stretch::new(self.shared.clock.timestamp());
+            self.stretch = Stretch::new(self.shared.clock.instant());
         }
     }
 
@@ -502,8 +503,8 @@ impl RunTask {
     /// Lets the run leave memory, unless it has just heard something of others, or does now.
     fn may_leave(&mut self) -> bool {
         if self.run.waits_for_others() && !self.shared.has_queue() {
-            let now = self.shared.clock.timestamp();
-            let until = *self.lingers_until.get_or_insert(now.after(LINGER));
+            let now = self.shared.clock.instant();
+            let until = *self.lingers_until.get_or_insert(later(now, LINGER));
             if now < until {
                 return false;
             }

@@ -9,12 +9,16 @@ use std::time::Duration;
 use keepstep_storage::{RunId, RunKind, StorageError, Timestamp};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 use tracing::warn;
 
+use crate::clock::{Clock, later};
 use crate::engine::Shared;
 
 /// Times within this are kept in memory, and looked up in the store once in half of it.
 const HORIZON: Duration = Duration::from_secs(120);
+/// How long after a look-up that failed the next one is made.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How many due runs of a kind are read from the store at a time.
 const PAGE: usize = 2048;
 /// How many times are kept in memory; of more, the earliest.
@@ -29,8 +33,8 @@ const MAX_READ: usize = 128;
 pub(crate) enum Wake {
     /// This one, at this time.
     At(Timestamp, RunId),
-    /// This one, at this time, because it failed: the store may not know that it has something to do.
-    Again(Timestamp, RunId),
+    /// This one, at this moment, because it failed: the store may not know that it has something to do.
+    Again(Instant, RunId),
     /// This run, because it has mail.
     Mail(RunId),
     /// Whatever the store says is due.
@@ -39,16 +43,46 @@ pub(crate) enum Wake {
 
 type Timer = (Timestamp, RunId);
 
-/// Times in order, one for each id.
-#[derive(Debug, Default)]
-struct Timers {
-    by_time: BTreeSet<Timer>,
-    by_id: FxHashMap<RunId, Timestamp>,
+/// What the clock shows, and the monotonic time.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    wall: Timestamp,
+    moment: Instant,
 }
 
-impl Timers {
+impl Now {
+    fn of(clock: &Clock) -> Self {
+        Self {
+            wall: clock.timestamp(),
+            moment: clock.instant(),
+        }
+    }
+
+    fn in_half_a_horizon(self) -> (Instant, Timestamp) {
+        let half = HORIZON / 2;
+        (later(self.moment, half), self.wall.after(half))
+    }
+}
+
+/// Times in order, one for each id.
+#[derive(Debug)]
+struct Timers<T> {
+    by_time: BTreeSet<(T, RunId)>,
+    by_id: FxHashMap<RunId, T>,
+}
+
+impl<T> Default for Timers<T> {
+    fn default() -> Self {
+        Self {
+            by_time: BTreeSet::new(),
+            by_id: FxHashMap::default(),
+        }
+    }
+}
+
+impl<T: Ord + Copy> Timers<T> {
     /// Of two times of one id, the earlier one stays.
-    fn insert(&mut self, due_at: Timestamp, id: RunId) {
+    fn insert(&mut self, due_at: T, id: RunId) {
         match self.by_id.entry(id) {
             Entry::Occupied(known) if *known.get() <= due_at => {}
             Entry::Occupied(mut known) => {
@@ -68,15 +102,17 @@ impl Timers {
         self.by_time.len()
     }
 
-    fn first(&self) -> Option<&Timer> {
+    fn first(&self) -> Option<&(T, RunId)> {
         self.by_time.first()
     }
 
-    fn last(&self) -> Option<&Timer> {
+    fn last(&self) -> Option<&(T, RunId)> {
         self.by_time.last()
     }
 
-    fn pop_first(&mut self) -> Option<RunId> {
+    /// The first, if it is due.
+    fn pop_due(&mut self, now: T) -> Option<RunId> {
+        self.first().filter(|(due_at, _)| *due_at <= now)?;
         let (_, id) = self.by_time.pop_first()?;
         self.by_id.remove(&id);
         Some(id)
@@ -89,8 +125,8 @@ impl Timers {
     }
 
     /// How many are due, counted up to `most`.
-    fn n_due(&self, now: Timestamp, most: usize) -> usize {
-        let is_due = |(due_at, _): &&Timer| *due_at <= now;
+    fn n_due(&self, now: T, most: usize) -> usize {
+        let is_due = |(due_at, _): &&(T, RunId)| *due_at <= now;
         self.by_time.iter().take(most).take_while(is_due).count()
     }
 }
@@ -98,11 +134,11 @@ impl Timers {
 /// What is due next.
 #[derive(Debug, Default)]
 struct Near {
-    timers: Timers,
+    timers: Timers<Timestamp>,
     /// After this one, the store has more that are due within the horizon.
     read_to: Option<Timer>,
     /// What failed, however far its time is: nobody else knows it.
-    again: Timers,
+    again: Timers<Instant>,
     /// What is to be woken whatever the time, and the same in order.
     at_once: VecDeque<RunId>,
     is_at_once: FxHashSet<RunId>,
@@ -133,10 +169,16 @@ impl Near {
         }
     }
 
-    /// When the first of them is due.
+    /// When the first of the times is due.
     fn next(&self) -> Timestamp {
-        let first = |timers: &Timers| timers.first().map_or(Timestamp::MAX, |first| first.0);
-        first(&self.timers).min(first(&self.again))
+        self.timers
+            .first()
+            .map_or(Timestamp::MAX, |(due_at, _)| *due_at)
+    }
+
+    /// When the first of what failed is.
+    fn next_again(&self) -> Option<Instant> {
+        self.again.first().map(|(due_at, _)| *due_at)
     }
 
     /// Whether there is room for more that the store has.
@@ -170,30 +212,22 @@ impl Near {
     }
 
     /// How many are due, as far as they are read with one call.
-    fn n_due(&self, now: Timestamp) -> usize {
-        let timers = [&self.timers, &self.again];
-        let due = timers.map(|timers| timers.n_due(now, MAX_READ));
-        (self.at_once.len() + due.iter().sum::<usize>()).min(MAX_READ)
+    fn n_due(&self, now: Now) -> usize {
+        let n_timers = self.timers.n_due(now.wall, MAX_READ);
+        let n_again = self.again.n_due(now.moment, MAX_READ);
+        (self.at_once.len() + n_again + n_timers).min(MAX_READ)
     }
 
     /// What is to be woken next and is due, but for what a pause `holds` back: its time is in `again`, or comes from the store once
     /// more.
-    fn pop(&mut self, now: Timestamp, holds: impl Fn(&RunId) -> bool) -> Option<RunId> {
+    fn pop(&mut self, now: Now, holds: impl Fn(&RunId) -> bool) -> Option<RunId> {
         if let Some(first) = self.at_once.pop_front() {
             self.is_at_once.remove(&first);
             return Some(first);
         }
         loop {
-            let is_again = match (self.again.first(), self.timers.first()) {
-                (Some(again), Some(first)) => again.0 <= first.0,
-                (again, _) => again.is_some(),
-            };
-            let timers = match is_again {
-                true => &mut self.again,
-                false => &mut self.timers,
-            };
-            timers.first().filter(|(due_at, _)| *due_at <= now)?;
-            let first = timers.pop_first()?;
+            let again = self.again.pop_due(now.moment);
+            let first = again.or_else(|| self.timers.pop_due(now.wall))?;
             if !holds(&first) {
                 return Some(first);
             }
@@ -213,20 +247,29 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
     let mut near = Near::default();
     // Whether the store may know of runs whose times are further away.
     let mut has_far = false;
-    // When all that is due by the horizon is looked up again, and when what is left of that may be.
-    let (mut next_lookup, mut next_page) = (Timestamp::MAX, Timestamp(0));
+    // When all that is due by the horizon is looked up again: at the moment, and also if the clock shows that time before. `None`: not
+    // before there is a reason.
+    let mut next_lookup: Option<(Instant, Timestamp)> = None;
+    // When what is left of that may be looked up.
+    let mut next_page = shared.clock.instant();
     loop {
-        let n_due = near.n_due(shared.clock.timestamp());
-        let mut next = near.next().min(next_lookup);
-        if near.wants_more() {
-            next = next.min(next_page);
+        let n_due = near.n_due(Now::of(&shared.clock));
+        let mut next = near.next();
+        let mut moments = [near.next_again(), None, None];
+        if let Some((moment, time)) = next_lookup {
+            next = next.min(time);
+            moments[1] = Some(moment);
         }
+        if near.wants_more() {
+            moments[2] = Some(next_page);
+        }
+        let next_moment = moments.into_iter().flatten().min();
         tokio::select! {
             // In one order, so that a simulation can be repeated. What is due is looked for after each turn, so none starves.
             biased;
             () = shared.closing.cancelled() => return,
             request = requests.recv() => {
-                let now = shared.clock.timestamp();
+                let now = Now::of(&shared.clock);
                 match request {
                     None => return,
                     Some(Wake::Mail(run)) if shared.is_to_be_woken(&run) => {
@@ -234,13 +277,15 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
                     }
                     Some(Wake::Mail(_)) => {}
                     Some(Wake::Again(due_at, run)) => near.again.insert(due_at, run),
-                    Some(Wake::LookUp) => (has_far, next_lookup) = (true, Timestamp(0)),
-                    Some(Wake::At(due_at, run)) if due_at <= now.after(HORIZON) => {
+                    Some(Wake::LookUp) => {
+                        (has_far, next_lookup) = (true, Some((now.moment, now.wall)));
+                    }
+                    Some(Wake::At(due_at, run)) if due_at <= now.wall.after(HORIZON) => {
                         near.insert(due_at, run);
                     }
                     Some(Wake::At(..)) => {
                         has_far = true;
-                        next_lookup = next_lookup.min(now.after(HORIZON / 2));
+                        next_lookup = next_lookup.or(Some(now.in_half_a_horizon()));
                     }
                 }
             }
@@ -251,23 +296,28 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
                 }
             }
             () = shared.clock.sleep_towards(next), if n_due == 0 && next < Timestamp::MAX => {}
+            () = async { match next_moment {
+                Some(moment) => shared.clock.sleep_until(moment).await,
+                None => std::future::pending().await,
+            } }, if n_due == 0 => {}
         }
-        let now = shared.clock.timestamp();
-        let is_time = has_far && next_lookup <= now;
-        if is_time || near.wants_more() && next_page <= now {
-            let read = near.read(&shared, !is_time, now.after(HORIZON));
+        let now = Now::of(&shared.clock);
+        let is_time = has_far
+            && next_lookup.is_some_and(|(moment, time)| moment <= now.moment || time <= now.wall);
+        if is_time || near.wants_more() && next_page <= now.moment {
+            let read = near.read(&shared, !is_time, now.wall.after(HORIZON));
             let read = tokio::select! {
                 read = read => read,
                 () = shared.closing.cancelled() => return,
             };
             match read {
-                Ok(()) if is_time => next_lookup = now.after(HORIZON / 2),
+                Ok(()) if is_time => next_lookup = Some(now.in_half_a_horizon()),
                 Ok(()) => {}
                 Err(error) => {
                     warn!(%error, "could not look up timers; trying again");
-                    next_page = now.after(Duration::from_secs(1));
+                    next_page = later(now.moment, AGAIN_AFTER);
                     if is_time {
-                        next_lookup = next_page;
+                        next_lookup = Some((next_page, now.wall.after(AGAIN_AFTER)));
                     }
                 }
             }
@@ -283,8 +333,8 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
 
 /// Wakes as many of what is due as there are permits.
 fn wake(shared: &Arc<Shared>, near: &mut Near, mut permits: OwnedSemaphorePermit) {
-    let now = shared.clock.timestamp();
-    let holds = |id: &RunId| shared.pauses.holds(id, now);
+    let now = Now::of(&shared.clock);
+    let holds = |id: &RunId| shared.pauses.holds(id, now.moment);
     let mut due = Vec::with_capacity(permits.num_permits());
     while let Some(permit) = permits.split(1)
         && let Some(run) = near.pop(now, holds)
@@ -302,6 +352,16 @@ mod tests {
         RunId::new(format!("{n:06}")).unwrap()
     }
 
+    /// When the clock shows this, and as many microseconds of monotonic time are past since a moment in the past.
+    #[expect(clippy::disallowed_methods, reason = "any moment is as good")]
+    fn at() -> impl Fn(u64) -> Now {
+        let start = Instant::now();
+        move |micros| Now {
+            wall: Timestamp(micros),
+            moment: later(start, Duration::from_micros(micros)),
+        }
+    }
+
     #[test]
     fn the_earliest_times_stay_in_memory_and_the_rest_is_the_stores() {
         let mut near = Near::default();
@@ -314,7 +374,7 @@ mod tests {
         assert_eq!(near.read_to, Some(last));
         assert!(!near.wants_more());
         let woken: Vec<RunId> = (0..3 * PAGE)
-            .filter_map(|_| near.pop(Timestamp::MAX, |_| false))
+            .filter_map(|_| near.pop(at()(n as u64), |_| false))
             .collect();
         assert_eq!(woken[0], run(0));
         assert!(woken.is_sorted());
@@ -324,51 +384,47 @@ mod tests {
 
     #[test]
     fn due_is_what_has_mail_and_what_has_its_time() {
-        let mut near = Near::default();
+        let (mut near, at) = (Near::default(), at());
         for at in 0..2 * MAX_READ {
             near.insert(Timestamp(at as u64), run(at));
         }
-        assert_eq!(near.n_due(Timestamp(9)), 10);
+        assert_eq!(near.n_due(at(9)), 10);
         near.wake_at_once(run(777));
         near.wake_at_once(run(777));
-        assert_eq!(near.n_due(Timestamp(9)), 11);
-        assert_eq!(near.n_due(Timestamp::MAX), MAX_READ);
-        assert_eq!(near.pop(Timestamp(9), |_| false), Some(run(777)));
-        assert_eq!(near.pop(Timestamp(9), |_| false), Some(run(0)));
+        assert_eq!(near.n_due(at(9)), 11);
+        assert_eq!(near.n_due(at(u64::MAX)), MAX_READ);
+        assert_eq!(near.pop(at(9), |_| false), Some(run(777)));
+        assert_eq!(near.pop(at(9), |_| false), Some(run(0)));
     }
 
     #[test]
     fn an_id_has_one_time_which_is_the_earliest() {
-        let mut near = Near::default();
+        let (mut near, now) = (Near::default(), at()(9));
         for at in [7, 5, 9, 5] {
             near.insert(Timestamp(at), run(1));
         }
         near.insert(Timestamp(6), run(2));
         assert_eq!((near.timers.len(), near.next()), (2, Timestamp(5)));
-        let woken: Vec<_> = (0..4)
-            .filter_map(|_| near.pop(Timestamp(9), |_| false))
-            .collect();
+        let woken: Vec<_> = (0..4).filter_map(|_| near.pop(now, |_| false)).collect();
         assert_eq!(woken, [run(1), run(2)]);
         assert_eq!(near.next(), Timestamp::MAX);
         // It may get another one then.
         near.insert(Timestamp(9), run(1));
-        assert_eq!(near.n_due(Timestamp(9)), 1);
+        assert_eq!(near.n_due(now), 1);
     }
 
     #[test]
     fn what_a_pause_holds_is_not_woken_before_that_ends_and_holds_up_nobody() {
-        let mut near = Near::default();
+        let (mut near, at) = (Near::default(), at());
         near.insert(Timestamp(1), run(1));
         near.insert(Timestamp(2), run(2));
         near.insert(Timestamp(8), run(3));
-        near.again.insert(Timestamp(9), run(1));
+        near.again.insert(at(9).moment, run(1));
         let holds = |id: &RunId| *id == run(1);
-        assert_eq!(near.pop(Timestamp(7), holds), Some(run(2)));
-        assert_eq!(near.pop(Timestamp(7), holds), None);
+        assert_eq!(near.pop(at(7), holds), Some(run(2)));
+        assert_eq!(near.pop(at(7), holds), None);
         assert_eq!(near.next(), Timestamp(8));
-        let woken: Vec<_> = (0..4)
-            .filter_map(|_| near.pop(Timestamp(9), |_| false))
-            .collect();
-        assert_eq!(woken, [run(3), run(1)]);
+        let woken: Vec<_> = (0..4).filter_map(|_| near.pop(at(9), |_| false)).collect();
+        assert_eq!(woken, [run(1), run(3)]);
     }
 }

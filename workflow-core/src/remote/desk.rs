@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{Epoch, Offer, Offered, Removal, StorageError, TaskId, Timestamp};
+use keepstep_storage::{Epoch, Offer, Offered, Removal, StorageError, TaskId};
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
@@ -138,27 +138,25 @@ impl Desk {
     async fn serve(mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
         let shared = Arc::clone(&self.shared);
         let mut gathered = Vec::new();
-        let mut look_at_all_at = Timestamp::MAX;
+        let mut look_at_all_at = None;
         loop {
             if self.waiting.is_empty() || shared.remote.is_local() {
-                look_at_all_at = Timestamp::MAX;
-            } else if look_at_all_at == Timestamp::MAX {
-                look_at_all_at = shared.clock.timestamp().after(LOOK_EVERY);
+                look_at_all_at = None;
+            } else if look_at_all_at.is_none() {
+                look_at_all_at = Some(shared.clock.after(LOOK_EVERY));
             }
             let mut round = Round::default();
             tokio::select! {
                 biased;
                 () = shared.halted.cancelled() => return,
                 n = messages.recv_many(&mut gathered, 8 * MAX_OFFERS) => if n == 0 { return },
-                () = shared.clock.sleep_towards(look_at_all_at), if look_at_all_at < Timestamp::MAX => {
-                    if shared.clock.timestamp() < look_at_all_at {
-                        continue;
-                    }
+                () = async { match look_at_all_at {
+                    Some(look_at_all_at) => shared.clock.sleep_until(look_at_all_at).await,
+                    None => std::future::pending().await,
+                } } => {
                     round.looks_at_all = true;
+                    look_at_all_at = None;
                 }
-            }
-            if round.looks_at_all {
-                look_at_all_at = Timestamp::MAX;
             }
             gathered
                 .drain(..)

@@ -23,6 +23,7 @@ use tracing::Instrument;
 use super::desk::{AGAIN_AFTER, LOOK_EVERY};
 use super::read_payload;
 use super::results::put_results_in;
+use crate::clock::later;
 use crate::context::{Context, RunLink};
 use crate::engine::Shared;
 use crate::error::SuspendReason;
@@ -192,16 +193,16 @@ pub(super) fn start(shared: &Arc<Shared>) {
 async fn work(shared: Arc<Shared>, ended: mpsc::UnboundedSender<Ended>) {
     let worker = &shared.remote.worker;
     let calls = shared.executable_calls();
-    let mut look_at = shared.clock.timestamp().after(LOOK_EVERY);
+    let mut look_at = shared.clock.after(LOOK_EVERY);
     // Whether something may be there to take.
     let mut may_take = true;
     while !worker.stops.is_cancelled() && !shared.halted.is_cancelled() {
         if worker.is_tired.swap(false, Ordering::SeqCst) {
             shared.pause(AGAIN_AFTER).await;
         }
-        let now = shared.clock.timestamp();
+        let now = shared.clock.instant();
         if worker.looks.swap(false, Ordering::SeqCst) || look_at <= now {
-            look_at = now.after(LOOK_EVERY);
+            look_at = later(now, LOOK_EVERY);
             may_take = true;
             if !shared.remote.is_local() {
                 shared.compare_with_store().await;
@@ -221,7 +222,7 @@ async fn work(shared: Arc<Shared>, ended: mpsc::UnboundedSender<Ended>) {
             () = shared.halted.cancelled() => break,
             () = worker.wakes.notified() => may_take = true,
             () = until(overdue) => {}
-            () = shared.clock.sleep_towards(look_at), if !shared.remote.is_local() => {}
+            () = shared.clock.sleep_until(look_at), if !shared.remote.is_local() => {}
             Some(place) = place => may_take = shared.take_some(place, &calls, &ended).await,
         }
     }
