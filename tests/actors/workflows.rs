@@ -255,3 +255,131 @@ async fn a_sent_call_runs_its_workflow_too() {
     lab.world.until("bill").await;
     assert_eq!(counter.get().await.unwrap(), 1);
 }
+
+async fn only_run(engine: &Engine) -> String {
+    let runs = engine.list(keepstep::Filter::all()).await.unwrap().runs;
+    assert_eq!(runs.len(), 1);
+    runs[0].id.clone()
+}
+
+/// What does not wait for somebody's doing is done within an hour of paused time.
+async fn after_an_hour<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(Duration::from_secs(3600), future)
+        .await
+        .ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_does_not_resume_the_suspended_workflow_that_it_waits_behind() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let counter = Counter::on(&engine).get_or_create("c").await.unwrap();
+    lab.world.tell("settle", Do::Hold);
+    let settled = tokio::spawn(counter.settle("settle").into_future());
+    lab.world.until("settle").await;
+    let early = tokio::spawn(counter.incr().into_future());
+    let run = only_run(&engine).await;
+    engine.suspend(&run).await.unwrap();
+    lab.world.log();
+    // Whoever awaits is told, and what was sent, or is a step, waits until somebody resumes the run.
+    for call in [settled, early] {
+        let error = call.await.unwrap().unwrap_err();
+        assert!(
+            matches!(&error, Error::Suspended { run: suspended, .. } if suspended.as_str() == run),
+            "{error}"
+        );
+    }
+    counter.add(10).send().await.unwrap();
+    let step = engine.start("step", counter.add(100).step()).await.unwrap();
+    let waiting = engine.start("waiting", counter.get().step()).await.unwrap();
+    assert_eq!(waiting.await.unwrap(), 1);
+    let error = counter.incr().await.unwrap_err();
+    assert!(matches!(error, Error::Suspended { .. }), "{error}");
+    let error = counter.delete().await.unwrap_err();
+    assert!(matches!(error, Error::Suspended { .. }), "{error}");
+    assert!(after_an_hour(step.clone().into_future()).await.is_none());
+    assert_eq!(engine.status(&run).await.unwrap(), Status::Suspended);
+    assert!(lab.world.log().is_empty(), "nobody has resumed it");
+
+    lab.world.tell("settle", Do::Succeed);
+    let resumed = engine.resume::<u64>(&run).await.unwrap();
+    assert_eq!(resumed.await.unwrap(), 100);
+    assert_eq!(lab.world.log(), ["settle"]);
+    assert_eq!(
+        after_an_hour(step.into_future()).await.unwrap().unwrap(),
+        111
+    );
+    assert_eq!(counter.incr().await.unwrap(), 112);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_workflow_that_is_canceled_lets_calls_go_on() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let counter = Counter::on(&engine).get_or_create("c").await.unwrap();
+    lab.world.tell("settle", Do::Hold);
+    counter.settle("settle").send().await.unwrap();
+    lab.world.until("settle").await;
+    let run = only_run(&engine).await;
+    engine.suspend(&run).await.unwrap();
+    counter.add(10).send().await.unwrap();
+    drop(counter);
+    lab.crash(engine).await;
+    lab.world.log();
+
+    let engine = lab.builder().resume_on_open(true).build().await.unwrap();
+    let counter = Counter::on(&engine).get_actor("c").await.unwrap();
+    let error = counter.incr().await.unwrap_err();
+    assert!(matches!(error, Error::Suspended { .. }), "{error}");
+    assert_eq!(engine.status(&run).await.unwrap(), Status::Suspended);
+    engine.cancel(&run).await.unwrap();
+    let incr = after_an_hour(counter.incr().into_future()).await;
+    assert_eq!(incr.unwrap().unwrap(), 12);
+    assert!(lab.world.log().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_made_again_does_not_resume_the_workflow_it_returned() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let counter = Counter::on(&engine).get_or_create("c").await.unwrap();
+    lab.world.tell("bill", Do::Hold);
+    let step = engine
+        .start("step", counter.bill("bill").step())
+        .await
+        .unwrap();
+    let bill = tokio::spawn(counter.bill("bill").id("b").into_future());
+    lab.world.until("bill").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let runs = engine.list(Status::Running).await.unwrap().runs;
+    let bills: Vec<_> = runs
+        .into_iter()
+        .map(|run| run.id)
+        .filter(|id| id != "step")
+        .collect();
+    assert_eq!(bills.len(), 2);
+    for run in &bills {
+        engine.suspend(run).await.unwrap();
+    }
+    assert!(matches!(bill.await.unwrap(), Err(Error::Suspended { .. })));
+    lab.world.log();
+    let again = counter.bill("bill").id("b").await.unwrap_err();
+    assert!(matches!(again, Error::Suspended { .. }), "{again}");
+    // The step waits, also after a crash.
+    assert!(after_an_hour(step.clone().into_future()).await.is_none());
+    drop((counter, step));
+    lab.crash(engine).await;
+    let engine = lab.builder().resume_on_open(true).build().await.unwrap();
+    let step = engine.resume::<u64>("step").await.unwrap();
+    assert!(after_an_hour(step.clone().into_future()).await.is_none());
+    assert!(lab.world.log().is_empty(), "nobody has resumed it");
+    lab.world.tell("bill", Do::Succeed);
+    for run in &bills {
+        assert_eq!(engine.status(run).await.unwrap(), Status::Suspended);
+        let _ = engine.resume::<u64>(run).await.unwrap();
+    }
+    assert_eq!(
+        after_an_hour(step.into_future()).await.unwrap().unwrap() % 100,
+        0
+    );
+}

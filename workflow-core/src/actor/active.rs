@@ -72,6 +72,8 @@ pub(super) struct Actor {
     pub(super) committing: Option<Committing>,
     /// The end of the workflow that other calls wait for.
     pub(super) child: Option<BoxFuture<'static, Result<ChildEnd>>>,
+    /// Why that does not go on, if it is suspended.
+    pub(super) suspended: Option<Error>,
     /// Says that they wait for it.
     pub(super) exclusive: Option<ExclusiveWait>,
 }
@@ -133,6 +135,7 @@ impl Actor {
             done: Vec::new(),
             committing: None,
             child,
+            suspended: None,
             exclusive,
         })
     }
@@ -187,29 +190,38 @@ impl Actor {
         }
     }
 
-    /// Puts something into the queue, but for calls that wait for the workflow that they would wait behind.
+    /// Puts something into the queue, unless whoever asks for it is told at once that it cannot be done.
     pub(super) fn put(&self, stage: &Stage, queue: &mut VecDeque<Item>, item: Item) {
-        let circle = match &item {
-            Item::Call(job) if self.exclusive.is_some() => {
-                let waits = &stage.shared.actors.waits;
-                waits.circle_behind(&stage.id, &job.waiters, job.by.as_ref())
-            }
-            _ => None,
+        let Some(error) = self.refusal(stage, &item) else {
+            return queue.push_back(item);
         };
-        match (circle, item) {
-            (Some(circle), Item::Call(job)) => {
-                let error = Error::ActorDeadlock {
-                    actor: stage.id.clone(),
-                    method: job.method.step.name.to_owned(),
-                    circle,
-                };
-                if let Some(reply) = reply_of(job) {
-                    // Whoever asked may have gone.
-                    drop(reply.send(Err(error)));
-                }
-            }
-            (_, item) => queue.push_back(item),
+        // Whoever asked may have gone.
+        match item {
+            Item::Call(job) => drop(reply_of(job).map(|reply| reply.send(Err(error)))),
+            Item::Delete(reply) => drop(reply.send(Err(error))),
+            Item::Inbox => {}
         }
+    }
+
+    /// Why something is not to wait for the workflow that calls wait for: that waits for it, or is suspended.
+    fn refusal(&self, stage: &Stage, item: &Item) -> Option<Error> {
+        self.exclusive.as_ref()?;
+        let job = match item {
+            Item::Inbox => return None,
+            Item::Delete(_) => return self.suspended.clone(),
+            Item::Call(job) if matches!(job.from, From::Caller(_)) => job,
+            Item::Call(_) => return None,
+        };
+        let waits = &stage.shared.actors.waits;
+        if let Some(circle) = waits.circle_behind(&stage.id, &job.waiters, job.by.as_ref()) {
+            return Some(Error::ActorDeadlock {
+                actor: stage.id.clone(),
+                method: job.method.step.name.to_owned(),
+                circle,
+            });
+        }
+        // Steps wait: their runs do not fail because somebody has stopped another for a while.
+        self.suspended.clone().filter(|_| job.by.is_none())
     }
 
     /// Begins the next piece of work, if there is one and it may begin.
@@ -444,18 +456,46 @@ impl Actor {
     }
 
     /// The workflow that other calls waited for is over.
-    pub(super) fn child_ended(&mut self, ended: Result<ChildEnd>) -> Result<()> {
-        match ended {
-            Ok(ChildEnd::Final) | Err(Error::NotFound { .. }) => {
+    pub(super) fn child_ended(
+        &mut self,
+        stage: &Stage,
+        queue: &mut VecDeque<Item>,
+        ended: Result<ChildEnd>,
+    ) -> Result<()> {
+        self.suspended = None;
+        match (ended, self.agenda.exclusive.clone()) {
+            (Ok(ChildEnd::Suspended(error)), Some(run)) => {
+                self.child = Some(until_resumed(&stage.shared, run));
+                self.suspended = Some(error);
+                for item in std::mem::take(queue) {
+                    self.put(stage, queue, item);
+                }
+                Ok(())
+            }
+            (Ok(ChildEnd::Resumed), Some(run)) => {
+                self.child = Some(wait_for(&stage.shared, run));
+                Ok(())
+            }
+            // It goes on when it is waited for again: the next call does.
+            (Ok(ChildEnd::Stopped(error)) | Err(error), _)
+                if !matches!(error, Error::NotFound { .. }) =>
+            {
+                Err(error)
+            }
+            _ => {
                 self.exclusive = None;
                 self.agenda.exclusive = None;
                 self.is_agenda_changed = true;
                 Ok(())
             }
-            // It goes on when it is resumed: the next call asks for that.
-            Ok(ChildEnd::Stopped(error)) | Err(error) => Err(error),
         }
     }
+}
+
+/// Waits until a run that is suspended is so no more.
+fn until_resumed(shared: &Arc<Shared>, run: RunId) -> BoxFuture<'static, Result<ChildEnd>> {
+    let engine = Engine::detached(Arc::clone(shared));
+    Box::pin(async move { engine.until_resumed(&run).await.map(|()| ChildEnd::Resumed) })
 }
 
 pub(super) fn wait_for(shared: &Arc<Shared>, run: RunId) -> BoxFuture<'static, Result<ChildEnd>> {

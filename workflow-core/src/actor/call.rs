@@ -333,6 +333,7 @@ impl ActorHandle {
         let deadlock = |circle| self.deadlock(method.step.name, circle);
         let wait = shared.wait_for(&waiters, &self.id, by.as_ref());
         let wait = wait.map_err(deadlock)?;
+        let is_step = context.is_some();
         let (reply, answer) = oneshot::channel();
         let job = Job {
             method,
@@ -350,7 +351,15 @@ impl ActorHandle {
                     drop(wait);
                     let _wait = shared.wait_for(&waiters, &run, None).map_err(deadlock)?;
                     let engine = Engine::detached(Arc::clone(shared));
-                    engine.output_of_child(&run).await
+                    loop {
+                        match engine.output_of_child(&run).await {
+                            // The step does not fail because somebody stopped that run for a while.
+                            Err(Error::Suspended { .. }) if is_step => {
+                                engine.until_resumed(&run).await?;
+                            }
+                            output => return output,
+                        }
+                    }
                 }
             }
         };

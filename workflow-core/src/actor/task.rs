@@ -261,7 +261,7 @@ impl Task {
                 }
                 ended = step(&mut actor.child) => {
                     actor.child = None;
-                    actor.child_ended(ended)?;
+                    actor.child_ended(&self.stage, &mut self.queue, ended)?;
                 }
                 n = self.mailbox.recv_many(&mut mails, PAGE) => {
                     if n == 0 {
@@ -279,12 +279,11 @@ impl Task {
             }
             for mail in mails.drain(..) {
                 match mail {
-                    Mail::Call(job) => match &self.actor {
-                        Some(actor) => actor.put(&self.stage, &mut self.queue, Item::Call(job)),
-                        None => self.queue.push_back(Item::Call(job)),
-                    },
+                    Mail::Call(job) => actor.put(&self.stage, &mut self.queue, Item::Call(job)),
                     Mail::Inbox => self.queue.push_back(Item::Inbox),
-                    Mail::Delete(reply) => self.queue.push_back(Item::Delete(reply)),
+                    Mail::Delete(reply) => {
+                        actor.put(&self.stage, &mut self.queue, Item::Delete(reply));
+                    }
                     Mail::HandOver => {
                         self.wanted_at.get_or_insert(shared.clock.instant());
                     }

@@ -424,6 +424,7 @@ impl EngineBuilder {
             actors: Residents::default(),
             remote: Remote::new(self.remote, &storage, registry),
             tasks: TaskTracker::new(),
+            resumed: tokio::sync::Notify::new(),
             pauses: Pauses::default(),
             closing: halted.child_token(),
             halted: halted.clone(),

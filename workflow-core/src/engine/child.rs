@@ -1,5 +1,6 @@
 //! Runs that are started for something else than a caller: they are written with what started them, and driven after.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use keepstep_storage::{
     Epoch, Expect, Parent, Position, RunId, RunKind, RunRecord, RunWrite, StoredStatus, ValueKey,
 };
 
+use super::cluster::LOOK_EVERY;
 use super::handle::Attached;
 #[cfg(feature = "schedules")]
 use super::shared::Admission;
@@ -34,7 +36,11 @@ pub(super) struct Begun {
 pub(crate) enum ChildEnd {
     /// It has ended, however.
     Final,
-    /// It goes on when it is resumed.
+    /// It is suspended, and goes on when somebody resumes it.
+    Suspended(Error),
+    /// It was suspended, and is so no more.
+    Resumed,
+    /// It goes on when somebody waits for it again.
     Stopped(Error),
 }
 
@@ -174,7 +180,8 @@ impl Engine {
         &self.shared
     }
 
-    /// The output of a run, which is resumed if it is interrupted or suspended, and waited for.
+    /// The output of a run, which is waited for, and resumed if it was interrupted. Waiting does not resume a run that is
+    /// suspended: somebody stopped it, and that is [`Error::Suspended`].
     pub(crate) async fn output_of_child(&self, id: &RunId) -> Result<Value> {
         match self.attach_child(id).await?.ended().await {
             Ended::Successful(value) => Ok(self.shared.load_value(value).await?),
@@ -182,12 +189,37 @@ impl Engine {
         }
     }
 
-    /// Waits until a run has come to rest; it is resumed if it is interrupted or suspended.
+    /// Waits until a run has come to rest; it is resumed if it was interrupted.
     pub(crate) async fn end_of_child(&self, id: &RunId) -> Result<ChildEnd> {
         Ok(match self.attach_child(id).await?.ended().await {
             Ended::Successful(_) | Ended::Failed(_) | Ended::Canceled => ChildEnd::Final,
+            ended @ Ended::Suspended(_) => ChildEnd::Suspended(self.no_output(id, ended)),
             ended => ChildEnd::Stopped(self.no_output(id, ended)),
         })
+    }
+
+    /// Waits until a run is suspended no more: somebody has resumed, canceled or deleted it.
+    pub(crate) async fn until_resumed(&self, id: &RunId) -> Result<()> {
+        let shared = &self.shared;
+        loop {
+            let mut resumed = pin!(shared.resumed.notified());
+            // From here on nothing is missed.
+            resumed.as_mut().enable();
+            let record = shared.storage.record(id).await?;
+            let is_suspended = |record: &RunRecord| {
+                record.status == StoredStatus::Suspended && self.seat(id).is_none()
+            };
+            if !record.as_ref().is_some_and(is_suspended) {
+                return Ok(());
+            }
+            let later = shared.clock.timestamp().after(LOOK_EVERY);
+            tokio::select! {
+                () = resumed => {}
+                // Another engine may resume it.
+                () = shared.clock.sleep_towards(later), if shared.is_shared() => {}
+                () = shared.closing.cancelled() => return Err(Error::ShutDown),
+            }
+        }
     }
 
     /// Goes on with a run that was interrupted.
@@ -204,6 +236,11 @@ impl Engine {
                 return Ok(Attached::to(&seat));
             }
             let record = engine.record(&id).await?;
+            if record.status == StoredStatus::Suspended {
+                let progress = super::read::progress_of(&record);
+                let ended = engine.stored_end(&id, &record).await?;
+                return Ok(Attached::Ended(ended, progress));
+            }
             engine.attach_to_stored(&id, None, record).await
         };
         self.to_its_end(attaching).await

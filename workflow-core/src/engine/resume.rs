@@ -325,6 +325,7 @@ impl Engine {
         let seat = self.shared.seat_for(id, record.plan_hash);
         let attached = Attached::to(&seat);
         let opening = (!record.status.is_active()).then_some(Event::RunResumed);
+        let is_resumed = opening.is_some();
         match admission {
             Admission::Run(place) => {
                 self.shared
@@ -353,8 +354,12 @@ impl Engine {
                 self.shared.storage.release(&released).await?;
                 self.shared.roster().lost.remove(id);
                 let seat = self.shared.wait_elsewhere(id, &record)?;
+                self.shared.resumed.notify_waiters();
                 return Ok(Attached::to(&seat));
             }
+        }
+        if is_resumed {
+            self.shared.resumed.notify_waiters();
         }
         Ok(attached)
     }

@@ -8,7 +8,7 @@ use keepstep_storage::{
     StorageError, Timestamp,
 };
 use rustc_hash::FxHashMap;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) actors: Residents,
     pub(crate) remote: Remote,
     pub(crate) tasks: TaskTracker,
+    /// A run that was suspended is so no more.
+    pub(super) resumed: Notify,
     /// What failed, and until when it is not tried again.
     pub(crate) pauses: Pauses,
     /// Canceled when the engine is dropped or begins to shut down: nothing begins any more.

@@ -218,6 +218,7 @@ impl Engine {
         if let Some((_, seat)) = seat {
             seat.ended.send_replace(Some(ended));
         }
+        self.shared.resumed.notify_waiters();
         let status = Status::of(appended?.status, true);
         if status == to {
             return Ok(true);
@@ -327,6 +328,7 @@ impl Engine {
             return Err(Error::NotFound { run: id });
         }
         self.shared.roster().lost.remove(&id);
+        self.shared.resumed.notify_waiters();
         Ok(())
     }
 }
