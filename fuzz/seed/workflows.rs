@@ -183,8 +183,8 @@ pub async fn run_all() -> Pairs {
     let messages = vec![message(None), message(Some("once"))];
     store
         .commit(Batch {
-            writes: vec![],
             messages,
+            ..Batch::default()
         })
         .await
         .unwrap();

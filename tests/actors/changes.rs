@@ -131,6 +131,7 @@ async fn as_if(from: &str, lab: &Lab, name: &str) {
     let batch = Batch {
         writes: vec![write],
         messages: messages.collect(),
+        ..Batch::default()
     };
     assert_eq!(
         lab.store.commit(batch).await.unwrap().writes,
@@ -218,8 +219,8 @@ async fn a_call_of_a_method_that_is_gone_waits_and_holds_up_nobody() {
         only_with: None,
     };
     let batch = Batch {
-        writes: vec![],
         messages: vec![message],
+        ..Batch::default()
     };
     lab.store.commit(batch).await.unwrap();
     let grown = grown::Account::on(&engine).get_actor("a").await.unwrap();

@@ -79,6 +79,7 @@ async fn as_if_of(lab: &Lab, name: &str) {
     let batch = Batch {
         writes: vec![write],
         messages: messages.collect(),
+        ..Batch::default()
     };
     let committed = lab.store.commit(batch).await.unwrap();
     assert_eq!(committed.writes, [WriteOutcome::Written]);
@@ -105,8 +106,8 @@ async fn found_as(name: &str) -> Vec<(Certainty, Cause)> {
     drop(account);
     lab.crash(engine).await;
     let batch = Batch {
-        writes: vec![],
         messages: vec![message],
+        ..Batch::default()
     };
     lab.store.commit(batch).await.unwrap();
     as_if_of(&lab, name).await;
@@ -224,7 +225,7 @@ mod schedules {
         };
         let batch = Batch {
             writes: vec![write],
-            messages: vec![],
+            ..Batch::default()
         };
         lab.store.commit(batch).await.unwrap();
         let engine = lab.engine().await;

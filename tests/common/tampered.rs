@@ -163,10 +163,6 @@ impl Storage for Tampered {
         self.inner.release(runs).await
     }
 
-    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
-        self.inner.delete(run, epoch).await
-    }
-
     async fn notified(&self) {
         self.inner.notified().await;
     }

@@ -220,7 +220,9 @@ async fn large() -> String {
 async fn a_call_that_fails_leaves_a_run_that_can_be_called_again() -> keepstep::Result<()> {
     for effect in [Effect::Fail, Effect::FailAfter] {
         for call in ["resume", "suspend", "cancel", "delete"] {
-            for nth in 1..=2 {
+            // A run that goes on is claimed first.
+            let writes = if call == "delete" { 1 } else { 2 };
+            for nth in 1..=writes {
                 let (store, lab) = faulty();
                 lab.world.tell("held", Do::Hold);
                 let engine = lab.engine().await;
@@ -242,7 +244,7 @@ async fn a_call_that_fails_leaves_a_run_that_can_be_called_again() -> keepstep::
                 let case = format!("{call}, write {nth}, {effect:?}");
                 assert!(error.is_some(), "{case}");
                 let status = engine.status("run").await;
-                let is_done = nth == 2 && matches!(effect, Effect::FailAfter);
+                let is_done = nth == writes && matches!(effect, Effect::FailAfter);
                 match (is_done, call) {
                     (true, "resume") => assert_eq!(status?, Status::Successful, "{case}"),
                     (true, "suspend") => assert_eq!(status?, Status::Suspended, "{case}"),

@@ -15,11 +15,10 @@ use crate::world::{Limits, Opened, World, block_on};
 /// Longer than any of this takes in virtual time.
 const HANG: Duration = Duration::from_secs(24 * 3600);
 
-const CALLS: [Call; 7] = [
+const CALLS: [Call; 6] = [
     Call::Commit,
     Call::Claim,
     Call::Release,
-    Call::Delete,
     Call::PutBlob,
     Call::Read,
     Call::Close,

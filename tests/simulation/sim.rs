@@ -316,7 +316,6 @@ impl Sim {
             Call::Commit,
             Call::Claim,
             Call::Release,
-            Call::Delete,
             Call::PutBlob,
             Call::Read,
         ];

@@ -133,14 +133,6 @@ impl Storage for Bottom {
         Ok(())
     }
 
-    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
-        let deleted = self.memory.delete(run, epoch).await?;
-        if deleted {
-            self.ledger.deleted(run);
-        }
-        Ok(deleted)
-    }
-
     async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
         self.memory.watch(runs).await
     }
@@ -344,6 +336,9 @@ impl Storage for Wire {
                 self.bottom.ledger.is_node(node, self.engine);
             }
         }
+        for delete in &batch.deletes {
+            what += &format!(" without {}", delete.run);
+        }
         self.call(&what, self.faulty.commit(batch)).await
     }
 
@@ -449,11 +444,6 @@ impl Storage for Wire {
 
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
         self.call(&format!("releases {runs:?}"), self.faulty.release(runs))
-            .await
-    }
-
-    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
-        self.call(&format!("deletes {run}"), self.faulty.delete(run, epoch))
             .await
     }
 

@@ -87,7 +87,7 @@ async fn main() -> Result<()> {
         };
         let batch = Batch {
             writes: (0..runs).map(write).collect(),
-            messages: Vec::new(),
+            ..Batch::default()
         };
         let at = Instant::now();
         let done = store.commit(batch).await?;

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 
-use crate::{BlobId, Epoch, Position, RunId, RunRecord, Timestamp};
+use crate::{BlobId, Epoch, NodeId, Position, RunId, RunRecord, Timestamp};
 
 /// Everything that becomes durable in one commit, together.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// At most one write a run.
     pub writes: Vec<RunWrite>,
+    /// Runs to remove, none of which has a write in this batch, and each once at most.
+    pub deletes: Vec<RunDelete>,
     /// Messages to runs, by anybody: they carry no epoch.
     pub messages: Vec<Send>,
 }
@@ -17,7 +19,7 @@ impl Batch {
     /// Whether there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty() && self.messages.is_empty()
+        self.writes.is_empty() && self.deletes.is_empty() && self.messages.is_empty()
     }
 }
 
@@ -77,11 +79,47 @@ pub enum WriteOutcome {
     },
 }
 
-/// What became of a batch: one outcome a write and one a message, in their order.
+/// One run that a commit removes, with everything that belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDelete {
+    /// The run.
+    pub run: RunId,
+    /// The epoch that its record must have.
+    pub epoch: Epoch,
+    /// Who removes it: nobody else may hold a lease on it.
+    pub node: NodeId,
+}
+
+impl From<RunDelete> for Batch {
+    fn from(delete: RunDelete) -> Self {
+        Self {
+            deletes: vec![delete],
+            ..Self::default()
+        }
+    }
+}
+
+/// What became of one delete of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum DeleteOutcome {
+    /// The run is gone, durably.
+    Deleted,
+    /// Nothing was removed: the run has another epoch.
+    Fenced,
+    /// Nothing was removed: there is no such run.
+    NotFound,
+    /// Nothing was removed: the run is active, and another node holds a lease on it.
+    Owned,
+}
+
+/// What became of a batch: one outcome a write, one a delete and one a message, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Committed {
     /// One outcome a write.
     pub writes: Vec<WriteOutcome>,
+    /// One outcome a delete.
+    pub deletes: Vec<DeleteOutcome>,
     /// One outcome a message.
     pub messages: Vec<SendOutcome>,
 }

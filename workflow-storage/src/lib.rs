@@ -63,7 +63,7 @@
 //!     consumed: vec![],
 //!     only_with: None,
 //! };
-//! let done = store.commit(Batch { writes: vec![write], messages: vec![] }).await?;
+//! let done = store.commit(Batch { writes: vec![write], ..Batch::default() }).await?;
 //! assert_eq!(done.writes, [WriteOutcome::Written]);
 //!
 //! let journal = store.journal(&run, Position(0), 1 << 20).await?;
@@ -124,8 +124,8 @@ mod task;
 
 pub use adapter::Adapter;
 pub use batch::{
-    Batch, Committed, Expect, JournalEntry, Message, MessageId, ReadRun, RunWrite, Send,
-    SendOutcome, ValueKey, WriteOutcome,
+    Batch, Committed, DeleteOutcome, Expect, JournalEntry, Message, MessageId, ReadRun, RunDelete,
+    RunWrite, Send, SendOutcome, ValueKey, WriteOutcome,
 };
 pub use blobs::Blobs;
 #[cfg(feature = "object_store")]

@@ -39,8 +39,11 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// - a write whose [`Expect`](crate::Expect) does not hold is refused without failing the others, and leaves no trace;
     /// - a write or a message that is to be taken only with another write is skipped, without a trace, when that is not taken;
     /// - a write or a message that names a blob which is not there is refused in the same way: no run ever names what is missing;
-    /// - messages of a batch meet runs as its writes leave them: a new run may come with its first message, and one that
-    ///   ends takes none;
+    /// - messages of a batch meet runs as its writes and deletes leave them: a new run may come with its first message, and
+    ///   one that ends takes none;
+    /// - a delete removes everything that belongs to the run, if its epoch is the one that was asked for. In a shared store it
+    ///   is refused while the run is active and another node holds a lease on it. Blobs that no other run names, and that are
+    ///   not [pinned](Self::pin_blob), go soon after, or with the next [`maintain`](Self::maintain);
     /// - the indexes that [`list`](Self::list) and [`due`](Self::due) read change in the same commit.
     async fn commit(&self, batch: Batch) -> Result<Committed>;
 
@@ -160,13 +163,6 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// To be correct: what the former owner may still have under way is fenced from now on; taken, it would make that one the
     /// owner again, of a run that it does not drive.
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()>;
-
-    /// Removes a run with everything that belongs to it, if its epoch is `epoch`. `false` if there is no such run or
-    /// it has another epoch.
-    ///
-    /// To be correct: atomic and durable. Blobs that no other run names, and that are not [pinned](Self::pin_blob), go with it, or with
-    /// the next [`maintain`](Self::maintain).
-    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool>;
 
     /// Waits until something may have arrived for this process: a hint, which may come without a cause.
     async fn notified(&self);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use keepstep_storage::fault::{Call, Effect, Fault, Faulty, Mutation, On, Recorded, replay};
 use keepstep_storage::{
-    Batch, Build, Epoch, Expect, NodeId, Position, RunId, RunKind, RunRecord, RunWrite, Send,
-    StepCounts, Storage, StorageError, StoredStatus, Timestamp, memory,
+    Batch, Build, DeleteOutcome, Epoch, Expect, NodeId, Position, RunDelete, RunId, RunKind,
+    RunRecord, RunWrite, Send, StepCounts, Storage, StorageError, StoredStatus, Timestamp, memory,
 };
 
 fn id(id: &str) -> RunId {
@@ -51,6 +51,7 @@ fn batch(runs: &[&str]) -> Batch {
     Batch {
         writes: runs.iter().map(|run| creation(run)).collect(),
         messages: runs.iter().map(|run| message(run)).collect(),
+        ..Batch::default()
     }
 }
 
@@ -63,6 +64,15 @@ fn message(to: &str) -> Send {
         blobs: vec![],
         only_with: None,
     }
+}
+
+fn delete(run: &str, epoch: Epoch) -> Batch {
+    let delete = RunDelete {
+        run: id(run),
+        epoch,
+        node: NodeId(1),
+    };
+    delete.into()
 }
 
 async fn is_there(store: &dyn Storage, run: &str) -> bool {
@@ -145,13 +155,14 @@ async fn calls_are_counted_by_kind_and_from_the_injection_on() {
     store.inject(Fault::at(On::AnyWrite, 2, Effect::Fail));
     store.record(&id("a")).await.unwrap();
     store.put_blob("y".into()).await.unwrap();
-    assert!(store.delete(&id("a"), Epoch::FIRST).await.is_err());
+    assert!(store.commit(delete("a", Epoch::FIRST)).await.is_err());
     store.inject(Fault::next(On::Any, Effect::Fail));
     assert!(store.record(&id("a")).await.is_err());
-    assert!(store.delete(&id("a"), Epoch::FIRST).await.unwrap());
+    let committed = store.commit(delete("a", Epoch::FIRST)).await.unwrap();
+    assert_eq!(committed.deletes, [DeleteOutcome::Deleted]);
 
-    let counts = [Call::Commit, Call::Delete, Call::PutBlob, Call::Read];
-    assert_eq!(counts.map(|call| store.calls(call)), [1, 2, 2, 3]);
+    let counts = [Call::Commit, Call::PutBlob, Call::Read];
+    assert_eq!(counts.map(|call| store.calls(call)), [3, 2, 3]);
     assert_eq!(store.calls(On::AnyWrite), 5);
     assert_eq!(store.calls(On::Any), 8);
 }
@@ -250,8 +261,13 @@ async fn every_prefix_of_a_record_replays() {
     consuming.consumed = inbox.iter().map(|message| message.id).collect();
     let writes = vec![consuming];
     let messages = vec![message("b")];
-    store.commit(Batch { writes, messages }).await.unwrap();
-    store.delete(&id("a"), Epoch(3)).await.unwrap();
+    let batch = Batch {
+        writes,
+        messages,
+        ..Batch::default()
+    };
+    store.commit(batch).await.unwrap();
+    store.commit(delete("a", Epoch(3))).await.unwrap();
     store.record(&id("a")).await.unwrap();
 
     let log = store.log();

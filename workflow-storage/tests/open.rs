@@ -57,7 +57,7 @@ async fn add_run(store: &dyn Storage, run: &str) {
     };
     let batch = Batch {
         writes: vec![write],
-        messages: Vec::new(),
+        ..Batch::default()
     };
     store.commit(batch).await.unwrap();
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use keepstep::storage::{
-    Batch, BlobId, Committed, Epoch, Expect, RunId, RunRecord, StoredStatus, ValueKey, WriteOutcome,
+    Batch, BlobId, Committed, DeleteOutcome, Epoch, Expect, RunId, RunRecord, StoredStatus,
+    ValueKey, WriteOutcome,
 };
 
 use super::{Came, Ledger, State, Stored, Token};
@@ -75,6 +76,11 @@ impl Ledger {
                 state.violated(what);
             }
         }
+        for (delete, outcome) in batch.deletes.iter().zip(&committed.deletes) {
+            if *outcome == DeleteOutcome::Deleted {
+                state.deleted(&delete.run, delete.epoch);
+            }
+        }
         for (message, outcome) in batch.messages.iter().zip(&committed.messages) {
             if let Err(what) = state.post.arrived(message, *outcome) {
                 state.violated(what);
@@ -113,14 +119,6 @@ impl Ledger {
         }
     }
 
-    /// A run was deleted.
-    pub(crate) fn deleted(&self, run: &RunId) {
-        let mut state = self.state();
-        state.runs.remove(run);
-        state.post.deleted(run);
-        state.has_deleted = true;
-    }
-
     /// A blob was stored.
     pub(crate) fn put(&self, id: BlobId, bytes: &[u8]) {
         self.state().blobs.insert(id, tokens_in(bytes));
@@ -128,6 +126,16 @@ impl Ledger {
 }
 
 impl State {
+    fn deleted(&mut self, run: &RunId, epoch: Epoch) {
+        let before = self.runs.remove(run);
+        let current = before.map(|stored| stored.record.epoch);
+        if current != Some(epoch) {
+            self.violated(format!("10: {run} was deleted at {epoch:?} of {current:?}"));
+        }
+        self.post.deleted(run);
+        self.has_deleted = true;
+    }
+
     fn check_write(
         &mut self,
         run: &RunId,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 use keepstep_storage::{
-    Committed as Outcomes, MessageId, RunId, RunKind, RunRecord, StorageError, Timestamp, ValueKey,
+    Committed as Outcomes, DeleteOutcome, MessageId, RunId, RunKind, RunRecord, StorageError,
+    Timestamp, ValueKey,
 };
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
@@ -272,10 +273,11 @@ impl Actor {
                 })
             }
             Item::Delete(reply) => {
-                let epoch = self.record.epoch;
+                let record = self.record.clone();
                 Box::pin(async move {
-                    let deleted = stage.shared.storage.delete(&stage.id, epoch).await;
-                    Worked::Deleted(reply, deleted.map_err(Error::Storage))
+                    let deleted = stage.shared.delete(&stage.id, &record).await;
+                    let is_deleted = |outcome| outcome == DeleteOutcome::Deleted;
+                    Worked::Deleted(reply, deleted.map(is_deleted))
                 })
             }
         });

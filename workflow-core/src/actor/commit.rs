@@ -84,6 +84,7 @@ impl Actor {
             write: Some(write),
             with,
             messages: Vec::new(),
+            delete: None,
             reply: Reply::Once(reply),
         });
         self.committing = Some(Committing {

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::claims::{Claims, run_claims};
 use super::cluster::Cluster;
 use super::pauses::Pauses;
 use super::shared::{Roster, Shared};
@@ -374,6 +375,7 @@ impl EngineBuilder {
             executable,
         };
         let (committer, requests) = Committer::new(storage.clone());
+        let (claims, claim_requests) = Claims::new();
         let (timers, timer_requests) = mpsc::unbounded_channel();
         let halted = CancellationToken::new();
         let turn = committer.turn();
@@ -409,6 +411,7 @@ impl EngineBuilder {
             compact_above: self.compact_above.unwrap_or(COMPACT_ABOVE),
             lacking: self.lacking,
             committer,
+            claims,
             timers,
             wake_permits: Arc::new(Semaphore::new(MAX_WAKING)),
             random: Mutex::new(
@@ -430,6 +433,8 @@ impl EngineBuilder {
             halted: halted.clone(),
         });
         let wakes = shared.timers.clone();
+        let claimer = (shared.node, shared.lease());
+        tokio::spawn(run_claims(storage.clone(), claimer, claim_requests));
         tokio::spawn(run_committer(storage, turn, requests, wakes));
         tokio::spawn(run_timers(Arc::clone(&shared), timer_requests));
         let engine = Engine {

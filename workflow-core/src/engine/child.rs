@@ -152,7 +152,7 @@ impl Shared {
     /// Takes one run or actor over.
     pub(crate) async fn claim_one(self: &Arc<Self>, id: &RunId) -> Result<Option<RunRecord>> {
         let ids = std::slice::from_ref(id);
-        let claimed = self.storage.claim(ids, self.node, self.lease()).await?;
+        let claimed = self.claim(ids).await?;
         Ok(claimed.into_iter().next().flatten())
     }
 

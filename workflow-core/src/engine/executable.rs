@@ -68,7 +68,7 @@ impl Engine {
         {
             match listed.run == id {
                 true => is_there = true,
-                false => drop(storage.delete(&listed.run, listed.record.epoch).await?),
+                false => drop(shared.delete(&listed.run, &listed.record).await?),
             }
         }
         if is_there {

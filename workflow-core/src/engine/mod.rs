@@ -3,6 +3,7 @@
 mod build;
 mod builder;
 mod child;
+mod claims;
 mod cluster;
 mod elsewhere;
 mod executable;

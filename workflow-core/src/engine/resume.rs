@@ -213,11 +213,7 @@ impl Engine {
             // Until a task drives them, they are this engine's by the store alone.
             roster.lost.extend(ids.iter().cloned());
         }
-        let claiming = self
-            .shared
-            .storage
-            .claim(ids, self.shared.node, self.shared.lease());
-        let claimed = claiming.await.inspect_err(|error| {
+        let claimed = self.shared.claim(ids).await.inspect_err(|error| {
             self.shared.give_up_waiting(ids, error);
             self.shared.give_up_if_mine(ids.to_vec());
         })?;

@@ -4,14 +4,15 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keepstep_storage::{
-    Build, Committed, Epoch, NodeId, Parent, RunId, RunRecord, RunWrite, SendOutcome, Storage,
-    StorageError, Timestamp,
+    Build, Committed, DeleteOutcome, Epoch, NodeId, Parent, RunDelete, RunId, RunRecord, RunWrite,
+    SendOutcome, Storage, StorageError, Timestamp,
 };
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::claims::Claims;
 use super::cluster::Cluster;
 use super::lock::KeyedLocks;
 use super::pauses::{Growth, Pauses};
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     /// Steps that are as if this program had them not.
     pub(super) lacking: Vec<String>,
     pub(crate) committer: Committer,
+    pub(super) claims: Claims,
     pub(super) timers: mpsc::UnboundedSender<Wake>,
     /// One for each run that is being woken.
     pub(crate) wake_permits: Arc<Semaphore>,
@@ -282,9 +284,36 @@ impl Shared {
             write,
             with,
             messages,
+            delete: None,
             reply: Reply::Once(reply),
         });
         async move { Ok(committed.await.map_err(|_| Error::ShutDown)??) }
+    }
+
+    /// Removes a run or another record, if it is still as `record` says. That is durable when this returns.
+    pub(crate) async fn delete(&self, run: &RunId, record: &RunRecord) -> Result<DeleteOutcome> {
+        let (reply, committed) = oneshot::channel();
+        let delete = RunDelete {
+            run: run.clone(),
+            epoch: record.epoch,
+            node: self.node,
+        };
+        self.commit(CommitRequest::delete(delete, record, Reply::Once(reply)));
+        let committed = committed.await.map_err(|_| Error::ShutDown)??;
+        let outcome = committed.deletes.first().copied();
+        Ok(outcome.unwrap_or(DeleteOutcome::NotFound))
+    }
+
+    /// Claims runs, together with whoever else does now: what they are from then on, `None` for one that another engine has.
+    pub(super) async fn claim(
+        &self,
+        ids: &[RunId],
+    ) -> Result<Vec<Option<RunRecord>>, StorageError> {
+        let claimed = self.claims.claim(ids).await;
+        claimed.unwrap_or_else(|| {
+            let location = self.storage.describe().location;
+            Err(StorageError::Closed { location })
+        })
     }
 
     /// Sends a message, which is durable when this returns, if the outcome is that it was accepted.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepstep_storage::{
-    Expect, Parent, RunId, RunRecord, RunWrite, Send, SendOutcome, StoredStatus, ValueKey,
-    WriteOutcome,
+    DeleteOutcome, Expect, Parent, RunId, RunRecord, RunWrite, Send, SendOutcome, StoredStatus,
+    ValueKey, WriteOutcome,
 };
 
 use super::Engine;
@@ -315,20 +315,24 @@ impl Engine {
     pub async fn delete(&self, id: impl AsRef<str>) -> Result<()> {
         let id = RunId::new(id)?;
         let _lock = self.shared.locks.lock(&id).await;
-        let record = self.record(&id).await?;
-        let status = self.shared.status_of(&id, &record);
-        if matches!(status, Status::Pending | Status::Running) || self.seat(&id).is_some() {
-            return Err(Error::StillActive { run: id, status });
+        loop {
+            let record = self.record(&id).await?;
+            let status = self.shared.status_of(&id, &record);
+            if matches!(status, Status::Pending | Status::Running) || self.seat(&id).is_some() {
+                return Err(Error::StillActive { run: id, status });
+            }
+            // Whoever else believes to own the run finds it gone, and a new run of its id at another epoch.
+            match self.shared.delete(&id, &record).await? {
+                DeleteOutcome::Deleted => {
+                    self.shared.roster().lost.remove(&id);
+                    self.shared.resumed.notify_waiters();
+                    return Ok(());
+                }
+                DeleteOutcome::NotFound => return Err(Error::NotFound { run: id }),
+                DeleteOutcome::Owned => return Err(Error::StillActive { run: id, status }),
+                // Another engine has taken it over since, or given it up.
+                DeleteOutcome::Fenced => {}
+            }
         }
-        // Whoever else believes to own the run is fenced off first.
-        let Some(record) = self.claim(&id).await? else {
-            return Err(Error::StillActive { run: id, status });
-        };
-        if !self.shared.storage.delete(&id, record.epoch).await? {
-            return Err(Error::NotFound { run: id });
-        }
-        self.shared.roster().lost.remove(&id);
-        self.shared.resumed.notify_waiters();
-        Ok(())
     }
 }

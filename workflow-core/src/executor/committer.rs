@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use keepstep_storage::{
-    Batch, Committed, RunId, RunWrite, SendOutcome, Storage, StorageError, WriteOutcome,
+    Batch, Committed, RunDelete, RunId, RunRecord, RunWrite, SendOutcome, Storage, StorageError,
+    WriteOutcome,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,6 +20,10 @@ const MAX_BATCH_BYTES: usize = 16 << 20;
 /// A sync is shared by enough writes then, and what a store keeps in memory for a batch until it is done stays small: sled keeps a
 /// copy of a page for each key that changes.
 const MAX_BATCH_WRITES: usize = 512;
+/// What an entry or a key that is removed adds to a batch: about what a store keeps in memory for it until the batch is done.
+const REMOVAL_BYTES: u64 = 4 << 10;
+/// How many keys a run has besides its journal entries, about.
+const KEYS_OF_RUN: u64 = 8;
 
 /// What a write came to.
 pub(crate) type Written = Result<WriteOutcome, StorageError>;
@@ -32,6 +37,8 @@ pub(crate) struct CommitRequest {
     pub(crate) with: Vec<RunWrite>,
     /// Messages that are sent only if the first write is taken.
     pub(crate) messages: Vec<keepstep_storage::Send>,
+    /// A run to remove, and how much that adds to a batch.
+    pub(crate) delete: Option<(RunDelete, usize)>,
     pub(crate) reply: Reply,
 }
 
@@ -46,8 +53,31 @@ impl CommitRequest {
             write: Some(write),
             with: Vec::new(),
             messages,
+            delete: None,
             reply,
         }
+    }
+
+    /// The removal of a run, whose record is this.
+    pub(crate) fn delete(delete: RunDelete, record: &RunRecord, reply: Reply) -> Self {
+        let entries = record.next_entry.0.saturating_sub(record.first_entry.0);
+        let keys = entries.saturating_add(KEYS_OF_RUN);
+        let bytes = keys
+            .saturating_mul(REMOVAL_BYTES)
+            .saturating_add(record.journal_bytes);
+        Self {
+            write: None,
+            with: Vec::new(),
+            messages: Vec::new(),
+            delete: Some((delete, usize::try_from(bytes).unwrap_or(usize::MAX))),
+            reply,
+        }
+    }
+
+    /// The runs that it changes.
+    fn runs(&self) -> impl Iterator<Item = &RunId> {
+        let deleted = self.delete.iter().map(|(delete, _)| &delete.run);
+        self.writes().map(|write| &write.run).chain(deleted)
     }
 
     fn writes(&self) -> impl Iterator<Item = &RunWrite> {
@@ -66,7 +96,9 @@ impl CommitRequest {
                 .sum::<usize>()
         };
         let messages = self.messages.iter().map(|message| message.body.len());
-        self.writes().map(of).chain(messages).sum()
+        let deleted = self.delete.iter().map(|(_, bytes)| *bytes);
+        let all = self.writes().map(of).chain(messages).chain(deleted);
+        all.fold(0, usize::saturating_add)
     }
 
     /// Adds it to a batch.
@@ -74,8 +106,10 @@ impl CommitRequest {
         let asked = Asked {
             writes: self.writes().count(),
             messages: self.messages.len(),
+            deletes: usize::from(self.delete.is_some()),
             reply: self.reply,
         };
+        batch.deletes.extend(self.delete.map(|(delete, _)| delete));
         let only_with = self.write.as_ref().map(|write| write.run.clone());
         batch.writes.extend(self.write);
         batch.writes.extend(self.with.into_iter().map(|mut write| {
@@ -96,6 +130,7 @@ impl CommitRequest {
 struct Asked {
     writes: usize,
     messages: usize,
+    deletes: usize,
     reply: Reply,
 }
 
@@ -103,7 +138,7 @@ struct Asked {
 pub(crate) enum Reply {
     /// A run's task is told of the first write.
     Run(mpsc::UnboundedSender<RunMessage>),
-    /// Tells of every write, the first one first, and of every message.
+    /// Tells of every write, the first one first, of every message, and of a delete.
     Once(oneshot::Sender<Result<Committed, StorageError>>),
 }
 
@@ -177,7 +212,7 @@ impl Committer {
         }
         let batch = Batch {
             writes: vec![write],
-            messages: Vec::new(),
+            ..Batch::default()
         };
         let commit = AssertUnwindSafe(|| self.storage.commit_blocking(batch));
         let committed = if may_block {
@@ -221,11 +256,11 @@ pub(crate) async fn run_committer(
         }
         runs.clear();
         let mut bytes = 0;
-        // A batch has one write a run; a second one of the same run waits, and all behind it, so that order is kept.
+        // A batch changes each run once; a second change of the same run waits, and all behind it, so that order is kept.
         let fits = |request: &CommitRequest| {
-            bytes += request.bytes();
-            let mut writes = request.writes();
-            writes.all(|write| runs.insert(write.run.clone())) && bytes <= MAX_BATCH_BYTES
+            bytes = request.bytes().saturating_add(bytes);
+            let mut changed = request.runs();
+            changed.all(|run| runs.insert(run.clone())) && bytes <= MAX_BATCH_BYTES
         };
         let n = gathered
             .iter()
@@ -255,12 +290,15 @@ pub(crate) async fn run_committer(
             }
         }
         match committed {
-            Ok(Committed { writes, messages }) => {
-                let (mut writes, mut messages) = (writes.into_iter(), messages.into_iter());
+            Ok(committed) => {
+                let mut writes = committed.writes.into_iter();
+                let mut messages = committed.messages.into_iter();
+                let mut deletes = committed.deletes.into_iter();
                 for asked in asked {
                     let committed = Committed {
                         writes: writes.by_ref().take(asked.writes).collect(),
                         messages: messages.by_ref().take(asked.messages).collect(),
+                        deletes: deletes.by_ref().take(asked.deletes).collect(),
                     };
                     asked.reply.send(Ok(committed));
                 }

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use futures_core::future::BoxFuture;
 use keepstep_storage::{
-    Epoch, Expect, RunId, RunKind, RunWrite, Timestamp, ValueKey, WriteOutcome,
+    DeleteOutcome, Epoch, Expect, RunId, RunKind, RunWrite, Timestamp, ValueKey, WriteOutcome,
 };
 use serde::{Deserialize, Serialize};
 
@@ -213,11 +213,15 @@ impl Engine {
     pub async fn remove_schedule(&self, name: impl AsRef<str>) -> Result<()> {
         let (shared, id) = (self.shared(), schedule_id(name.as_ref())?);
         let _lock = shared.locks().lock(&id).await;
-        let record = shared.storage.record(&id).await?;
-        let record = record.ok_or_else(|| not_found(&id))?;
-        match shared.storage.delete(&id, record.epoch).await? {
-            true => Ok(()),
-            false => Err(not_found(&id)),
+        loop {
+            let record = shared.storage.record(&id).await?;
+            let record = record.ok_or_else(|| not_found(&id))?;
+            match shared.delete(&id, &record).await? {
+                DeleteOutcome::Deleted => return Ok(()),
+                DeleteOutcome::NotFound => return Err(not_found(&id)),
+                // Another engine has just started a run of it.
+                DeleteOutcome::Fenced | DeleteOutcome::Owned => {}
+            }
         }
     }
 

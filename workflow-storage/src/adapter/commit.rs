@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use tracing::warn;
 
+use crate::blobs::Removal;
 use crate::{
     Batch, BlobId, Committed, Expect, MessageId, Op, Position, Result, RunId, RunRecord, RunWrite,
     Send, SendOutcome, WriteOutcome,
@@ -19,15 +20,20 @@ use super::{frame, keys};
 const MAX_REMOVALS: usize = 512;
 
 impl Core {
-    pub(super) fn commit(&self, batch: Batch) -> Result<Committed> {
+    /// Commits a batch. Blobs that nothing names from then on are still to be [removed](Self::remove_blobs).
+    pub(super) fn commit(&self, batch: Batch) -> Result<(Committed, Vec<Removal>)> {
         let writer = self.writer()?;
         let mut commit = Commit::new(self, &batch);
         let mut committed = Committed {
             writes: Vec::with_capacity(batch.writes.len()),
+            deletes: Vec::with_capacity(batch.deletes.len()),
             messages: Vec::with_capacity(batch.messages.len()),
         };
         for write in batch.writes {
             committed.writes.push(commit.write(write)?);
+        }
+        for delete in batch.deletes {
+            committed.deletes.push(commit.delete(delete)?);
         }
         for message in batch.messages {
             committed.messages.push(commit.send(message)?);
@@ -36,13 +42,11 @@ impl Core {
             ops,
             heads,
             removals,
+            unnamed,
         } = commit.finish()?;
-        self.apply(
-            &writer,
-            ops,
-            heads.into_iter().map(|(run, head)| (run, Some(head))),
-        )?;
+        self.apply(&writer, ops, heads)?;
         self.remove_old(removals);
+        let unnamed = self.begin_removals(&writer, &unnamed);
         drop(writer);
         if committed
             .messages
@@ -53,7 +57,7 @@ impl Core {
             self.arrived.notify_waiters();
             self.arrived.notify_one();
         }
-        Ok(committed)
+        Ok((committed, unnamed))
     }
 
     /// Removes entries that no run has any more. What a crash or a failure leaves of them is removed with the next ones of
@@ -77,18 +81,22 @@ impl Core {
 /// What a batch comes to.
 struct Finished {
     ops: Vec<Op>,
-    heads: HashMap<RunId, Head>,
+    heads: HashMap<RunId, Option<Head>>,
     /// To be done after it, and not necessarily with it.
     removals: Vec<Op>,
+    unnamed: Vec<BlobId>,
 }
 
 /// A batch in the making. What it already changed is in `heads`, not yet in the map.
-struct Commit<'a> {
-    core: &'a Core,
+pub(super) struct Commit<'a> {
+    pub(super) core: &'a Core,
     max_value: usize,
-    ops: Vec<Op>,
-    heads: HashMap<RunId, Head>,
+    pub(super) ops: Vec<Op>,
+    /// `None` is a run that this batch deletes.
+    pub(super) heads: HashMap<RunId, Option<Head>>,
     removals: Vec<Op>,
+    /// Blobs of the runs that this batch deletes.
+    pub(super) unnamed: Vec<BlobId>,
     /// Keys of messages that are in this batch.
     seen: HashSet<Vec<u8>>,
     /// Runs that other writes and messages are to be taken with, and whose write was not taken so far.
@@ -110,16 +118,17 @@ impl<'a> Commit<'a> {
             core,
             max_value: core.map.max_value_bytes(),
             ops: Vec::with_capacity(writes * 3),
-            heads: HashMap::with_capacity(writes),
+            heads: HashMap::with_capacity(writes + batch.deletes.len()),
             removals: Vec::new(),
+            unnamed: Vec::new(),
             seen: HashSet::new(),
             untaken,
         }
     }
 
-    fn head(&self, run: &RunId) -> Result<Option<Head>> {
+    pub(super) fn head(&self, run: &RunId) -> Result<Option<Head>> {
         match self.heads.get(run) {
-            Some(head) => Ok(Some(head.clone())),
+            Some(head) => Ok(head.clone()),
             None => self.core.head(run),
         }
     }
@@ -175,7 +184,7 @@ impl<'a> Commit<'a> {
             next_message,
         };
         self.untaken.remove(run);
-        self.heads.insert(write.run, head);
+        self.heads.insert(write.run, Some(head));
         Ok(WriteOutcome::Written)
     }
 
@@ -285,19 +294,22 @@ impl<'a> Commit<'a> {
             self.seen.insert(seen);
         }
         head.next_message = id.0 + 1;
-        self.heads.insert(message.to, head);
+        self.heads.insert(message.to, Some(head));
         Ok(SendOutcome::Accepted(id))
     }
 
     /// The whole batch. Heads come last, each once, however often it changed.
     fn finish(mut self) -> Result<Finished> {
         for (run, head) in &self.heads {
-            self.core.put_head(&mut self.ops, run, head)?;
+            if let Some(head) = head {
+                self.core.put_head(&mut self.ops, run, head)?;
+            }
         }
         Ok(Finished {
             ops: self.ops,
             heads: self.heads,
             removals: self.removals,
+            unnamed: self.unnamed,
         })
     }
 }

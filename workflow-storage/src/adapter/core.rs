@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
+use crate::blobs::Removal;
 use crate::directory::Directory;
 use crate::{Blobs, Op, OrderedMap, Result, RunId, RunRecord, StorageError};
 
@@ -18,7 +19,7 @@ const FORMAT: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) map: Box<dyn OrderedMap>,
-    pub(super) blobs: Blobs,
+    pub(super) blobs: Arc<Blobs>,
     pub(super) location: String,
     pub(super) directory: Option<Arc<Directory>>,
     /// Something may have arrived.
@@ -37,7 +38,7 @@ impl Core {
     pub(super) fn new(map: Box<dyn OrderedMap>, blobs: Blobs, location: String) -> Self {
         Self {
             map,
-            blobs,
+            blobs: Arc::new(blobs),
             location,
             directory: None,
             arrived: Notify::new(),
@@ -198,9 +199,25 @@ impl Core {
         Ok(())
     }
 
+    /// Removes blobs, unless the store has been closed: then they are for the next who opens it, and may be wanted there.
+    pub(super) fn remove_blobs(&self, removals: Vec<Removal>) {
+        let _removing = self.blobs.removing();
+        if self.check_open().is_ok() {
+            self.blobs.remove_all(removals);
+        }
+    }
+
+    /// Removes a blob, unless the store has been closed.
+    pub(super) fn remove_blob(&self, removal: Removal) -> Result<u64> {
+        let _removing = self.blobs.removing();
+        self.check_open()?;
+        self.blobs.remove(removal)
+    }
+
     pub(super) fn close(&self) -> Result<()> {
         let _writer = self.writer()?;
         self.closed.store(true, Ordering::Release);
+        self.blobs.await_removals();
         self.arrived.notify_waiters();
         let closed = self.map.close();
         // Also after a failure: what the map holds is as durable as it will be, and another may look at it.

@@ -1,47 +1,50 @@
-//! Deleting a run: all of its pairs, in one batch, and then the blobs that only it named.
+//! Deleting runs: all of their pairs go with the commit. The blobs that only they named go after it.
 
 use std::ops::ControlFlow;
 
-use tracing::warn;
+use crate::blobs::Removal;
+use crate::{BlobId, DeleteOutcome, Op, Result, RunDelete, RunId};
 
-use crate::{BlobId, Epoch, Op, Result, RunId};
-
-use super::commit::index;
-use super::core::Core;
+use super::commit::{Commit, index};
+use super::core::{Core, Writer};
 use super::keys::{self, Space};
 
-impl Core {
-    pub(super) fn delete(&self, run: RunId, epoch: Epoch) -> Result<bool> {
-        let writer = self.writer()?;
-        let Some(head) = self.head(&run)?.filter(|head| head.record.epoch == epoch) else {
-            return Ok(false);
+impl Commit<'_> {
+    pub(super) fn delete(&mut self, delete: RunDelete) -> Result<DeleteOutcome> {
+        let run = delete.run;
+        debug_assert!(
+            !self.heads.contains_key(&run),
+            "a batch has a write or a delete of a run"
+        );
+        let Some(head) = self.head(&run)? else {
+            return Ok(DeleteOutcome::NotFound);
         };
-        let mut ops = Vec::new();
-        let mut blobs = Vec::new();
-        self.blobs_of(&run, &mut |blob| {
+        if head.record.epoch != delete.epoch {
+            return Ok(DeleteOutcome::Fenced);
+        }
+        let (core, ops, unnamed) = (self.core, &mut self.ops, &mut self.unnamed);
+        core.blobs_of(&run, &mut |blob| {
             ops.push(Op::Remove(keys::blob_run(&blob, &run)));
-            blobs.push(blob);
+            unnamed.push(blob);
         })?;
         for space in Space::OF_RUNS {
-            self.remove_prefix(&mut ops, &keys::of_run(space, &run))?;
+            core.remove_prefix(ops, &keys::of_run(space, &run))?;
         }
-        index(&mut ops, &run, Some(&head.record), None);
+        index(ops, &run, Some(&head.record), None);
         ops.push(Op::Remove(keys::record(&run)));
-        self.apply(&writer, ops, [(run.clone(), None)])?;
-        // From here on the run is deleted: what cannot be removed now is for the next sweep.
-        let removals: Vec<_> = blobs
+        self.heads.insert(run, None);
+        Ok(DeleteOutcome::Deleted)
+    }
+}
+
+impl Core {
+    /// Begins to remove those of these blobs that no run names and nobody has pinned. From here on no commit can come to name them.
+    pub(super) fn begin_removals(&self, _writer: &Writer<'_>, blobs: &[BlobId]) -> Vec<Removal> {
+        blobs
             .iter()
             .filter(|blob| matches!(self.is_referred_to(blob), Ok(false)))
             .filter_map(|blob| self.blobs.begin_removal(blob))
-            .collect();
-        // Nothing can come to name them any more, so commits need not wait for their removal.
-        drop(writer);
-        for removal in removals {
-            if let Err(error) = self.blobs.remove(removal) {
-                warn!(%run, %error, "a blob of a deleted run stays until the next sweep");
-            }
-        }
-        Ok(true)
+            .collect()
     }
 
     fn blobs_of(&self, run: &RunId, visit: &mut dyn FnMut(BlobId)) -> Result<()> {

@@ -11,8 +11,9 @@ use super::keys::{self, Space};
 use crate::fuzzing::with_a_flipped_bit;
 use crate::memory::Memory;
 use crate::{
-    Batch, Blobs, Expect, MessageId, NodeId, Op, OrderedMap, Position, Result, RunId, RunQuery,
-    RunRecord, RunWrite, Send, StoredStatus, Timestamp, ValueKey, WriteOutcome,
+    Batch, Blobs, DeleteOutcome, Expect, MessageId, NodeId, Op, OrderedMap, Position, Result,
+    RunDelete, RunId, RunQuery, RunRecord, RunWrite, Send, StoredStatus, Timestamp, ValueKey,
+    WriteOutcome,
 };
 
 /// Chunks that were cut come back whole; with a flipped bit or without one of them they do not come back at all.
@@ -223,8 +224,7 @@ fn of_run(core: &Core, run: RunId) -> Result<()> {
     {
         assert_eq!((entry.position, &*entry.bytes), (last, &b"entry"[..]));
     }
-    let sent = core.commit(Batch {
-        writes: vec![],
+    let (sent, _) = core.commit(Batch {
         messages: vec![Send {
             to: run.clone(),
             key: Some("key".into()),
@@ -233,10 +233,18 @@ fn of_run(core: &Core, run: RunId) -> Result<()> {
             blobs: vec![],
             only_with: None,
         }],
+        ..Batch::default()
     })?;
     assert_eq!(sent.messages.len(), 1);
     drop(core.inbox(&run, Some(MessageId(0)), 100));
-    assert!(core.delete(run.clone(), written.epoch)?);
+    let delete = RunDelete {
+        run: run.clone(),
+        epoch: written.epoch,
+        node: NodeId(7),
+    };
+    let (deleted, unnamed) = core.commit(delete.into())?;
+    core.remove_blobs(unnamed);
+    assert_eq!(deleted.deletes, [DeleteOutcome::Deleted]);
     assert_eq!(core.record(&run)?, None);
     assert!(core.journal(&run, Position(0), 1 << 20)?.is_empty());
     assert!(core.inbox(&run, None, 100)?.is_empty());
@@ -250,7 +258,7 @@ fn append(core: &Core, run: &RunId, old: &RunRecord) -> Result<RunRecord> {
         first_entry: old.first_entry.min(old.next_entry),
         ..old.clone()
     };
-    let committed = core.commit(Batch {
+    let (committed, _) = core.commit(Batch {
         writes: vec![RunWrite {
             run: run.clone(),
             expect: Expect::Epoch(old.epoch),
@@ -262,7 +270,7 @@ fn append(core: &Core, run: &RunId, old: &RunRecord) -> Result<RunRecord> {
             consumed: vec![MessageId(0)],
             only_with: None,
         }],
-        messages: vec![],
+        ..Batch::default()
     })?;
     assert_eq!(committed.writes, [WriteOutcome::Written]);
     assert_eq!(

@@ -25,10 +25,11 @@ impl Core {
                 self.blobs.begin_removal(&blob)
             };
             if let Some(removal) = removal {
-                done.bytes_freed += self.blobs.remove(removal)?;
+                done.bytes_freed += self.remove_blob(removal)?;
                 done.blobs_removed += 1;
             }
         }
+        self.blobs.await_removals();
         let _writer = self.writer()?;
         done.bytes_freed += self.map.compact()?;
         Ok(done)

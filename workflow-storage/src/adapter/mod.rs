@@ -1,6 +1,6 @@
 //! [`Storage`] on an [`OrderedMap`]: what every embedded store has in common.
 //!
-//! Commits, claims, releases and deletes go through one writer, which reads the records it needs, checks epochs and
+//! Commits, claims and releases go through one writer, which reads the records it needs, checks epochs and
 //! turns everything into one batch of the map. Reads go past the writer.
 
 mod claim;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::oneshot;
 
 use self::core::Core;
 use crate::directory::Directory;
@@ -129,12 +130,56 @@ impl Adapter {
         let core = Arc::clone(&self.core);
         match tokio::task::spawn_blocking(move || f(&core)).await {
             Ok(result) => result,
-            Err(error) if error.is_cancelled() => Err(self.core.closed()),
-            Err(error) => Err(StorageError::Backend {
-                backend: self.core.map.backend(),
-                operation: "finish a call",
-                source: Arc::new(error),
-            }),
+            Err(error) => Err(self.unfinished(error)),
+        }
+    }
+
+    /// Commits deletes. Blobs that nothing names any more are removed before the answer where that takes no time; those that are
+    /// far away after it, on the same thread: whoever commits next does not wait for a network, and whoever stores such a blob
+    /// again does not wait for a thread.
+    async fn commit_deletes(&self, batch: Batch) -> Result<Committed> {
+        if !self.core.blobs.are_far() {
+            let commit = move |core: &Arc<Core>| {
+                let (committed, unnamed) = core.commit(batch)?;
+                core.remove_blobs(unnamed);
+                Ok(committed)
+            };
+            return self.on_blobs(commit).await;
+        }
+        self.core.check_open()?;
+        let core = Arc::clone(&self.core);
+        let (reply, answer) = oneshot::channel();
+        let committing = tokio::task::spawn_blocking(move || {
+            let (committed, unnamed) = core.commit(batch)?;
+            let blobs = Arc::clone(&core.blobs);
+            // Whoever closes the store waits for this. Whoever drops it need not.
+            let _removing = blobs.removing();
+            let is_open = core.check_open().is_ok();
+            drop(core);
+            // Whoever asked may have gone.
+            drop(reply.send(committed));
+            if is_open {
+                blobs.remove_all(unnamed);
+            }
+            Ok(())
+        });
+        if let Ok(committed) = answer.await {
+            return Ok(committed);
+        }
+        match committing.await {
+            Ok(committed) => committed.and_then(|()| Err(self.core.closed())),
+            Err(error) => Err(self.unfinished(error)),
+        }
+    }
+
+    fn unfinished(&self, error: tokio::task::JoinError) -> StorageError {
+        if error.is_cancelled() {
+            return self.core.closed();
+        }
+        StorageError::Backend {
+            backend: self.core.map.backend(),
+            operation: "finish a call",
+            source: Arc::new(error),
         }
     }
 }
@@ -184,11 +229,18 @@ impl Storage for Adapter {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed> {
-        self.on_map(|core| core.commit(batch)).await
+        if !batch.deletes.is_empty() {
+            return self.commit_deletes(batch).await;
+        }
+        self.on_map(|core| core.commit(batch).map(|(committed, _)| committed))
+            .await
     }
 
     fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
-        Ok(self.core.commit(batch))
+        Ok(self.core.commit(batch).map(|(committed, unnamed)| {
+            self.core.remove_blobs(unnamed);
+            committed
+        }))
     }
 
     async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
@@ -286,11 +338,6 @@ impl Storage for Adapter {
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
         let runs = runs.to_vec();
         self.on_map(move |core| core.release(runs)).await
-    }
-
-    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
-        let run = run.clone();
-        self.on_blobs(move |core| core.delete(run, epoch)).await
     }
 
     async fn notified(&self) {

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::memory::Memory;
-use crate::{Expect, Op, RunWrite, Send, SendOutcome, StoredStatus, WriteOutcome};
+use crate::{
+    DeleteOutcome, Expect, Op, RunDelete, RunWrite, Send, SendOutcome, StoredStatus, WriteOutcome,
+};
 
 /// A map in memory that counts, fails when told to, and takes short values only.
 #[derive(Debug, Default)]
@@ -149,7 +151,6 @@ fn new_run(core: &Core, id: &str) {
         only_with: None,
     };
     let batch = Batch {
-        writes: vec![],
         messages: vec![
             message.clone(),
             Send {
@@ -157,9 +158,10 @@ fn new_run(core: &Core, id: &str) {
                 ..message
             },
         ],
+        ..Batch::default()
     };
     assert_eq!(
-        core.commit(batch).unwrap().messages,
+        core.commit(batch).unwrap().0.messages,
         [0, 1].map(|id| SendOutcome::Accepted(MessageId(id)))
     );
 }
@@ -167,9 +169,12 @@ fn new_run(core: &Core, id: &str) {
 fn commit(core: &Core, write: RunWrite) {
     let batch = Batch {
         writes: vec![write],
-        messages: vec![],
+        ..Batch::default()
     };
-    assert_eq!(core.commit(batch).unwrap().writes, [WriteOutcome::Written]);
+    assert_eq!(
+        core.commit(batch).unwrap().0.writes,
+        [WriteOutcome::Written]
+    );
 }
 
 /// Reads everything of a run, from the map.
@@ -204,6 +209,22 @@ fn appending_a_small_entry_reads_nothing_and_puts_two_pairs() {
     assert_eq!(map.0.ops.lock().unwrap().len(), 2);
 }
 
+fn try_delete(core: &Core, id: &str, epoch: Epoch) -> DeleteOutcome {
+    let delete = RunDelete {
+        run: run(id),
+        epoch,
+        node: NodeId(1),
+    };
+    let (committed, unnamed) = core.commit(delete.into()).unwrap();
+    core.remove_blobs(unnamed);
+    committed.deletes[0]
+}
+
+fn delete(core: &Core, id: &str) {
+    let deleted = try_delete(core, id, record(0).epoch);
+    assert_eq!(deleted, DeleteOutcome::Deleted);
+}
+
 #[test]
 fn a_deleted_run_leaves_nothing() {
     let map = Watched::default();
@@ -213,10 +234,10 @@ fn a_deleted_run_leaves_nothing() {
     let one = map.pairs();
     // A run whose id begins with the other's.
     new_run(&core, "a b");
-    assert!(core.delete(run("a b"), record(0).epoch).unwrap());
+    delete(&core, "a b");
     assert_eq!(map.pairs(), one);
-    assert!(!core.delete(run("a"), Epoch(77)).unwrap());
-    assert!(core.delete(run("a"), record(0).epoch).unwrap());
+    assert_eq!(try_delete(&core, "a", Epoch(77)), DeleteOutcome::Fenced);
+    delete(&core, "a");
     assert_eq!(map.pairs(), empty);
 }
 
@@ -356,7 +377,7 @@ fn a_page_by_status_reads_no_other_runs() {
     });
     let batch = Batch {
         writes: writes.collect(),
-        messages: vec![],
+        ..Batch::default()
     };
     core.commit(batch).unwrap();
     let core = map.open().unwrap();
@@ -442,6 +463,7 @@ fn who_reads_a_message_reads_the_record_that_came_with_it() {
     let batch = Batch {
         writes: vec![write],
         messages: vec![message],
+        ..Batch::default()
     };
     core.commit(batch).unwrap();
     let (early, has_read) = found.lock().unwrap().take().unwrap();
@@ -504,11 +526,11 @@ fn a_write_that_refers_to_a_blob_that_is_not_there_is_refused() {
             consumed: vec![],
             only_with: None,
         }],
-        messages: vec![],
+        ..Batch::default()
     };
     let blob = BlobId([7; 32]);
     let refused = WriteOutcome::BlobMissing { blob };
-    assert_eq!(core.commit(batch).unwrap().writes, [refused]);
+    assert_eq!(core.commit(batch).unwrap().0.writes, [refused]);
     assert_eq!(map.pairs(), before);
 }
 
@@ -519,10 +541,10 @@ fn blobs_are_swept_once_no_run_refers_to_them() {
     new_run(&core, "a");
     new_run(&core, "b");
     let fresh = core.blobs.put(Bytes::from_static(b"fresh")).unwrap();
-    core.delete(run("a"), record(0).epoch).unwrap();
+    delete(&core, "a");
     assert_eq!(core.maintain().unwrap().blobs_removed, 0);
     let pinned = core.blobs.put(Bytes::from_static(b"large")).unwrap();
-    core.delete(run("b"), record(0).epoch).unwrap();
+    delete(&core, "b");
     assert_eq!(core.blobs.list().unwrap().len(), 2, "it is pinned");
     core.blobs.unpin(&pinned);
     let done = core.maintain().unwrap();
@@ -530,7 +552,7 @@ fn blobs_are_swept_once_no_run_refers_to_them() {
     assert_eq!(core.blobs.list().unwrap(), [fresh]);
     // With nobody else to want it, it goes at once.
     new_run(&core, "a");
-    core.delete(run("a"), record(0).epoch).unwrap();
+    delete(&core, "a");
     assert_eq!(core.blobs.list().unwrap(), [fresh]);
 }
 
@@ -545,7 +567,7 @@ fn a_blob_is_there_until_nothing_durable_names_it() {
         move || seen.store(core.blobs.list().unwrap().len(), Ordering::Relaxed)
     };
     *map.0.during_apply.0.lock().unwrap() = Some(Box::new(look));
-    core.delete(run("a"), record(0).epoch).unwrap();
+    delete(&core, "a");
     assert_eq!(seen.load(Ordering::Relaxed), 1, "the run may be back");
     assert_eq!(core.blobs.list().unwrap(), []);
 }

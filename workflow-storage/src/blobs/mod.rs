@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use tracing::warn;
 
 #[cfg(feature = "object_store")]
 pub use self::bucket::ObjectStoreBlobs;
@@ -31,7 +32,9 @@ use crate::{BlobId, BlobReader, Result, StorageError};
 #[derive(Debug)]
 pub struct Blobs {
     place: Place,
-    pins: Pins,
+    pins: Arc<Pins>,
+    /// Held by whoever removes blobs whose removal nobody waits for.
+    removing: RwLock<()>,
 }
 
 enum Place {
@@ -111,7 +114,8 @@ impl Blobs {
     fn new(place: Place) -> Self {
         Self {
             place,
-            pins: Pins::default(),
+            pins: Arc::default(),
+            removing: RwLock::default(),
         }
     }
 
@@ -187,7 +191,10 @@ impl Blobs {
             }
             Place::Files(files) => files.get(id),
             #[cfg(feature = "object_store")]
-            Place::Bucket(bucket) => bucket.get(id),
+            Place::Bucket(bucket) => match self.pins.is_being_removed(id) {
+                true => Err(missing(format!("{bucket:?}"), id)),
+                false => bucket.get(id),
+            },
         }
     }
 
@@ -197,7 +204,10 @@ impl Blobs {
             Place::Memory(_) => Ok(Box::new(std::io::Cursor::new(self.get(id)?))),
             Place::Files(files) => Files::reader(files, id),
             #[cfg(feature = "object_store")]
-            Place::Bucket(bucket) => bucket.reader(id),
+            Place::Bucket(bucket) => match self.pins.is_being_removed(id) {
+                true => Err(missing(format!("{bucket:?}"), id)),
+                false => bucket.reader(id),
+            },
         }
     }
 
@@ -254,13 +264,46 @@ impl Blobs {
         }
     }
 
+    /// Whether a removal asks somebody far away.
+    pub(crate) fn are_far(&self) -> bool {
+        match self.place {
+            Place::Memory(_) | Place::Files(_) => false,
+            #[cfg(feature = "object_store")]
+            Place::Bucket(_) => true,
+        }
+    }
+
+    /// Whoever has this removes blobs that nobody waits for.
+    pub(crate) fn removing(&self) -> std::sync::RwLockReadGuard<'_, ()> {
+        self.removing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody is removing blobs.
+    pub(crate) fn await_removals(&self) {
+        drop(
+            self.removing
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+
+    /// Removes blobs of deleted runs. What cannot be removed now is for the next sweep.
+    pub(crate) fn remove_all(&self, removals: Vec<Removal>) {
+        for removal in removals {
+            let blob = removal.id;
+            if let Err(error) = self.remove(removal) {
+                warn!(%blob, %error, "a blob of a deleted run stays until the next sweep");
+            }
+        }
+    }
+
     /// Begins to remove a blob that no run names; `None` if it is pinned. From now on no commit can come to name it.
-    pub(crate) fn begin_removal(&self, id: &BlobId) -> Option<Removal<'_>> {
+    pub(crate) fn begin_removal(&self, id: &BlobId) -> Option<Removal> {
         self.pins.begin_removal(id)
     }
 
     /// Removes a blob, and says how many bytes it had.
-    pub(crate) fn remove(&self, removal: Removal<'_>) -> Result<u64> {
+    pub(crate) fn remove(&self, removal: Removal) -> Result<u64> {
         match &self.place {
             Place::Memory(blobs) => {
                 let mut blobs = blobs.write().unwrap_or_else(PoisonError::into_inner);

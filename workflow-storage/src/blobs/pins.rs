@@ -4,7 +4,7 @@
 //! the blob is durable, or until it gives up. After a crash nobody holds any: what no run names is swept.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::BlobId;
 
@@ -49,13 +49,13 @@ impl Pins {
     }
 
     /// Begins to remove a blob; `None` if it is pinned. Whoever stores it waits until the answer is dropped.
-    pub(super) fn begin_removal(&self, id: &BlobId) -> Option<Removal<'_>> {
+    pub(super) fn begin_removal(self: &Arc<Self>, id: &BlobId) -> Option<Removal> {
         let mut state = self.state();
         if state.pins.contains_key(id) || !state.removing.insert(*id) {
             return None;
         }
         Some(Removal {
-            pins: self,
+            pins: Arc::clone(self),
             id: *id,
         })
     }
@@ -72,12 +72,12 @@ impl Pins {
 /// A blob is being removed until this is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Removal<'a> {
-    pins: &'a Pins,
-    pub(super) id: BlobId,
+pub(crate) struct Removal {
+    pins: Arc<Pins>,
+    pub(crate) id: BlobId,
 }
 
-impl Drop for Removal<'_> {
+impl Drop for Removal {
     fn drop(&mut self) {
         self.pins.state().removing.remove(&self.id);
         self.pins.removed.notify_all();
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_pinned_blob_is_not_removed() {
-        let pins = Pins::default();
+        let pins = Arc::new(Pins::default());
         pins.pin(&ID);
         pins.pin_to_store(&ID);
         pins.unpin(&ID);
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn who_stores_a_blob_waits_for_its_removal() {
-        let pins = Pins::default();
+        let pins = Arc::new(Pins::default());
         let removal = pins.begin_removal(&ID).unwrap();
         assert!(pins.begin_removal(&ID).is_none());
         let (pinned, is_pinned) = std::sync::mpsc::channel();

@@ -128,7 +128,7 @@ pub async fn a_blob_stays_while_a_run_refers_to_it(stores: Stores<'_>) {
     store.maintain().await.unwrap();
     assert!(is_there(&*store, &shared).await && is_there(&*store, &second).await);
 
-    assert!(store.delete(&a.run, a.record.epoch).await.unwrap());
+    delete(&*store, &a.run, a.record.epoch).await;
     store.maintain().await.unwrap();
     assert!(is_there(&*store, &shared).await);
 }
@@ -144,7 +144,7 @@ pub async fn a_blob_goes_with_its_last_run(stores: Stores<'_>) {
         refer(&*store, run, &blobs).await;
     }
     for run in [&a, &b] {
-        assert!(store.delete(&run.run, run.record.epoch).await.unwrap());
+        delete(&*store, &run.run, run.record.epoch).await;
     }
     let was_there = is_there(&*store, &gone).await;
     let maintained = store.maintain().await.unwrap();
@@ -163,7 +163,7 @@ pub async fn a_blob_may_come_back(stores: Stores<'_>) {
         refer(&*store, &run, &[blob]).await;
         store.maintain().await.unwrap();
         assert!(is_there(&*store, &blob).await);
-        assert!(store.delete(&run.run, run.record.epoch).await.unwrap());
+        delete(&*store, &run.run, run.record.epoch).await;
         store.maintain().await.unwrap();
         assert!(!is_there(&*store, &blob).await);
     }
@@ -176,8 +176,7 @@ pub async fn a_fresh_blob_survives_maintenance(stores: Stores<'_>) {
     let old = put(&*store, 10_000, 1).await;
     let former = Owned::new("former").create(&*store).await;
     refer(&*store, &former, &[old]).await;
-    let deleted = store.delete(&former.run, former.record.epoch).await;
-    assert!(deleted.unwrap());
+    delete(&*store, &former.run, former.record.epoch).await;
 
     let fresh = put(&*store, 10_000, 2).await;
     assert_eq!(put(&*store, 10_000, 1).await, old);
@@ -201,7 +200,7 @@ pub async fn a_pinned_blob_stays_until_it_is_unpinned(stores: Stores<'_>) {
     let run = Owned::new("a").create(&*store).await;
     refer(&*store, &run, &[blob]).await;
     store.pin_blob(&blob);
-    assert!(store.delete(&run.run, run.record.epoch).await.unwrap());
+    delete(&*store, &run.run, run.record.epoch).await;
     for _ in 0..2 {
         assert_eq!(store.maintain().await.unwrap().blobs_removed, 0);
         assert!(is_there(&*store, &blob).await);
@@ -278,7 +277,7 @@ pub async fn a_message_makes_its_run_name_blobs(stores: Stores<'_>) {
     write(&*store, run.consume(&[id])).await;
     assert_eq!(store.maintain().await.unwrap().blobs_removed, 0);
     assert!(is_there(&*store, &blob).await);
-    assert!(store.delete(&run.run, run.record.epoch).await.unwrap());
+    delete(&*store, &run.run, run.record.epoch).await;
     store.maintain().await.unwrap();
     assert!(!is_there(&*store, &blob).await);
 }

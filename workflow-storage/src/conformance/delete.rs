@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::kit::*;
-use crate::{Epoch, MessageId, Position, RunQuery, RunWrite, SendOutcome, Storage, ValueKey};
+use crate::{
+    Batch, DeleteOutcome, Epoch, MessageId, Position, RunQuery, RunWrite, SendOutcome, Storage,
+    ValueKey, WriteOutcome,
+};
 
 /// A run with something of everything.
 async fn full(store: &dyn Storage, id: &str) -> (Owned, MessageId) {
@@ -48,7 +51,7 @@ async fn assert_full(store: &dyn Storage, run: &Owned) {
 pub async fn everything_of_a_run_goes(stores: Stores<'_>) {
     let store = stores.open().await;
     let (run, _) = full(&*store, "a").await;
-    assert!(store.delete(&run.run, run.record.epoch).await.unwrap());
+    delete(&*store, &run.run, run.record.epoch).await;
 
     assert_eq!(record(&*store, &run.run).await, None);
     assert_eq!(journal(&*store, &run.run).await, []);
@@ -76,18 +79,67 @@ pub async fn everything_of_a_run_goes(stores: Stores<'_>) {
 pub async fn only_the_owner_deletes(stores: Stores<'_>) {
     let store = stores.open().await;
     let (run, _) = full(&*store, "a").await;
-    assert!(!store.delete(&run.run, Epoch(9)).await.unwrap());
-    assert!(!store.delete(&run.run, Epoch(0)).await.unwrap());
+    for epoch in [Epoch(9), Epoch(0)] {
+        let outcomes = try_delete(&*store, vec![deletion(&run.run, epoch)]).await;
+        assert_eq!(outcomes, [DeleteOutcome::Fenced]);
+    }
     assert_full(&*store, &run).await;
 }
 
 /// Deleting what is not there is no error, and does nothing.
 pub async fn an_unknown_run_is_not_deleted(stores: Stores<'_>) {
     let store = stores.open().await;
-    assert!(!store.delete(&id("a"), Epoch::FIRST).await.unwrap());
+    let unknown = deletion(&id("a"), Epoch::FIRST);
+    let outcomes = try_delete(&*store, vec![unknown.clone()]).await;
+    assert_eq!(outcomes, [DeleteOutcome::NotFound]);
     let run = Owned::new("a").create(&*store).await;
-    assert!(store.delete(&run.run, Epoch::FIRST).await.unwrap());
-    assert!(!store.delete(&run.run, Epoch::FIRST).await.unwrap());
+    delete(&*store, &run.run, Epoch::FIRST).await;
+    let outcomes = try_delete(&*store, vec![unknown]).await;
+    assert_eq!(outcomes, [DeleteOutcome::NotFound]);
+}
+
+/// Many go in one commit with writes and messages of other runs; those that are refused leave the others alone.
+pub async fn many_runs_go_in_one_commit(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let mut runs = Vec::new();
+    for n in 0..20 {
+        runs.push(full(&*store, &format!("gone{n}")).await.0);
+    }
+    let (kept, _) = full(&*store, "kept").await;
+    let mut goes_on = Owned::new("goes on").create(&*store).await;
+    let mut deletes: Vec<_> = runs
+        .iter()
+        .map(|run| deletion(&run.run, run.record.epoch))
+        .collect();
+    deletes.insert(3, deletion(&kept.run, Epoch(9)));
+    deletes.insert(7, deletion(&id("unknown"), Epoch::FIRST));
+    let batch = Batch {
+        writes: vec![goes_on.append("entry"), Owned::new("new").creation()],
+        deletes,
+        messages: vec![
+            message(&runs[0], None, "too late"),
+            message(&goes_on, None, "message"),
+        ],
+    };
+    let committed = store.commit(batch).await.unwrap();
+    assert_eq!(committed.writes, [WriteOutcome::Written; 2]);
+    let mut expected = vec![DeleteOutcome::Deleted; 20];
+    expected.insert(3, DeleteOutcome::Fenced);
+    expected.insert(7, DeleteOutcome::NotFound);
+    assert_eq!(committed.deletes, expected);
+    assert_eq!(committed.messages[0], SendOutcome::NotFound);
+    assert!(matches!(committed.messages[1], SendOutcome::Accepted(_)));
+    for run in &runs {
+        assert_eq!(record(&*store, &run.run).await, None);
+        assert_eq!(journal(&*store, &run.run).await, []);
+        assert_eq!(inbox(&*store, &run.run).await, []);
+    }
+    assert_full(&*store, &kept).await;
+    assert_eq!(journal(&*store, &goes_on.run).await, [entry(0, "entry")]);
+    assert_eq!(bodies(&*store, &goes_on.run).await, ["message"]);
+    let mut left = listed(&*store, &RunQuery::default()).await;
+    left.sort();
+    assert_eq!(left, ["goes on", "kept", "new"]);
 }
 
 /// Runs whose ids begin with the deleted id, or with which it begins, keep everything.
@@ -99,7 +151,7 @@ pub async fn other_runs_stay(stores: Stores<'_>) {
         others.push(full(&*store, id).await.0);
     }
     let epoch = deleted.record.epoch;
-    assert!(store.delete(&deleted.run, epoch).await.unwrap());
+    delete(&*store, &deleted.run, epoch).await;
     for other in &others {
         assert_full(&*store, other).await;
     }
@@ -112,7 +164,7 @@ pub async fn other_runs_stay(stores: Stores<'_>) {
 pub async fn the_id_is_free_again(stores: Stores<'_>) {
     let store = stores.open().await;
     let (old, _) = full(&*store, "a").await;
-    assert!(store.delete(&old.run, old.record.epoch).await.unwrap());
+    delete(&*store, &old.run, old.record.epoch).await;
 
     let mut new = Owned::new("a").created_at(77).create(&*store).await;
     assert_eq!(record(&*store, &new.run).await, Some(new.record.clone()));

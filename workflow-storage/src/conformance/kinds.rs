@@ -63,12 +63,7 @@ pub async fn listings_keep_kinds_apart(stores: Stores<'_>) {
         assert_eq!(by(RunKind::Actor, statuses).await, [counter.run.as_str()]);
         assert!(by(RunKind::Schedule, statuses).await.is_empty());
     }
-    assert!(
-        store
-            .delete(&counter.run, counter.record.epoch)
-            .await
-            .unwrap()
-    );
+    delete(&*store, &counter.run, counter.record.epoch).await;
     assert!(by(RunKind::Actor, &[]).await.is_empty());
 }
 
@@ -154,7 +149,7 @@ pub async fn runs_with_messages_are_found(stores: Stores<'_>) {
     assert_eq!(unread(None, 9).await, all);
     write(&*store, a.consume(&[messages[1].id])).await;
     assert_eq!(unread(None, 9).await, [all[0].clone(), all[2].clone()]);
-    assert!(store.delete(&counter.run, Epoch::FIRST).await.unwrap());
+    delete(&*store, &counter.run, Epoch::FIRST).await;
     assert_eq!(unread(None, 9).await, all[2..]);
 }
 

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::Opener;
 use crate::{
-    Batch, BlobId, Build, Epoch, Expect, JournalEntry, Message, MessageId, NodeId, Position, RunId,
-    RunKind, RunQuery, RunRecord, RunWrite, Send, SendOutcome, StepCounts, Storage, StoredStatus,
-    Timestamp, ValueKey, WriteOutcome,
+    Batch, BlobId, Build, DeleteOutcome, Epoch, Expect, JournalEntry, Message, MessageId, NodeId,
+    Position, RunDelete, RunId, RunKind, RunQuery, RunRecord, RunWrite, Send, SendOutcome,
+    StepCounts, Storage, StoredStatus, Timestamp, ValueKey, WriteOutcome,
 };
 
 pub(super) type Stores<'a> = &'a dyn Opener;
@@ -181,7 +181,13 @@ pub(super) async fn commit(
     writes: Vec<RunWrite>,
     messages: Vec<Send>,
 ) -> (Vec<WriteOutcome>, Vec<SendOutcome>) {
-    let committed = store.commit(Batch { writes, messages }).await.unwrap();
+    let batch = Batch {
+        writes,
+        messages,
+        ..Batch::default()
+    };
+    let committed = store.commit(batch).await.unwrap();
+    assert_eq!(committed.deletes, []);
     (committed.writes, committed.messages)
 }
 
@@ -195,6 +201,32 @@ pub(super) async fn try_write(store: &dyn Storage, write: RunWrite) -> WriteOutc
 /// Commits one write, which must be taken.
 pub(super) async fn write(store: &dyn Storage, write: RunWrite) {
     assert_eq!(try_write(store, write).await, WriteOutcome::Written);
+}
+
+/// A delete by [`NODE`].
+pub(super) fn deletion(run: &RunId, epoch: Epoch) -> RunDelete {
+    RunDelete {
+        run: run.clone(),
+        epoch,
+        node: NODE,
+    }
+}
+
+/// Commits deletes; their outcomes.
+pub(super) async fn try_delete(store: &dyn Storage, deletes: Vec<RunDelete>) -> Vec<DeleteOutcome> {
+    let batch = Batch {
+        deletes,
+        ..Batch::default()
+    };
+    let committed = store.commit(batch).await.unwrap();
+    assert_eq!((committed.writes, committed.messages), (vec![], vec![]));
+    committed.deletes
+}
+
+/// Deletes a run, which must be there at this epoch.
+pub(super) async fn delete(store: &dyn Storage, run: &RunId, epoch: Epoch) {
+    let outcomes = try_delete(store, vec![deletion(run, epoch)]).await;
+    assert_eq!(outcomes, [DeleteOutcome::Deleted], "{run}");
 }
 
 pub(super) fn message(to: &Owned, key: Option<&str>, body: impl Into<Bytes>) -> Send {

@@ -137,6 +137,7 @@ macro_rules! __conformance {
                 everything_of_a_run_goes,
                 only_the_owner_deletes,
                 an_unknown_run_is_not_deleted,
+                many_runs_go_in_one_commit,
                 other_runs_stay,
                 the_id_is_free_again,
             }

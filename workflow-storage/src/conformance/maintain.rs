@@ -16,7 +16,7 @@ pub async fn maintenance_keeps_what_is_there(stores: Stores<'_>) {
     for n in 0..20 {
         let mut run = Owned::new(&format!("kept{n}")).create(&*store).await;
         run.appended(&*store, noise(50_000, n)).await;
-        assert!(store.delete(&run.run, run.record.epoch).await.unwrap());
+        delete(&*store, &run.run, run.record.epoch).await;
     }
     for n in 0..20 {
         kept.appended(&*store, noise(5_000, n)).await;
@@ -49,7 +49,7 @@ pub async fn maintenance_keeps_what_is_written_meanwhile(stores: Stores<'_>) {
         let run = Owned::new(&format!("ballast{n}")).create(&*store).await;
         write(&*store, run.set(ValueKey::Output, Some(noise(60_000, n)))).await;
         if n % 2 == 0 {
-            assert!(store.delete(&run.run, run.record.epoch).await.unwrap());
+            delete(&*store, &run.run, run.record.epoch).await;
         }
     }
     let done = Arc::new(AtomicBool::new(false));

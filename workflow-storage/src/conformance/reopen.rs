@@ -22,7 +22,7 @@ pub async fn a_closed_store_refuses_calls(stores: Stores<'_>) {
     }
     let batch = Batch {
         writes: vec![run.write()],
-        messages: vec![],
+        ..Batch::default()
     };
     let runs = [run.run.clone()];
     let lease = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub async fn a_closed_store_refuses_calls(stores: Stores<'_>) {
     closed(store.inbox(&run.run, None, 9).await);
     closed(store.claim(&runs, NODE, lease).await);
     closed(store.release(&[(run.run.clone(), Epoch::FIRST)]).await);
-    closed(store.delete(&run.run, Epoch::FIRST).await);
+    closed(store.commit(deletion(&run.run, Epoch::FIRST).into()).await);
     closed(store.put_blob("x".into()).await);
     closed(store.blob(&BlobId([0; 32])).await);
     closed(store.maintain().await);
@@ -217,7 +217,7 @@ pub async fn a_deleted_run_stays_deleted(stores: Stores<'_>) {
     let filled = fill(&*store).await;
     let other = Owned::new("runs").create(&*store).await;
     let (run, epoch) = (&filled.run.run, filled.run.record.epoch);
-    assert!(store.delete(run, epoch).await.unwrap());
+    delete(&*store, run, epoch).await;
     drop(store);
 
     let store = stores.open().await;
@@ -238,7 +238,7 @@ pub async fn a_maintained_store_opens(stores: Stores<'_>) {
     for n in 0..10 {
         let run = Owned::new(&format!("gone{n}")).create(&*store).await;
         write(&*store, run.set(ValueKey::Output, Some(noise(90_000, n)))).await;
-        assert!(store.delete(&run.run, run.record.epoch).await.unwrap());
+        delete(&*store, &run.run, run.record.epoch).await;
     }
     store.maintain().await.unwrap();
     drop(store);

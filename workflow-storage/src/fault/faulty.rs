@@ -269,6 +269,7 @@ impl Storage for Faulty {
         match self.enter(Call::Commit).await {
             Verdict::Tear(picked, error) => {
                 batch.writes.retain(|write| picked(&write.run));
+                batch.deletes.retain(|delete| picked(&delete.run));
                 batch.messages.retain(|message| picked(&message.to));
                 self.inner.commit(batch).await.and(Err(error))
             }
@@ -386,10 +387,6 @@ impl Storage for Faulty {
             }
             verdict => self.complete(verdict, self.inner.release(runs)).await,
         }
-    }
-
-    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
-        self.pass(Call::Delete, self.inner.delete(run, epoch)).await
     }
 
     async fn notified(&self) {

@@ -18,8 +18,6 @@ pub enum Call {
     Renew,
     /// [`Storage::release`](crate::Storage::release)
     Release,
-    /// [`Storage::delete`](crate::Storage::delete)
-    Delete,
     /// [`Storage::put_blob`](crate::Storage::put_blob), [`Storage::put_blob_from`](crate::Storage::put_blob_from)
     PutBlob,
     /// Any of the calls that only read: `record`, `list`, `list_by_id`, `journal`, `value`, `due`, `inbox`, `unread`, `blob`,
@@ -34,12 +32,12 @@ pub enum Call {
 }
 
 impl Call {
-    /// Whether the call changes what is stored of runs, blobs and tasks: `Commit`, `Claim`, `Release`, `Delete`, `PutBlob`, `Tasks`.
+    /// Whether the call changes what is stored of runs, blobs and tasks: `Commit`, `Claim`, `Release`, `PutBlob`, `Tasks`.
     #[must_use]
     pub fn is_write(self) -> bool {
         matches!(
             self,
-            Self::Commit | Self::Claim | Self::Release | Self::Delete | Self::PutBlob | Self::Tasks
+            Self::Commit | Self::Claim | Self::Release | Self::PutBlob | Self::Tasks
         )
     }
 
@@ -49,7 +47,6 @@ impl Call {
             Self::Claim => "claim",
             Self::Renew => "renew",
             Self::Release => "release",
-            Self::Delete => "delete",
             Self::PutBlob => "put_blob",
             Self::Read => "read",
             Self::Tasks => "tasks",

@@ -62,8 +62,6 @@ pub enum Mutation {
     },
     /// [`Storage::release`]
     Release(Vec<(RunId, Epoch)>),
-    /// [`Storage::delete`]
-    Delete(RunId, Epoch, bool),
     /// [`Storage::put_blob`], or [`Storage::put_blob_from`] of a reader that gave these bytes
     PutBlob(Bytes),
 }
@@ -87,7 +85,6 @@ pub async fn replay(log: &[Mutation], store: &dyn Storage) -> Result<()> {
                 store.release(runs).await?;
                 true
             }
-            Mutation::Delete(run, epoch, deleted) => store.delete(run, *epoch).await? == *deleted,
             Mutation::PutBlob(bytes) => {
                 let id = store.put_blob(bytes.clone()).await?;
                 // Who had put it is gone.
@@ -266,14 +263,6 @@ impl Storage for Recorded {
         self.inner.release(runs).await?;
         self.entries().push(Mutation::Release(runs.to_vec()));
         Ok(())
-    }
-
-    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
-        let _turn = self.turn.lock().await;
-        let deleted = self.inner.delete(run, epoch).await?;
-        let mutation = Mutation::Delete(run.clone(), epoch, deleted);
-        self.entries().push(mutation);
-        Ok(deleted)
     }
 
     async fn notified(&self) {

@@ -11,7 +11,7 @@ use crate::{Batch, Expect, Result, RunRecord, RunWrite, StoredStatus};
 
 /// The write of a batch that is nothing but an entry and the record of a run that goes on.
 pub(super) fn single(batch: &Batch) -> Option<Append<'_>> {
-    let ([write], []) = (&batch.writes[..], &batch.messages[..]) else {
+    let ([write], [], []) = (&batch.writes[..], &batch.deletes[..], &batch.messages[..]) else {
         return None;
     };
     let record = &write.record;

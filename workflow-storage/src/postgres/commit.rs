@@ -13,8 +13,8 @@ use super::numbers::{bits, node, read, stored, time};
 use super::session::Param;
 use super::{append, names};
 use crate::{
-    Batch, BlobId, Committed, Epoch, Expect, MessageId, Result, RunId, SendOutcome, ValueKey,
-    WriteOutcome,
+    Batch, BlobId, Committed, DeleteOutcome, Epoch, Expect, MessageId, Result, RunId, SendOutcome,
+    ValueKey, WriteOutcome,
 };
 
 /// A message to the server has at most 1 GiB.
@@ -104,6 +104,9 @@ struct Columns<'a> {
     message_with: Vec<i32>,
     sent_blob_of: Vec<i32>,
     sent_blob: Vec<&'a [u8]>,
+    deleted: Vec<&'a str>,
+    deleted_at: Vec<i64>,
+    deleted_by: Vec<i64>,
 }
 
 /// What stands for a write that is not there, or not before.
@@ -191,7 +194,13 @@ impl<'a> Columns<'a> {
                 columns.sent_blob.push(&blob.0);
             }
         }
-        columns.locked = columns.id.iter().chain(&columns.to).copied().collect();
+        for delete in &batch.deletes {
+            columns.deleted.push(delete.run.as_str());
+            columns.deleted_at.push(stored(delete.epoch.0));
+            columns.deleted_by.push(node(delete.node));
+        }
+        let runs = columns.id.iter().chain(&columns.deleted);
+        columns.locked = runs.chain(&columns.to).copied().collect();
         columns.locked.sort_unstable();
         columns.locked.dedup();
         columns
@@ -229,7 +238,7 @@ impl super::Postgres {
         {
             return Ok(Committed {
                 writes: vec![WriteOutcome::Written],
-                messages: vec![],
+                ..Committed::default()
             });
         }
         let columns = Columns::new(batch);
@@ -293,6 +302,9 @@ impl super::Postgres {
             &c.message_with,
             &c.sent_blob_of,
             &c.sent_blob,
+            &c.deleted,
+            &c.deleted_at,
+            &c.deleted_by,
         ];
         let rows = self
             .sessions
@@ -326,6 +338,7 @@ fn outcomes(row: &Row, batch: &Batch) -> Result<Committed, tokio_postgres::Error
     let sent: Vec<i16> = row.try_get(3)?;
     let numbers: Vec<i64> = row.try_get(4)?;
     let unsent: Vec<Option<&[u8]>> = row.try_get(5)?;
+    let deleted: Vec<i16> = row.try_get(6)?;
     let missing = |blobs: &[Option<&[u8]>], n: usize| {
         let blob = blobs.get(n).copied().flatten();
         BlobId(
@@ -355,8 +368,15 @@ fn outcomes(row: &Row, batch: &Batch) -> Result<Committed, tokio_postgres::Error
         },
         _ => SendOutcome::Skipped,
     };
+    let delete = |outcome: &i16| match outcome {
+        0 => DeleteOutcome::Deleted,
+        1 => DeleteOutcome::Fenced,
+        6 => DeleteOutcome::Owned,
+        _ => DeleteOutcome::NotFound,
+    };
     Ok(Committed {
         writes: (0..batch.writes.len()).map(write).collect(),
+        deletes: deleted.iter().map(delete).collect(),
         messages: sent.iter().zip(&numbers).enumerate().map(message).collect(),
     })
 }

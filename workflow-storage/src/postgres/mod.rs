@@ -279,10 +279,6 @@ impl Storage for Postgres {
         self.release_runs(runs).await
     }
 
-    async fn delete(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
-        self.delete_run(run, epoch).await
-    }
-
     async fn notified(&self) {
         self.arrived.notified().await;
     }

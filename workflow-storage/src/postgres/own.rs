@@ -1,4 +1,4 @@
-//! Ownership: claims, leases, releases, and deleting.
+//! Ownership: claims, leases and releases.
 
 use std::time::Duration;
 
@@ -105,20 +105,5 @@ impl Postgres {
             .sessions
             .query("release runs", &self.sql.release, params);
         released.await.map(drop)
-    }
-
-    pub(super) async fn delete_run(&self, run: &RunId, epoch: Epoch) -> Result<bool> {
-        let params: &[Param<'_>] = &[&run.as_str(), &stored(epoch.0)];
-        let deleting = self
-            .sessions
-            .query_unsure("delete a run", &self.sql.delete, params);
-        let (rows, attempts) = deleting.await?;
-        let is_deleted = match rows.first() {
-            Some(row) => self.sessions.column(row, 0)?,
-            None => false,
-        };
-        // If an answer was lost, that attempt may have deleted it.
-        let is_gone = !is_deleted && attempts.is_unsure && self.read_record(run).await?.is_none();
-        Ok(is_deleted || is_gone)
     }
 }

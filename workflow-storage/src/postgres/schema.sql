@@ -133,6 +133,7 @@ CREATE TABLE keepstep.writer (
     sent smallint[] NOT NULL,
     numbers bigint[] NOT NULL,
     unsent bytea[] NOT NULL,
+    deleted smallint[] NOT NULL DEFAULT '{}',
     claimed text[] NOT NULL,
     committed_at timestamptz NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
@@ -142,6 +143,7 @@ CREATE TABLE keepstep.writer (
 --
 -- Outcomes of writes: 0 written, 1 fenced, 2 exists, 3 not found, 4 skipped, 5 names a blob that is not there, which is in
 -- `absent`. Of messages: 0 accepted, 1 duplicate, 2 ended, 3 not found, 4 skipped, 5 as above, in `unsent`.
+-- Of deletes: 0 deleted, 1 fenced, 3 not found, 6 owned by a node whose lease lasts.
 --
 -- Rows are locked in the order of their ids, runs that exist first, so that two commits do not wait for each other.
 CREATE FUNCTION keepstep.commit(
@@ -157,8 +159,9 @@ CREATE FUNCTION keepstep.commit(
     v_of int[], v_kind smallint[], v_name bytea[], v_bytes bytea[],
     c_of int[], c_number bigint[], b_of int[], b_id bytea[],
     m_to text[], m_key bytea[], m_body bytea[], m_sent_at bigint[], m_with int[], s_of int[], s_id bytea[],
+    d_id text[], d_expected bigint[], d_node bigint[],
     OUT outcomes smallint[], OUT epochs bigint[], OUT absent bytea[],
-    OUT sent smallint[], OUT numbers bigint[], OUT unsent bytea[]
+    OUT sent smallint[], OUT numbers bigint[], OUT unsent bytea[], OUT deleted smallint[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -169,18 +172,19 @@ DECLARE
     old_first bigint[];
     known bigint[];
     undone bigint[] := '{}';
+    gone bigint[];
     stored bytea[] := '{}';
     target record;
 BEGIN
     -- An attempt whose connection was lost may still be under way, which this waits for, or yet to arrive, which this refuses.
-    INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, absent, sent, numbers, unsent, claimed, committed_at)
-        VALUES (a_writer, a_number, '{}', '{}', '{}', '{}', '{}', '{}', '{}', now())
+    INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, absent, sent, numbers, unsent, deleted, claimed, committed_at)
+        VALUES (a_writer, a_number, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', now())
         ON CONFLICT (id) DO UPDATE SET number = excluded.number, outcomes = '{}', epochs = '{}', absent = '{}', sent = '{}',
-            numbers = '{}', unsent = '{}', committed_at = excluded.committed_at
+            numbers = '{}', unsent = '{}', deleted = '{}', committed_at = excluded.committed_at
         WHERE w.number < excluded.number;
     IF NOT FOUND THEN
-        SELECT w.number, w.outcomes, w.epochs, w.absent, w.sent, w.numbers, w.unsent
-            INTO last_number, outcomes, epochs, absent, sent, numbers, unsent
+        SELECT w.number, w.outcomes, w.epochs, w.absent, w.sent, w.numbers, w.unsent, w.deleted
+            INTO last_number, outcomes, epochs, absent, sent, numbers, unsent, deleted
             FROM keepstep.writer w WHERE w.id = a_writer;
         IF last_number > a_number THEN
             RAISE EXCEPTION 'commit % of this writer was overtaken', a_number USING ERRCODE = 'KS001';
@@ -189,7 +193,7 @@ BEGIN
     END IF;
 
     absent := '{}';
-    IF n = 1 AND NOT w_is_new[1] AND w_with[1] = 0 AND cardinality(t_of) + cardinality(m_to) + cardinality(b_id) = 0 THEN
+    IF n = 1 AND NOT w_is_new[1] AND w_with[1] = 0 AND cardinality(t_of) + cardinality(m_to) + cardinality(b_id) + cardinality(d_id) = 0 THEN
         -- One step of one run, as most commits of a run by itself are.
         UPDATE keepstep.run r SET kind = w_kind[1], status = w_status[1], owner = w_owner[1], epoch = w_epoch[1],
                 incarnation = w_incarnation[1], workflow = w_workflow[1], plan_hash = w_plan_hash[1],
@@ -333,6 +337,24 @@ BEGIN
             ON CONFLICT DO NOTHING;
     END IF;
 
+    deleted := '{}';
+    IF cardinality(d_id) > 0 THEN
+        SELECT array_agg(j.outcome ORDER BY j.n), coalesce(array_agg(j.no ORDER BY j.no) FILTER (WHERE j.outcome = 0), '{}')
+            INTO deleted, gone FROM (
+                SELECT d.n, r.no, CASE
+                    WHEN r.no IS NULL THEN 3
+                    WHEN r.epoch <> d.expected THEN 1
+                    -- A run that has stopped is nobody's, and a schedule is owned for no longer than a write takes.
+                    WHEN r.status < 3 AND r.kind <> 3 AND keepstep.is_taken(r.owner, d.node) THEN 6
+                    ELSE 0
+                END::smallint AS outcome
+                FROM unnest(d_id, d_expected, d_node) WITH ORDINALITY AS d (id, expected, node, n)
+                -- A run that came to be since the rows were locked is not there yet.
+                LEFT JOIN (keepstep.run r JOIN unnest(known) AS k (no) ON k.no = r.no) ON r.id = d.id
+            ) j;
+        PERFORM keepstep.delete_runs(gone);
+    END IF;
+
     sent := '{}';
     numbers := '{}';
     unsent := '{}';
@@ -411,9 +433,9 @@ BEGIN
     IF NOT coalesce(1 = ANY (outcomes), false) THEN
         epochs := '{}';
     END IF;
-    IF cardinality(outcomes) + cardinality(sent) > 0 THEN
+    IF cardinality(outcomes) + cardinality(sent) + cardinality(deleted) > 0 THEN
         UPDATE keepstep.writer w SET outcomes = commit.outcomes, epochs = commit.epochs, absent = commit.absent,
-            sent = commit.sent, numbers = commit.numbers, unsent = commit.unsent WHERE w.id = a_writer;
+            sent = commit.sent, numbers = commit.numbers, unsent = commit.unsent, deleted = commit.deleted WHERE w.id = a_writer;
     END IF;
 END $$;
 
@@ -497,23 +519,21 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION keepstep.delete_run(a_id text, a_epoch bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+-- Removes runs, whose rows the caller has locked, with everything that belongs to them.
+CREATE FUNCTION keepstep.delete_runs(a_gone bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
-DECLARE
-    gone bigint;
 BEGIN
-    DELETE FROM keepstep.run r WHERE r.id = a_id AND r.epoch = a_epoch RETURNING r.no INTO gone;
-    IF gone IS NULL THEN
-        RETURN false;
-    END IF;
-    DELETE FROM keepstep.entry x WHERE x.run_no = gone;
-    DELETE FROM keepstep.value x WHERE x.run_no = gone;
-    DELETE FROM keepstep.message x WHERE x.run_no = gone;
-    DELETE FROM keepstep.message_key x WHERE x.run_no = gone;
+    -- Those who wait for one elsewhere look at it, and find that it is gone.
+    PERFORM pg_notify('keepstep', 'changed ' || r.id) FROM keepstep.run r WHERE r.no = ANY (a_gone) AND r.is_watched;
+    DELETE FROM keepstep.run r WHERE r.no = ANY (a_gone);
+    DELETE FROM keepstep.entry x WHERE x.run_no = ANY (a_gone);
+    DELETE FROM keepstep.value x WHERE x.run_no = ANY (a_gone);
+    DELETE FROM keepstep.message x WHERE x.run_no = ANY (a_gone);
+    DELETE FROM keepstep.message_key x WHERE x.run_no = ANY (a_gone);
     -- Before the references to blobs: a result that is being put in adds to them.
-    PERFORM keepstep.end_tasks(ARRAY[gone], ARRAY[0::smallint], ARRAY[4::smallint]);
-    DELETE FROM keepstep.blob_reference x WHERE x.run_no = gone;
-    RETURN true;
+    PERFORM keepstep.end_tasks(a_gone, array_fill(0::smallint, ARRAY[cardinality(a_gone)]),
+        array_fill(4::smallint, ARRAY[cardinality(a_gone)]));
+    DELETE FROM keepstep.blob_reference x WHERE x.run_no = ANY (a_gone);
 END $$;
 
 -- Pins a blob for a process, and says whether it is stored already.

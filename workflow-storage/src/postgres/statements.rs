@@ -4,7 +4,7 @@ use super::read::{CLAIMED, SELECT};
 use super::schema::named;
 
 /// How many parameters `keepstep.commit` takes.
-const COMMIT_PARAMETERS: usize = 49;
+const COMMIT_PARAMETERS: usize = 52;
 
 #[derive(Debug)]
 pub(super) struct Statements {
@@ -22,7 +22,6 @@ pub(super) struct Statements {
     pub(super) claim_free: String,
     pub(super) renew: String,
     pub(super) release: String,
-    pub(super) delete: String,
     pub(super) watch: String,
     pub(super) want: String,
     pub(super) agree_on_blobs: String,
@@ -110,7 +109,6 @@ impl Statements {
             )),
             renew: sql("SELECT keepstep.renew($1, $2, $3)"),
             release: sql("SELECT keepstep.release($1, $2)"),
-            delete: sql("SELECT keepstep.delete_run($1, $2)"),
             // Locked in the order in which commits lock.
             watch: sql(
                 "UPDATE keepstep.run r SET is_watched = true FROM (

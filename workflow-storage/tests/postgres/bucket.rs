@@ -10,7 +10,7 @@ use keepstep_storage::{
 use object_store::local::LocalFileSystem;
 use tokio::io::AsyncReadExt;
 
-use crate::kit::{creation, id};
+use crate::kit::{creation, delete};
 use crate::server;
 
 pub(crate) async fn open(url: &str, bucket: &Path, prefix: &str) -> Result<Arc<dyn Storage>> {
@@ -68,7 +68,7 @@ async fn what_nobody_names_leaves_the_bucket_and_comes_back_as_another_object() 
     write.blobs = vec![blob];
     let batch = Batch {
         writes: vec![write],
-        messages: vec![],
+        ..Batch::default()
     };
     a.commit(batch).await.unwrap();
     a.unpin_blob(&blob);
@@ -76,7 +76,8 @@ async fn what_nobody_names_leaves_the_bucket_and_comes_back_as_another_object() 
     assert_eq!(b.blob(&blob).await.unwrap(), "a blob");
 
     let before = files(dir.path());
-    assert!(a.delete(&id("run"), Epoch::FIRST).await.unwrap());
+    let node = keepstep_storage::NodeId(1);
+    delete(&*a, "run", Epoch::FIRST, node).await;
     let done = a.maintain().await.unwrap();
     assert_eq!((done.blobs_removed, done.bytes_freed), (1, 6));
     assert!(files(dir.path()).is_empty());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use keepstep_storage::{
-    Build, Epoch, Expect, Position, RunId, RunKind, RunRecord, RunWrite, StepCounts, Storage,
-    StoredStatus, Timestamp,
+    Build, DeleteOutcome, Epoch, Expect, NodeId, Position, RunDelete, RunId, RunKind, RunRecord,
+    RunWrite, StepCounts, Storage, StoredStatus, Timestamp,
 };
 
 pub(crate) async fn open(url: &str) -> Arc<dyn Storage> {
@@ -17,6 +17,17 @@ pub(crate) fn id(id: &str) -> RunId {
 
 pub(crate) async fn record(store: &dyn Storage, run: &str) -> RunRecord {
     store.record(&id(run)).await.unwrap().unwrap()
+}
+
+/// Deletes a run, which must be there at this epoch.
+pub(crate) async fn delete(store: &dyn Storage, run: &str, epoch: Epoch, node: NodeId) {
+    let delete = RunDelete {
+        run: id(run),
+        epoch,
+        node,
+    };
+    let committed = store.commit(delete.into()).await.unwrap();
+    assert_eq!(committed.deletes, [DeleteOutcome::Deleted], "{run}");
 }
 
 pub(crate) fn run_record() -> RunRecord {

@@ -8,7 +8,7 @@ use keepstep_storage::{
     Timestamp, WriteOutcome,
 };
 
-use crate::kit::{creation, id, open, record};
+use crate::kit::{creation, delete, id, open, record};
 use crate::server::{self, Server};
 use crate::wire::Wire;
 
@@ -44,6 +44,7 @@ fn batch(run: &str, entry: u64) -> Batch {
     Batch {
         writes: vec![write],
         messages: vec![message],
+        ..Batch::default()
     }
 }
 
@@ -55,7 +56,7 @@ fn creation_of(run: &str) -> Batch {
     write.entry = Some("entry 0".into());
     Batch {
         writes: vec![write],
-        messages: vec![],
+        ..Batch::default()
     }
 }
 
@@ -181,15 +182,8 @@ async fn claims_and_deletions_whose_answers_were_lost_are_known_all_the_same() {
     assert_eq!(free.len(), 1);
     assert_eq!(free[0].record, record(&*store, "free").await);
 
-    let unknown = store.delete(&id("unknown"), free[0].record.epoch).await;
-    assert!(!unknown.unwrap());
     wire.cut(1);
-    assert!(
-        store
-            .delete(&id("free"), free[0].record.epoch)
-            .await
-            .unwrap()
-    );
+    delete(&*store, "free", free[0].record.epoch, node).await;
     assert_eq!(store.record(&id("free")).await.unwrap(), None);
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep_storage::{
-    Batch, Epoch, NodeId, Notice, RunKind, RunQuery, Send, Storage, StorageError, StoredStatus,
-    Timestamp, WriteOutcome,
+    Batch, DeleteOutcome, Epoch, NodeId, Notice, RunDelete, RunKind, RunQuery, Send, Storage,
+    StorageError, StoredStatus, Timestamp, WriteOutcome,
 };
 
 use crate::kit::{creation, id, open, record, run_record};
@@ -41,7 +41,7 @@ async fn create(store: &dyn Storage, owner: Option<NodeId>, runs: &[&str]) {
     });
     let batch = Batch {
         writes: writes.collect(),
-        messages: vec![],
+        ..Batch::default()
     };
     let committed = store.commit(batch).await.unwrap();
     assert!(
@@ -90,7 +90,7 @@ async fn a_lease_that_ended_leaves_its_runs_to_others_and_fences_their_owner() {
     stale.expect = keepstep_storage::Expect::Epoch(Epoch::FIRST);
     let batch = Batch {
         writes: vec![stale],
-        messages: vec![],
+        ..Batch::default()
     };
     let current = free[0].record.epoch;
     let outcome = a.commit(batch).await.unwrap().writes[0];
@@ -100,6 +100,28 @@ async fn a_lease_that_ended_leaves_its_runs_to_others_and_fences_their_owner() {
     a.renew(A, LONG).await.unwrap();
     let free = b.claim_free(RunKind::Workflow, &[], B, LONG, 9).await;
     assert_eq!(free.unwrap(), []);
+}
+
+#[tokio::test]
+async fn nobody_deletes_an_active_run_while_its_owners_lease_lasts() {
+    let (a, b) = two().await;
+    a.renew(A, LONG).await.unwrap();
+    create(&*a, Some(A), &["run"]).await;
+    let by = |node| RunDelete {
+        run: id("run"),
+        epoch: Epoch::FIRST,
+        node,
+    };
+    let others = b.commit(by(B).into()).await.unwrap();
+    assert_eq!(others.deletes, [DeleteOutcome::Owned]);
+    assert_eq!(record(&*b, "run").await.owner, Some(A));
+    // Whoever waits for it is told, once it listens.
+    hears(&*b, &Notice::Missed).await;
+    b.watch(&[id("run")]).await.unwrap();
+    let own = a.commit(by(A).into()).await.unwrap();
+    assert_eq!(own.deletes, [DeleteOutcome::Deleted]);
+    hears(&*b, &Notice::Changed(id("run"))).await;
+    assert_eq!(b.record(&id("run")).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -152,7 +174,7 @@ async fn only_active_runs_of_the_kind_are_free() {
         actor.record.kind = RunKind::Actor;
         let batch = Batch {
             writes: vec![write, actor],
-            messages: vec![],
+            ..Batch::default()
         };
         drop(a.commit(batch).await.unwrap());
     }
@@ -204,8 +226,8 @@ async fn processes_hear_of_what_others_do_that_concerns_them() {
         only_with: None,
     };
     let batch = Batch {
-        writes: vec![],
         messages: vec![message],
+        ..Batch::default()
     };
     drop(b.commit(batch).await.unwrap());
     hears(&*a, &Notice::Mail(id("mine"))).await;
@@ -222,7 +244,7 @@ async fn processes_hear_of_what_others_do_that_concerns_them() {
     end.record.status = StoredStatus::Failed;
     let batch = Batch {
         writes: vec![end],
-        messages: vec![],
+        ..Batch::default()
     };
     drop(b.commit(batch).await.unwrap());
     hears(&*a, &Notice::Changed(id("theirs"))).await;

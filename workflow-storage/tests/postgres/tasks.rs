@@ -8,7 +8,7 @@ use keepstep_storage::{
     StoredStatus, Task, TaskId, TaskResult, Wanted, WriteOutcome,
 };
 
-use crate::kit::{creation, id, open};
+use crate::kit::{creation, delete, id, open};
 use crate::server;
 use crate::wire::Wire;
 
@@ -36,7 +36,7 @@ async fn owning(a: &dyn Storage, runs: &[&str]) {
     });
     let batch = Batch {
         writes: writes.collect(),
-        messages: vec![],
+        ..Batch::default()
     };
     a.commit(batch).await.unwrap();
 }
@@ -106,7 +106,7 @@ fn write(run: &str, status: StoredStatus) -> RunWrite {
 async fn written(store: &dyn Storage, write: RunWrite) {
     let batch = Batch {
         writes: vec![write],
-        messages: vec![],
+        ..Batch::default()
     };
     let committed = store.commit(batch).await.unwrap();
     assert_eq!(committed.writes, [WriteOutcome::Written]);
@@ -204,7 +204,7 @@ async fn tasks_go_with_their_run() {
     }
     written(&*a, write("ended", StoredStatus::Failed)).await;
     written(&*a, write("stopped", StoredStatus::Suspended)).await;
-    assert!(a.delete(&id("deleted"), Epoch::FIRST).await.unwrap());
+    delete(&*a, "deleted", Epoch::FIRST, OWNER).await;
     assert_eq!(left(&*a, &all[0]).await, []);
     // A result that stands is not computed again.
     assert_eq!(left(&*a, &all[1]).await, all[1][..1]);
@@ -257,7 +257,7 @@ async fn the_blobs_of_a_result_belong_to_its_run() {
     b.renew(WORKER, LONG).await.unwrap();
     a.maintain().await.unwrap();
     assert_eq!(a.blob(&blob).await.unwrap(), "large");
-    assert!(a.delete(&id("run"), Epoch::FIRST).await.unwrap());
+    delete(&*a, "run", Epoch::FIRST, OWNER).await;
     a.maintain().await.unwrap();
     assert_eq!(a.blob_len(&blob).await.unwrap(), None);
 }
