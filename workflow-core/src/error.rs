@@ -308,6 +308,12 @@ pub enum Error {
     /// The engine is shutting down, or was shut down.
     #[error("the engine was shut down; open it again and resume the run")]
     ShutDown,
+    /// The tokio runtime that the engine was opened in has ended, and all that the engine did with it. What is stored is as it was.
+    #[error(
+        "the tokio runtime in which the engine was opened has ended, so nothing drives its runs; they are stored and resumable. Open \
+         the engine again in a runtime that lives as long as the engine is used; in tests, open one engine in each `#[tokio::test]`"
+    )]
+    RuntimeEnded,
     /// The default engine was set or opened before.
     #[error("the default engine is already set; call `init` once, before anything uses it")]
     AlreadyInitialized,

@@ -249,6 +249,7 @@ impl Prepared {
 
     /// The arguments, ready to be stored.
     async fn settled(&self) -> Result<Vec<Value>> {
+        self.actor.shared.check_runtime()?;
         let mut values = self.values()?;
         for value in values.iter_mut().filter(|value| !value.is_settled()) {
             *value = self.actor.shared.objects.settle(value.clone()).await?;
@@ -345,7 +346,7 @@ impl ActorHandle {
         };
         shared.actor(self.def, &self.id, Some(Mail::Call(job)))?;
         let waiting = async {
-            match answer.await.map_err(|_| Error::ShutDown)?? {
+            match shared.explained(answer.await.map_err(|_| shared.over())?)? {
                 Answer::Value(value) => Ok(value),
                 Answer::Run(run) => {
                     drop(wait);
@@ -380,8 +381,9 @@ impl ActorHandle {
             let seat = self.shared.actor(self.def, &self.id, None)?;
             let mut committed = seat.committed.subscribe();
             let committed = committed.wait_for(Option::is_some).await;
-            let committed = committed.map_err(|_| Error::ShutDown)?.clone();
-            committed.ok_or(Error::ShutDown)??
+            let committed = committed.map_err(|_| self.shared.over())?.clone();
+            self.shared
+                .explained(committed.ok_or(Error::ShutDown)?)?
         };
         let stage = Stage {
             shared: Arc::clone(&self.shared),
@@ -484,7 +486,7 @@ fn fault(error: Error) -> StepFault {
             causes: error.causes,
         }),
         Error::Storage(error) => Fault::Storage(error),
-        Error::ShutDown => Fault::Stopped,
+        Error::ShutDown | Error::RuntimeEnded => Fault::Stopped,
         Error::Undecodable {
             field,
             message,

@@ -171,6 +171,8 @@ impl Stage {
             let error = match called {
                 Ok(called) => return Ok(called),
                 Err(error @ Error::Storage(_)) => return Err(error),
+                // A method whose runtime ends was interrupted, and did not fail.
+                Err(_) if self.shared.is_runtime_gone() => return Err(Error::RuntimeEnded),
                 Err(error) => error,
             };
             let random = self.shared.random();

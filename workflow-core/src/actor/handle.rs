@@ -63,6 +63,7 @@ impl ActorHandle {
     /// [`Error::ActorNotFound`], [`Error::ShutDown`], [`Error::Storage`].
     pub async fn forget(&self, name: impl Into<String>) -> Result<()> {
         let name = name.into();
+        self.shared.check_runtime()?;
         self.post(&Message::Forget { name }, None).await
     }
 
@@ -71,6 +72,7 @@ impl ActorHandle {
     /// # Errors
     /// [`Error::ActorNotFound`], [`Error::Storage`].
     pub async fn reminders(&self) -> Result<Vec<ActorReminder>> {
+        self.shared.check_runtime()?;
         self.must_exist().await?;
         let agenda = self
             .shared
@@ -111,6 +113,7 @@ impl ActorHandle {
     /// [`Error::ActorNotFound`], [`Error::ActorDeadlock`] if the caller would wait for itself, [`Error::ShutDown`],
     /// [`Error::Storage`].
     pub async fn delete(&self) -> Result<()> {
+        self.shared.check_runtime()?;
         let waiters = waiters_here().await?;
         // Once it is in memory, it is known whether its calls wait for a run.
         let seat = self.shared.actor(self.def, &self.id, None)?;
@@ -121,7 +124,8 @@ impl ActorHandle {
         let (reply, deleted) = oneshot::channel();
         self.shared
             .actor(self.def, &self.id, Some(Mail::Delete(reply)))?;
-        deleted.await.map_err(|_| Error::ShutDown)?
+        let shared = &self.shared;
+        shared.explained(deleted.await.map_err(|_| shared.over())?)
     }
 
     pub(super) fn not_found(&self) -> Error {
@@ -201,6 +205,7 @@ impl ActorEngine {
         F: Future<Output = Result<ActorState, StepFault>>,
     {
         let shared = &self.0;
+        shared.check_runtime()?;
         let handle = ActorHandle::new(shared, def, id)?;
         let _lock = shared.locks().lock(&handle.id).await;
         if shared.storage.record(&handle.id).await?.is_some() {
@@ -255,6 +260,7 @@ impl ActorEngine {
     /// # Errors
     /// [`Error::ActorNotFound`].
     pub async fn get(&self, def: &'static ActorDef, id: &str) -> Result<ActorHandle> {
+        self.0.check_runtime()?;
         let handle = ActorHandle::new(&self.0, def, id)?;
         handle.must_exist().await?;
         Ok(handle)
@@ -262,6 +268,7 @@ impl ActorEngine {
 
     /// A page of actors.
     pub async fn list(&self, def: &'static ActorDef, filter: ActorFilter) -> Result<ActorPage> {
+        self.0.check_runtime()?;
         list(&self.0, filter.type_name(def.name)).await
     }
 }
@@ -412,6 +419,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Storage`].
     pub async fn list_actors(&self, filter: ActorFilter) -> Result<ActorPage> {
+        self.shared().check_runtime()?;
         list(self.shared(), filter).await
     }
 }

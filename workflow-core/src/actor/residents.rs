@@ -157,6 +157,27 @@ impl Residents {
     }
 }
 
+impl Residents {
+    /// The runtime has ended, and the tasks of actors with it: tells those who wait for a state. Callers are told by the end of
+    /// their channel.
+    pub(crate) fn runtime_ended(&self) {
+        let seats = {
+            let mut inner = self.inner();
+            inner.is_closed = true;
+            std::mem::take(&mut inner.seats)
+        };
+        for seat in seats.into_values() {
+            seat.committed.send_if_modified(|committed| {
+                let is_first = committed.is_none();
+                if is_first {
+                    *committed = Some(Err(Error::RuntimeEnded));
+                }
+                is_first
+            });
+        }
+    }
+}
+
 impl Shared {
     /// The seat of an actor, which is taken into memory if it is not there; it is told `mail`.
     pub(super) fn actor(
@@ -167,7 +188,7 @@ impl Shared {
     ) -> Result<Arc<Seat>> {
         let mut inner = self.actors.inner();
         if inner.is_closed {
-            return Err(Error::ShutDown);
+            return Err(self.over());
         }
         let mut is_new = false;
         let seat = match inner.seats.get(id) {
@@ -181,8 +202,12 @@ impl Shared {
                 inner.seats.insert(id.clone(), Arc::clone(&seat));
                 let task = Task::new(Arc::clone(self), def, id.clone(), Arc::clone(&seat), mails);
                 let span = tracing::info_span!("actor", actor = %id);
-                self.tasks
-                    .spawn(tracing::Instrument::instrument(task.drive(), span));
+                self.spawn(tracing::Instrument::instrument(task.drive(), span));
+                if seat.mailbox.is_closed() {
+                    // The engine's runtime has refused the task.
+                    inner.seats.remove(id);
+                    return Err(self.over());
+                }
                 is_new = true;
                 seat
             }
@@ -216,7 +241,7 @@ impl Shared {
             return self.tell_inbox(&id);
         }
         let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             match shared.storage.record(&id).await {
                 Ok(Some(record)) if record.owner.is_none_or(|owner| owner == shared.node) => {
                     shared.wake_actor(&id);
@@ -253,7 +278,7 @@ impl Shared {
             return drop(seat.mailbox.send(Mail::HandOver));
         }
         let (shared, id) = (Arc::clone(self), id.clone());
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let record = shared.storage.record(&id).await.ok().flatten();
             let record = record.filter(|record| {
                 record.kind == RunKind::Actor && record.owner == Some(shared.node)
@@ -295,7 +320,7 @@ impl Shared {
         }
         self.look_up_timers();
         let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             while let Err(error) = shared.wake_unread().await {
                 if shared.is_closing() {
                     return;

@@ -52,6 +52,7 @@ impl Engine {
     /// # }
     /// ```
     pub async fn check(&self) -> Result<Report> {
+        self.shared().check_runtime()?;
         check_store(self, true).await
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::claims::{Claims, run_claims};
 use super::cluster::Cluster;
+use super::home::{self, Home};
 use super::pauses::Pauses;
 use super::shared::{Roster, Shared};
 use super::{Engine, build, executable, lock};
@@ -341,6 +342,7 @@ impl EngineBuilder {
         actors()?;
         self.remote.check()?;
         let source = self.storage.unwrap_or_else(|| "memory:".into());
+        let owns_store = matches!(source, StorageSource::Url(_));
         let storage = match (source, self.blobs) {
             (StorageSource::Store(storage), None) => storage,
             (StorageSource::Store(storage), Some(_)) => {
@@ -430,8 +432,10 @@ impl EngineBuilder {
             resumed: tokio::sync::Notify::new(),
             pauses: Pauses::default(),
             closing: halted.child_token(),
+            home: Arc::new(Home::here(owns_store)),
             halted: halted.clone(),
         });
+        home::watch(&shared);
         let wakes = shared.timers.clone();
         let claimer = (shared.node, shared.lease());
         tokio::spawn(run_claims(storage.clone(), claimer, claim_requests));

@@ -99,7 +99,7 @@ impl Shared {
     /// Gives a run up whose store had failed, as soon as the store takes that: somebody goes on with it.
     pub(super) fn give_up(self: &Arc<Self>, id: RunId, epoch: Epoch) {
         let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let runs = [(id, epoch)];
             while let Err(error) = shared.storage.release(&runs).await {
                 if !error.is_retryable() || shared.is_closing() {
@@ -119,7 +119,7 @@ impl Shared {
             return;
         }
         let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             for id in ids {
                 let record = loop {
                     match shared.storage.record(&id).await {
@@ -260,7 +260,7 @@ async fn work(shared: Arc<Shared>) {
     loop {
         let is_full = match engine.take_up_some().await {
             Ok(n) => n == CLAIMED_AT_ONCE,
-            Err(Error::ShutDown) => return,
+            Err(Error::ShutDown | Error::RuntimeEnded) => return,
             Err(error) => {
                 tracing::warn!(%error, "could not look for runs that nobody owns; trying again");
                 shared.pause(AGAIN_AFTER).await;
@@ -381,7 +381,7 @@ impl Engine {
         let begun = begun.await;
         match begun {
             Ok(()) => {}
-            Err(Error::ShutDown) => shared.roster().to_release.push((id, epoch)),
+            Err(Error::ShutDown | Error::RuntimeEnded) => shared.roster().to_release.push((id, epoch)),
             Err(Error::Storage(error)) if error.is_retryable() => shared.give_up(id, epoch),
             Err(error) => {
                 tracing::warn!(run = %id, %error, "run could not be taken up; it is left to others for a while");

@@ -91,6 +91,7 @@ impl Engine {
     /// [`Error::NotFound`], [`Error::NoExecutable`] if none was kept, [`Error::Executable`] if the file cannot be written,
     /// [`Error::Storage`].
     pub async fn executable_of(&self, id: impl AsRef<str>, path: impl AsRef<Path>) -> Result<()> {
+        self.shared.check_runtime()?;
         let id = RunId::new(id)?;
         // Before anything is awaited: the working directory may be another one afterwards.
         let path = path.as_ref();

@@ -179,6 +179,9 @@ impl Engine {
     pub(super) fn no_output(&self, id: &RunId, ended: Ended) -> Error {
         let run = id.clone();
         match ended {
+            Ended::Interrupted(_) | Ended::ShutDown if self.shared.is_runtime_gone() => {
+                Error::RuntimeEnded
+            }
             Ended::Failed(error) => Error::Failed {
                 run,
                 error: Box::new((*error).clone()),
@@ -188,6 +191,7 @@ impl Engine {
             Ended::Interrupted(source) => Error::Interrupted { run, source },
             Ended::Fenced => Error::Fenced { run },
             Ended::Unreadable(error) => error,
+            Ended::RuntimeEnded => Error::RuntimeEnded,
             Ended::Successful(_) | Ended::LeaseLost | Ended::LeftToOthers | Ended::ShutDown => {
                 Error::ShutDown
             }

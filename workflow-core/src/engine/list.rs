@@ -129,6 +129,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Storage`](crate::Error::Storage).
     pub async fn list(&self, filter: impl Into<Filter>) -> Result<Page> {
+        self.shared.check_runtime()?;
         let Filter {
             statuses,
             mut query,

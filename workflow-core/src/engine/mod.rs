@@ -9,6 +9,7 @@ mod elsewhere;
 mod executable;
 mod global;
 mod handle;
+mod home;
 mod list;
 mod lock;
 mod pauses;
@@ -62,6 +63,9 @@ use shared::{Place, QueuePlace, SeatState};
 ///
 /// Cloning is cheap and gives another handle on the same engine. When the last one is dropped, everything stops where it
 /// is, as in a crash; [`shutdown`](Self::shutdown) stops in good order.
+///
+/// An engine does all its work in the tokio runtime in which it was opened. It may be used from other runtimes and threads. When its own
+/// runtime ends, so does the engine: every call returns [`Error::RuntimeEnded`], and a directory can be opened again.
 ///
 /// Opening an engine runs nothing: runs that a crash left behind are [`Resumable`](crate::Status::Resumable) until
 /// [`resume`](Self::resume), [`resume_all`](Self::resume_all), or `run` with the same id and workflow goes on with them;
@@ -124,6 +128,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Storage`].
     pub async fn maintain(&self) -> Result<keepstep_storage::Maintained> {
+        self.shared.check_runtime()?;
         self.shared.objects.let_go();
         Ok(self.shared.storage.maintain().await?)
     }
@@ -157,6 +162,7 @@ impl Engine {
         id: impl AsRef<str>,
         workflow: impl std::borrow::Borrow<Workflow<T>>,
     ) -> Result<Handle<T>> {
+        self.shared.check_runtime()?;
         forbid_in_step("start")?;
         let id = RunId::new(id)?;
         let mut flattened = flatten(workflow.borrow().node())?;
@@ -177,13 +183,14 @@ impl Engine {
         work: W,
     ) -> impl Future<Output = Result<T>> + Send + use<T, W> {
         // Not an async function: who waits would have room for the work, too, which is done elsewhere.
-        let working = self.shared.tasks.spawn(work);
+        let working = self.shared.spawn(work);
+        let shared = Arc::clone(&self.shared);
         async move {
             match working.await {
-                Ok(done) => done,
+                Ok(done) => shared.explained(done),
                 Err(error) => match error.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => Err(Error::ShutDown),
+                    Err(_) => Err(shared.over()),
                 },
             }
         }
@@ -320,15 +327,22 @@ impl Engine {
     /// Waiting handles get [`Error::ShutDown`]. Calling it again does nothing.
     ///
     /// # Errors
-    /// [`Error::Storage`] if the store could not be closed; it is closed as far as it goes.
+    /// [`Error::Storage`] if the store could not be closed; it is closed as far as it goes. [`Error::RuntimeEnded`] if the runtime
+    /// that the engine was opened in has ended: the engine stopped with it, and not in good order. The store is closed then, too.
     pub async fn shutdown(&self) -> Result<()> {
-        match self.halt().await {
+        if self.shared.home.has_ended() {
+            // That may have been done already.
+            drop(self.shared.storage.close().await);
+            return Err(Error::RuntimeEnded);
+        }
+        let stopped = match self.halt().await {
             Ok(false) => Ok(()),
             stopped => {
                 let closed = self.shared.storage.close().await;
                 stopped.map(drop).and(closed.map_err(Error::from))
             }
-        }
+        };
+        self.shared.explained(stopped)
     }
 
     /// Stops, and leaves the store open. `false` if that was done before.
@@ -418,8 +432,7 @@ impl Shared {
             channel,
         ));
         task.waking = waking;
-        self.tasks
-            .spawn(tracing::Instrument::instrument(task.drive(), span));
+        self.spawn(tracing::Instrument::instrument(task.drive(), span));
     }
 
     /// Puts a run, which is stored as pending, at the end of the queue.
@@ -435,7 +448,8 @@ impl Shared {
             roster.lost.remove(id);
             if roster.is_closed {
                 roster.to_release.push((id.clone(), epoch));
-                return Err(Error::ShutDown);
+                drop(roster);
+                return Err(self.over());
             }
             roster
                 .seats

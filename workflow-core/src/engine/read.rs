@@ -79,6 +79,7 @@ impl Engine {
     /// # }
     /// ```
     pub async fn status(&self, id: impl AsRef<str>) -> Result<Status> {
+        self.shared.check_runtime()?;
         let id = RunId::new(id)?;
         let record = self.record(&id).await?;
         Ok(self.shared.status_of(&id, &record))
@@ -90,6 +91,7 @@ impl Engine {
     /// [`Error::NotFound`]; [`Error::Failed`], [`Error::Canceled`], [`Error::Suspended`] or [`Error::Resumable`] as the run
     /// stands; [`Error::Undecodable`] if the output is not a `T`.
     pub async fn output<T: DeserializeOwned>(&self, id: impl AsRef<str>) -> Result<T> {
+        self.shared.check_runtime()?;
         let id = RunId::new(id)?;
         let attached = {
             let _lock = self.shared.locks.lock(&id).await;
@@ -126,6 +128,7 @@ impl Engine {
         id: impl AsRef<str>,
         step: &str,
     ) -> Result<T> {
+        self.shared.check_runtime()?;
         let id = RunId::new(id)?;
         let what = || format!("the output of step {step:?} of run {id:?}");
         if let Some(bytes) = self
@@ -152,6 +155,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NotFound`], [`Error::InvalidRunId`], [`Error::Damaged`], [`Error::Storage`].
     pub async fn metadata(&self, id: impl AsRef<str>) -> Result<Metadata> {
+        self.shared.check_runtime()?;
         let id = RunId::new(id)?;
         let record = self.record(&id).await?;
         let status = self.shared.status_of(&id, &record);
@@ -191,6 +195,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NotFound`], [`Error::InvalidRunId`], [`Error::Damaged`], [`Error::Storage`].
     pub async fn graph(&self, id: impl AsRef<str>) -> Result<Graph> {
+        self.shared.check_runtime()?;
         let id = RunId::new(id)?;
         let run = self.history(&id, None).await?;
         let (reply, running) = oneshot::channel();

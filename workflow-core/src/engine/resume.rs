@@ -29,6 +29,7 @@ impl Engine {
     /// [`Error::NotFound`], [`Error::Canceled`], [`Error::Damaged`], [`Error::QueueFull`], [`Error::ShutDown`],
     /// [`Error::InsideStep`], [`Error::Storage`].
     pub async fn resume<T>(&self, id: impl AsRef<str>) -> Result<Handle<T>> {
+        self.shared.check_runtime()?;
         forbid_in_step("resume")?;
         let id = RunId::new(id)?;
         let _lock = self.shared.locks.lock(&id).await;
@@ -52,6 +53,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Storage`] if the runs cannot be listed, [`Error::InsideStep`], [`Error::ShutDown`].
     pub async fn resume_all(&self) -> Result<Vec<(String, Result<Handle<serde_json::Value>>)>> {
+        self.shared.check_runtime()?;
         forbid_in_step("resume_all")?;
         self.shared.awaken_if_needed().await?;
         let mut resumed = Vec::new();
@@ -402,16 +404,22 @@ impl Shared {
 
     /// Starts pending runs while there are places.
     pub(super) fn fill_places(self: &Arc<Self>) {
-        let mut roster = self.roster();
-        while roster.n_running < self.max_running_runs && !roster.is_closed {
-            let Some(next) = roster.queue.pop_front() else {
-                return;
+        loop {
+            let next = {
+                let mut roster = self.roster();
+                if roster.n_running >= self.max_running_runs || roster.is_closed {
+                    return;
+                }
+                let Some(next) = roster.queue.pop_front() else {
+                    return;
+                };
+                roster.n_running += 1;
+                next
             };
-            roster.n_running += 1;
             let shared = Arc::clone(self);
             let place = Place::taken(self);
-            self.tasks
-                .spawn(async move { shared.promote(next, place).await });
+            // Not under the lock: a runtime that has ended drops the task at once, and the place gives itself back.
+            self.spawn(async move { shared.promote(next, place).await });
         }
     }
 

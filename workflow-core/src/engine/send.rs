@@ -100,6 +100,7 @@ impl SendEvent {
             key,
             value,
         } = self.event?;
+        self.engine.shared.check_runtime()?;
         // It keeps what it names until the message does.
         let value = self.engine.shared.objects.settle(value).await?;
         let mut blobs = Vec::new();

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::claims::Claims;
 use super::cluster::Cluster;
+use super::home::Home;
 use super::lock::KeyedLocks;
 use super::pauses::{Growth, Pauses};
 use crate::actor::Residents;
@@ -67,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) pauses: Pauses,
     /// Canceled when the engine is dropped or begins to shut down: nothing begins any more.
     pub(crate) closing: CancellationToken,
+    /// Where all its tasks are.
+    pub(crate) home: Arc<Home>,
     /// Canceled when the engine is dropped or has shut down: everything stops where it is.
     pub(crate) halted: CancellationToken,
 }
@@ -149,6 +152,8 @@ pub(crate) enum Ended {
     /// It could not be read.
     Unreadable(Error),
     ShutDown,
+    /// The engine's runtime is no more.
+    RuntimeEnded,
 }
 
 impl std::fmt::Debug for Shared {
@@ -287,7 +292,16 @@ impl Shared {
             delete: None,
             reply: Reply::Once(reply),
         });
-        async move { Ok(committed.await.map_err(|_| Error::ShutDown)??) }
+        let home = Arc::clone(&self.home);
+        async move {
+            match committed.await {
+                Ok(Err(StorageError::Closed { .. })) | Err(_) if !home.takes_tasks() => {
+                    Err(Error::RuntimeEnded)
+                }
+                Ok(committed) => Ok(committed?),
+                Err(_) => Err(Error::ShutDown),
+            }
+        }
     }
 
     /// Removes a run or another record, if it is still as `record` says. That is durable when this returns.
@@ -478,7 +492,7 @@ impl Shared {
         let growth = Growth::OF_CHILDREN;
         let until = self.pauses.failed(child, growth, now, self.random());
         let (shared, parent) = (Arc::clone(self), parent.clone());
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             tokio::select! {
                 () = shared.clock.sleep_until(until) => {}
                 () = shared.closing.cancelled() => return,
@@ -533,7 +547,9 @@ impl Shared {
                 && let Some((SeatState::Active(_, epoch), _)) = roster.seats.remove(id)
             {
                 match &ended {
-                    Ended::ShutDown => roster.to_release.push((id.clone(), epoch)),
+                    Ended::ShutDown | Ended::RuntimeEnded => {
+                        roster.to_release.push((id.clone(), epoch));
+                    }
                     Ended::Interrupted(_)
                     | Ended::Unreadable(_)
                     | Ended::Suspended(SuspendReason::Invariant { .. })
@@ -549,6 +565,7 @@ impl Shared {
                 Ended::Interrupted(_)
                     | Ended::Unreadable(_)
                     | Ended::ShutDown
+                    | Ended::RuntimeEnded
                     | Ended::LeaseLost
                     | Ended::LeftToOthers
                     | Ended::Suspended(SuspendReason::Invariant { .. })

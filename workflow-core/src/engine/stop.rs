@@ -30,7 +30,7 @@ impl Shared {
     /// Cancels a run that nothing needs any more. It has a message that says so, for after a crash.
     pub(crate) fn cancel_soon(self: &Arc<Self>, id: RunId) {
         let engine = Engine::detached(Arc::clone(self));
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             match engine.cancel(id.as_str()).await {
                 Ok(()) | Err(Error::AlreadyEnded { .. } | Error::NotFound { .. }) => {}
                 Err(error) => tracing::warn!(run = %id, %error, "could not cancel a child run"),
@@ -110,6 +110,7 @@ impl Engine {
                             return Err(Error::Interrupted { run: id, source });
                         }
                         Ended::ShutDown => return Err(Error::ShutDown),
+                        Ended::RuntimeEnded => return Err(Error::RuntimeEnded),
                         Ended::Unreadable(error) => return Err(error),
                         // The record says how it ended, or it is suspended and can be written to.
                         _ => {}
@@ -313,6 +314,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::StillActive`] if it is pending or running: cancel it first.
     pub async fn delete(&self, id: impl AsRef<str>) -> Result<()> {
+        self.shared.check_runtime()?;
         let id = RunId::new(id)?;
         let _lock = self.shared.locks.lock(&id).await;
         loop {

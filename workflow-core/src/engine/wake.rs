@@ -56,7 +56,7 @@ impl Shared {
     /// Takes a run back into memory that waits outside of it, once nobody else is busy with it.
     pub(crate) fn unpark(self: &Arc<Self>, id: RunId, permit: Option<WakePermit>) {
         let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let _lock = shared.locks.lock(&id).await;
             let Some(seat) = shared.waits_outside(&id) else {
                 return;

@@ -66,9 +66,8 @@ impl RunSender {
         // After sending: a task that goes into its berth looks for messages with the berth in its hands.
         let berthed = self.berth.place().take();
         if let Some((task, span)) = berthed {
-            // Not on the sender's runtime, which may be another one and end before the run does.
-            let (tasks, runtime) = (task.shared.tasks.clone(), task.runtime.clone());
-            tasks.spawn_on(task.drive().instrument(span), &runtime);
+            let shared = Arc::clone(&task.shared);
+            shared.spawn(task.drive().instrument(span));
         }
         Ok(())
     }
@@ -79,7 +78,7 @@ impl RunTask {
     /// the run went on elsewhere meanwhile.
     pub(super) fn go_on_in_place(mut self: Box<Self>, body: Body) -> Option<(Box<Self>, Next)> {
         self.is_in_place = true;
-        let runtime = self.runtime.clone();
+        let runtime = self.shared.home.runtime().clone();
         let stretch = async move {
             let mut task = self.wait_in_berth(body).await?;
             loop {

@@ -78,9 +78,18 @@ impl Execution {
     pub(crate) async fn ended(self, context: &Context) -> Outcome {
         // Also what surrounds the body runs code of the user: decoding, encoding, dropping.
         let outcome = AssertUnwindSafe(self.outcome(context)).catch_unwind().await;
-        match outcome {
+        let outcome = match outcome {
             Ok(Ok(outcome) | Err(outcome)) => outcome,
             Err(panic) => panicked(&*panic),
+        };
+        match outcome {
+            Outcome::Failed(_) | Outcome::Unrunnable(_)
+                if context.link().shared.is_runtime_gone() =>
+            {
+                // Timers panic then, and the tasks that a body waits for are gone: it was interrupted, and did not fail.
+                Outcome::Stopped
+            }
+            outcome => outcome,
         }
     }
 

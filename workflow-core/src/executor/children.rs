@@ -76,7 +76,7 @@ impl RunTask {
             consumed: Vec::new(),
             only_with: None,
         };
-        self.shared.tasks.spawn(async move {
+        self.shared.spawn(async move {
             let step = to_begin.step;
             let found = Box::new(begin(&shared, parent, to_begin, by).await);
             // The run may be gone: then nobody needs to know.
@@ -192,7 +192,7 @@ async fn begin(
         }
         Ok(Some((_, at))) => failed(format!("run {id:?} was canceled"), at),
         Err(Error::Storage(error)) => Found::Storage(error),
-        Err(Error::ShutDown) => Found::ShutDown,
+        Err(Error::ShutDown | Error::RuntimeEnded) => Found::ShutDown,
         Err(Error::Fenced { run }) if run == creator => Found::Fenced,
         Err(Error::IdConflict { .. }) => failed(
             format!(

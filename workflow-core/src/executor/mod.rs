@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use keepstep_storage::{RunId, RunRecord, StoredStatus, TaskId, Timestamp};
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
@@ -135,9 +134,7 @@ pub(crate) struct RunTask {
     lingers_until: Option<tokio::time::Instant>,
     /// A body that was to start, and may be polled in this task's place.
     lone: Option<Body>,
-    /// Where this task is.
-    runtime: Handle,
-    /// Whether that is a runtime of several threads.
+    /// Whether the engine's runtime has several threads.
     may_block: bool,
     /// Whether it is being polled where it may block.
     is_in_place: bool,
@@ -150,6 +147,23 @@ pub(crate) struct RunTask {
     is_shutting_down: bool,
     /// Whether the run has a step that this program has not, and goes to another engine as soon as nothing is executing.
     is_leaving: bool,
+    /// Whether it has said how the run left the engine, or that it waits outside memory.
+    has_left: bool,
+}
+
+impl Drop for RunTask {
+    fn drop(&mut self) {
+        if self.has_left {
+            return;
+        }
+        // Only the end of its runtime drops a task that has not.
+        let ended = self.shared.ended_over();
+        if matches!(ended, Ended::RuntimeEnded) {
+            self.shared.runtime_ended();
+        }
+        let parent = self.record.parent.as_ref();
+        self.shared.leave(&self.id, parent, &self.seat, ended);
+    }
 }
 
 /// Something that the run waited for, and that is not yet folded.
@@ -212,7 +226,7 @@ impl RunTask {
             record.parent.is_some(),
         );
         let stretch = Stretch::new(shared.clock.instant());
-        let runtime = Handle::current();
+        let may_block = alone::may_block_on(shared.home.runtime());
         Self {
             shared,
             seat,
@@ -237,14 +251,14 @@ impl RunTask {
             to_cancel: Vec::new(),
             lingers_until: None,
             lone: None,
-            may_block: alone::may_block_on(&runtime),
-            runtime,
+            may_block,
             is_in_place: false,
             opening,
             snapshot_bytes: 0,
             waking: None,
             is_shutting_down: false,
             is_leaving: false,
+            has_left: false,
         }
     }
 
@@ -274,6 +288,10 @@ impl RunTask {
     async fn until_next(&mut self) -> Next {
         let next = AssertUnwindSafe(self.drive_on()).catch_unwind().await;
         next.unwrap_or_else(|_| {
+            if self.shared.is_runtime_gone() {
+                // Its timers panic then.
+                return Next::Exit(Exit::Ended(Ended::RuntimeEnded));
+            }
             let what = "its task panicked".to_owned();
             Next::Exit(Exit::Ended(Ended::Suspended(SuspendReason::Invariant {
                 what,
@@ -283,6 +301,7 @@ impl RunTask {
 
     fn exit(mut self: Box<Self>, exit: Exit) {
         self.steps.abort_all();
+        self.has_left = true;
         match exit {
             Exit::Ended(ended) => {
                 debug!(run = %self.id, ?ended, "run left the engine");
@@ -307,6 +326,10 @@ impl RunTask {
                 && let Some(exit) = self.take_all()
             {
                 return Next::Exit(exit);
+            }
+            // Before anything is folded: what comes of a body while its runtime ends is no outcome.
+            if self.shared.home.has_ended() {
+                return Next::Exit(Exit::Ended(Ended::RuntimeEnded));
             }
             if self.may_fold() {
                 if let Err(ended) = self.read_mail().await {
@@ -362,7 +385,7 @@ impl RunTask {
                 return Next::Leave;
             }
             if self.shared.halted.is_cancelled() && !self.is_shutting_down {
-                return Next::Exit(Exit::Ended(Ended::ShutDown));
+                return Next::Exit(Exit::Ended(self.shared.ended_over()));
             }
             if self.written_here.is_some() || !self.messages.is_empty() {
                 continue;
@@ -388,7 +411,9 @@ impl RunTask {
                     Some(until) => clock.sleep_until(until).await,
                     None => std::future::pending().await,
                 } } => continue,
-                () = self.shared.halted.cancelled(), if !self.is_shutting_down => return Next::Exit(Exit::Ended(Ended::ShutDown)),
+                () = self.shared.halted.cancelled(), if !self.is_shutting_down => {
+                    return Next::Exit(Exit::Ended(self.shared.ended_over()));
+                }
             }
             self.stretch = Stretch::new(self.shared.clock.instant());
             if let Some(exit) = self.take_all() {
@@ -420,6 +445,10 @@ impl RunTask {
 
     /// A write or a read failed: what is stored counts, and this task is no longer the run's owner.
     fn lost(&mut self, ended: Ended) -> Exit {
+        if self.shared.is_runtime_gone() {
+            // It takes the threads that the store needs with it.
+            return Exit::Ended(Ended::RuntimeEnded);
+        }
         warn!(run = %self.id, ?ended, "run stopped: its store failed");
         Exit::Ended(ended)
     }

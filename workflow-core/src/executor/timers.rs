@@ -341,7 +341,7 @@ fn wake(shared: &Arc<Shared>, near: &mut Near, mut permits: OwnedSemaphorePermit
     {
         due.push((run, permit));
     }
-    shared.tasks.spawn(Arc::clone(shared).wake_all(due));
+    shared.spawn(Arc::clone(shared).wake_all(due));
 }
 
 #[cfg(test)]

@@ -136,6 +136,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Unencodable`](crate::Error::Unencodable), [`Error::Storage`](crate::Error::Storage).
     pub async fn put<T: StepValue + Sync>(&self, value: &T) -> Result<ObjectRef<T>> {
+        self.shared().check_runtime()?;
         Ok(ObjectRef::stored(self.shared().objects.put(value).await?))
     }
 
@@ -163,6 +164,7 @@ impl Engine {
         &self,
         mut reader: impl AsyncRead + Send + Unpin,
     ) -> Result<ObjectRef<bytes::Bytes>> {
+        self.shared().check_runtime()?;
         let objects = &self.shared().objects;
         Ok(ObjectRef::stored(objects.put_reader(&mut reader).await?))
     }

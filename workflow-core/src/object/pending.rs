@@ -106,7 +106,7 @@ async fn make<T: StepValue + Sync>(
 fn fault_of(error: Error) -> Fault {
     match error {
         Error::Storage(error) => Fault::Storage(error),
-        Error::ShutDown => Fault::Stopped,
+        Error::ShutDown | Error::RuntimeEnded => Fault::Stopped,
         Error::Unencodable { message, .. } => Fault::Unencodable { message },
         other => {
             let error: Box<dyn std::error::Error + Send + Sync> = Box::new(other);

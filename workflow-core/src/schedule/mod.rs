@@ -158,6 +158,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Damaged`], [`Error::Storage`].
     pub async fn schedules(&self) -> Result<Vec<ScheduleSummary>> {
+        self.shared().check_runtime()?;
         let storage = &self.shared().storage;
         let prefix = RunId::prefix_of_parts(&[NAMESPACE]);
         let mut schedules = Vec::new();
@@ -195,6 +196,7 @@ impl Engine {
     /// # Errors
     /// [`Error::ScheduleNotFound`], [`Error::Damaged`], [`Error::Storage`].
     pub async fn pause_schedule(&self, name: impl AsRef<str>) -> Result<()> {
+        self.shared().check_runtime()?;
         self.change_schedule(name.as_ref(), true).await
     }
 
@@ -203,6 +205,7 @@ impl Engine {
     /// # Errors
     /// As [`pause_schedule`](Self::pause_schedule).
     pub async fn resume_schedule(&self, name: impl AsRef<str>) -> Result<()> {
+        self.shared().check_runtime()?;
         self.change_schedule(name.as_ref(), false).await
     }
 
@@ -211,6 +214,7 @@ impl Engine {
     /// # Errors
     /// [`Error::ScheduleNotFound`], [`Error::Storage`].
     pub async fn remove_schedule(&self, name: impl AsRef<str>) -> Result<()> {
+        self.shared().check_runtime()?;
         let (shared, id) = (self.shared(), schedule_id(name.as_ref())?);
         let _lock = shared.locks().lock(&id).await;
         loop {
@@ -340,6 +344,7 @@ impl NewSchedule {
             flattened,
         } = self;
         let shared = engine.shared();
+        shared.check_runtime()?;
         let mut flattened = flattened?;
         shared.check_resources(&flattened.defs)?;
         let parsed = Cron::parse(&cron)?;

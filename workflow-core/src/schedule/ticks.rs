@@ -22,11 +22,11 @@ impl Shared {
     /// A schedule may be due.
     pub(crate) fn wake_schedule(self: &Arc<Self>, id: RunId) {
         let shared = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let engine = Engine::detached(Arc::clone(&shared));
             let mut uncertain = Vec::new();
             match engine.tick(&id, &mut uncertain).await {
-                Ok(()) | Err(Error::ShutDown | Error::ScheduleNotFound { .. }) => return,
+                Ok(()) | Err(Error::ShutDown | Error::RuntimeEnded | Error::ScheduleNotFound { .. }) => return,
                 Err(error) => {
                     warn!(schedule = name_of(&id), %error, "a schedule could not start its runs; trying again");
                 }
