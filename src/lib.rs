@@ -311,9 +311,9 @@ pub use keepstep_core::{Missed, NewSchedule, ScheduleSummary};
 
 // The engine, and what it tells of runs.
 pub use keepstep_core::{
-    BuildInfo, Clock, Codec, Cursor, Engine, EngineBuilder, Filter, Graph, GraphNode, Handle,
-    Metadata, NodeState, Page, Progress, ProgressStream, RunSummary, SendEvent, Status, StepId,
-    StorageSource,
+    AbandonReason, AbandonedStep, BuildInfo, Clock, Codec, Cursor, Engine, EngineBuilder, Filter,
+    Graph, GraphNode, Handle, Metadata, NodeState, Page, Progress, ProgressStream, RunSummary,
+    SendEvent, Status, StepId, StorageSource,
 };
 
 // The process's default engine.

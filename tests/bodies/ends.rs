@@ -68,7 +68,8 @@ async fn fetched(n: ObjectRef<u64>) -> keepstep::Result<u64> {
 /// Two connections of a pool, say, whose tasks end before the body hears of it.
 #[step(retries = 0)]
 async fn served(n: u64) -> Result<u64, &'static str> {
-    let (ask, mut asked) = tokio::sync::mpsc::channel::<(u64, tokio::sync::oneshot::Sender<u64>)>(1);
+    let (ask, mut asked) =
+        tokio::sync::mpsc::channel::<(u64, tokio::sync::oneshot::Sender<u64>)>(1);
     tokio::spawn(async move {
         while let Some((n, reply)) = asked.recv().await {
             tokio::time::sleep(moment()).await;
@@ -76,7 +77,9 @@ async fn served(n: u64) -> Result<u64, &'static str> {
         }
     });
     let (reply, answer) = tokio::sync::oneshot::channel();
-    ask.send((n, reply)).await.map_err(|_| "the connection is closed")?;
+    ask.send((n, reply))
+        .await
+        .map_err(|_| "the connection is closed")?;
     answer.await.map_err(|_| "the connection was closed")
 }
 
@@ -144,7 +147,12 @@ fn live_for_a_moment(url: &str, drops_engine: bool) -> bool {
         let has_ended = |run: &keepstep::RunSummary| run.status == Status::Successful;
         let has_ended = !page.runs.is_empty() && page.runs.iter().all(has_ended);
         for kind in 0..KINDS {
-            drop(engine.start(format!("{kind}"), repeated(0, kind)).await.unwrap());
+            drop(
+                engine
+                    .start(format!("{kind}"), repeated(0, kind))
+                    .await
+                    .unwrap(),
+            );
         }
         tokio::time::sleep(Duration::from_micros(fastrand::u64(0..40_000))).await;
         (engine, has_ended)

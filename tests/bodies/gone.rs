@@ -10,14 +10,19 @@ use crate::common::{Do, World, leaf};
 
 async fn opened(dir: &tempfile::TempDir, world: &World) -> Engine {
     let path = dir.path().join("data");
-    let builder = Engine::builder().resource(world.clone()).max_running_runs(3);
+    let builder = Engine::builder()
+        .resource(world.clone())
+        .max_running_runs(3);
     builder.open(path.to_str().unwrap()).await.unwrap()
 }
 
 fn is_told<T: std::fmt::Debug>(result: keepstep::Result<T>) {
     match result {
         Err(error @ Error::RuntimeEnded) => {
-            assert!(error.to_string().contains("Open the engine again"), "{error}");
+            assert!(
+                error.to_string().contains("Open the engine again"),
+                "{error}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -31,13 +36,19 @@ fn every_call_and_handle_says_that_the_runtime_has_ended() {
     let first = runtime();
     let (engine, handles) = first.block_on(async {
         let engine = opened(&dir, &world).await;
-        let executing = engine.start("executing", leaf("held").build()).await.unwrap();
+        let executing = engine
+            .start("executing", leaf("held").build())
+            .await
+            .unwrap();
         world.until("held").await;
-        let waiting = engine.start("waiting", event::<i64>("never")).await.unwrap();
+        let waiting = engine
+            .start("waiting", event::<i64>("never"))
+            .await
+            .unwrap();
         let day = sleep(Duration::from_secs(86_400));
         let sleeping = engine.start("sleeping", Workflow::value(1).after(&day));
         let sleeping: Handle<i64> = sleeping.await.unwrap();
-        let pending = engine.start("pending", leaf("a").build()).await.unwrap();
+        let pending = engine.start("pending", leaf("held").build()).await.unwrap();
         (engine, [executing, waiting, sleeping, pending])
     });
     drop(first);

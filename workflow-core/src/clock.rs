@@ -69,7 +69,8 @@ impl Clock {
         Self::of(Source::System)
     }
 
-    /// The time at this call, and from then on what tokio's clock says: stands still where that is paused, for tests.
+    /// The time at this call, and from then on what tokio's clock says: stands still where that is paused, for tests. It also
+    /// stands still while plain functions execute, which then use tokio's threads for blocking calls.
     #[must_use]
     pub fn tokio() -> Self {
         Self::of(Source::Tokio {
@@ -134,6 +135,11 @@ impl Clock {
         };
         self.wall.ahead.fetch_add(by, Ordering::Relaxed);
         self.wall.was_set.notify_waiters();
+    }
+
+    /// Whether it may be paused.
+    pub(crate) fn is_tokios(&self) -> bool {
+        matches!(self.source, Source::Tokio { .. })
     }
 
     pub(crate) fn timestamp(&self) -> Timestamp {

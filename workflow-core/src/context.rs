@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::Shared;
 use crate::error::Result;
-use crate::executor::RunMessage;
+use crate::executor::{AbandonReason, AbandonedStep, RunMessage};
 use crate::run::StepId;
 
 tokio::task_local! {
@@ -124,7 +124,18 @@ struct Inner {
     /// Drops the body, once it has a task of its own.
     abort: OnceLock<AbortHandle>,
     /// Its place among the steps that execute.
-    place: Mutex<Option<OwnedSemaphorePermit>>,
+    place: Mutex<Place>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    permit: Option<OwnedSemaphorePermit>,
+    /// Whether it has a permit of `blocking_permits`.
+    has_thread: bool,
+    is_executing: bool,
+    is_abandoned: bool,
+    /// Whether its thread's permit was given to others when it was abandoned.
+    gave_thread: bool,
 }
 
 /// Keeps the place of a body until it is dropped.
@@ -133,7 +144,21 @@ pub(crate) struct Held<'a>(&'a Context);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        drop(self.0.place().take());
+        let Place {
+            permit,
+            has_thread,
+            is_abandoned,
+            gave_thread,
+            ..
+        } = std::mem::take(&mut *self.0.place());
+        drop(permit);
+        let shared = &self.0.link().shared;
+        if has_thread {
+            shared.blocking_permits.add_permits(1);
+        }
+        if is_abandoned {
+            shared.abandoned.ended(self.0.address(), gave_thread);
+        }
     }
 }
 
@@ -164,12 +189,68 @@ impl Context {
     }
 
     /// Gives the body its place.
-    pub(crate) fn hold(&self, place: OwnedSemaphorePermit) -> Held<'_> {
-        *self.place() = Some(place);
+    pub(crate) fn hold(&self, permit: OwnedSemaphorePermit) -> Held<'_> {
+        let mut place = self.place();
+        place.permit = Some(permit);
+        place.is_executing = true;
+        drop(place);
         Held(self)
     }
 
-    fn place(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+    /// Gives the body its place, and a thread's permit with it. It has both until what [`held`](Self::held) returns is dropped.
+    pub(crate) fn place_on_thread(
+        &self,
+        permit: OwnedSemaphorePermit,
+        thread: OwnedSemaphorePermit,
+    ) {
+        thread.forget();
+        *self.place() = Place {
+            permit: Some(permit),
+            has_thread: true,
+            is_executing: true,
+            ..Place::default()
+        };
+    }
+
+    /// Keeps the place that the body was given.
+    pub(crate) fn held(&self) -> Held<'_> {
+        Held(self)
+    }
+
+    /// Nobody waits for the body any more. If it still executes, its slot goes to others, and the engine shows it.
+    pub(crate) fn abandon(&self, reason: AbandonReason) {
+        let shared = &self.link().shared;
+        let mut place = self.place();
+        if !place.is_executing || place.is_abandoned {
+            return;
+        }
+        let body = AbandonedStep {
+            run: self.run_id().to_owned(),
+            step: self.step_name().to_owned(),
+            step_id: self.step_id(),
+            attempt: self.attempt(),
+            since: shared.clock.now(),
+            reason,
+        };
+        place.is_abandoned = true;
+        // With the place locked: the body cannot end before it is known to be abandoned.
+        let gives_thread = shared.abandoned.add(self.address(), body, place.has_thread);
+        if gives_thread {
+            place.has_thread = false;
+            place.gave_thread = true;
+            shared.blocking_permits.add_permits(1);
+        }
+        let permit = place.permit.take();
+        drop(place);
+        drop(permit);
+    }
+
+    /// What tells it from others as long as its body executes.
+    fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
         self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -179,10 +260,10 @@ impl Context {
         places: &Arc<Semaphore>,
         waiting: impl Future<Output = T>,
     ) -> T {
-        let had_place = self.place().take().is_some();
+        let had_place = self.place().permit.take().is_some();
         let done = waiting.await;
-        if had_place && let Ok(place) = Arc::clone(places).acquire_owned().await {
-            *self.place() = Some(place);
+        if had_place && let Ok(permit) = Arc::clone(places).acquire_owned().await {
+            self.place().permit = Some(permit);
         }
         done
     }

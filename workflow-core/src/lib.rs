@@ -51,6 +51,7 @@ pub use engine::{
     try_init,
 };
 pub use error::{Damage, Error, Result, StepError, StepErrorKind, SuspendReason};
+pub use executor::{AbandonReason, AbandonedStep};
 pub use graph::{Graph, GraphNode, NodeState};
 pub use keepstep_storage::{BlobId, InvalidRunId};
 pub use listener::{BoxError, EventListener, wait_for};

@@ -382,8 +382,7 @@ impl ActorHandle {
             let mut committed = seat.committed.subscribe();
             let committed = committed.wait_for(Option::is_some).await;
             let committed = committed.map_err(|_| self.shared.over())?.clone();
-            self.shared
-                .explained(committed.ok_or(Error::ShutDown)?)?
+            self.shared.explained(committed.ok_or(Error::ShutDown)?)?
         };
         let stage = Stage {
             shared: Arc::clone(&self.shared),

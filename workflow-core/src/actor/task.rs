@@ -155,7 +155,10 @@ impl Task {
                 }
             }
             // It is as it is stored, and whoever has it now looks after it.
-            Error::ShutDown | Error::Fenced { .. } | Error::ActorNotFound { .. } => {
+            Error::ShutDown
+            | Error::RuntimeEnded
+            | Error::Fenced { .. }
+            | Error::ActorNotFound { .. } => {
                 shared.pauses.succeeded(id);
             }
             error => {

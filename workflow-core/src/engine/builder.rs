@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keepstep_storage::{Blobs, Build, Durability, Limit, NodeId, Storage, StorageError};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,7 +24,9 @@ use super::{Engine, build, executable, lock};
 use crate::actor::{Residents, actors};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::executor::{COMPACT_ABOVE, Committer, MAX_WAKING, run_committer, run_timers};
+use crate::executor::{
+    Abandoned, COMPACT_ABOVE, Committer, MAX_WAKING, Threads, run_committer, run_timers,
+};
 use crate::object::Objects;
 use crate::registry::Registry;
 use crate::remote::{Remote, RemoteSettings};
@@ -33,7 +36,7 @@ use crate::resource::Resources;
 const DEFAULT_CONCURRENT_STEPS: usize = 1024;
 /// How many bytes of decoded objects are kept where nothing says otherwise.
 const DEFAULT_OBJECT_CACHE: u64 = 256 << 20;
-/// How many bodies of plain functions execute at a time: fewer than tokio has threads that may block, since commits need one.
+/// How many bodies of plain functions execute at a time: each has a thread of its own.
 const BLOCKING_STEPS: usize = 384;
 
 /// Where an engine keeps its runs: see [`EngineBuilder::storage`].
@@ -160,7 +163,8 @@ impl EngineBuilder {
     }
 
     /// How many bodies of steps execute at a time, over all runs; at least 1. 1,024 by default. Of plain functions, which
-    /// take a thread each, never more than 384.
+    /// take a thread each, never more than 384. A body that goes on although nobody waits for it does not count: see
+    /// [`Engine::abandoned_steps`].
     pub fn max_concurrent_steps(mut self, n: usize) -> Self {
         self.max_concurrent_steps = Some(n.clamp(1, Semaphore::MAX_PERMITS));
         self
@@ -394,13 +398,15 @@ impl EngineBuilder {
             }
             false => (None, None),
         };
+        let clock = self.clock.unwrap_or_else(Clock::system);
+        let threads = Threads::new(Handle::current(), clock.is_tokios());
         let shared = Arc::new(Shared {
             storage: Arc::clone(&storage),
             objects: Arc::new(objects),
             registry,
             build,
             resources: Arc::new(self.resources),
-            clock: self.clock.unwrap_or_else(Clock::system),
+            clock,
             // Not seeded: every opening of a store is another owner.
             node: NodeId(fastrand::Rng::new().u64(1..)),
             step_permits: Arc::new(Semaphore::new(
@@ -408,6 +414,8 @@ impl EngineBuilder {
                     .unwrap_or(DEFAULT_CONCURRENT_STEPS),
             )),
             blocking_permits: Arc::new(Semaphore::new(BLOCKING_STEPS)),
+            threads,
+            abandoned: Abandoned::default(),
             max_running_runs: self.max_running_runs.unwrap_or(usize::MAX),
             max_pending_runs: self.max_pending_runs.unwrap_or(usize::MAX),
             compact_above: self.compact_above.unwrap_or(COMPACT_ABOVE),

@@ -381,7 +381,9 @@ impl Engine {
         let begun = begun.await;
         match begun {
             Ok(()) => {}
-            Err(Error::ShutDown | Error::RuntimeEnded) => shared.roster().to_release.push((id, epoch)),
+            Err(Error::ShutDown | Error::RuntimeEnded) => {
+                shared.roster().to_release.push((id, epoch))
+            }
             Err(Error::Storage(error)) if error.is_retryable() => shared.give_up(id, epoch),
             Err(error) => {
                 tracing::warn!(run = %id, %error, "run could not be taken up; it is left to others for a while");

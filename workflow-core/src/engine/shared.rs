@@ -20,7 +20,9 @@ use super::pauses::{Growth, Pauses};
 use crate::actor::Residents;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
-use crate::executor::{CommitRequest, Committer, Reply, RunMessage, RunSender, Wake};
+use crate::executor::{
+    Abandoned, CommitRequest, Committer, Reply, RunMessage, RunSender, Threads, Wake,
+};
 use crate::object::Objects;
 use crate::registry::{Found, Registry};
 use crate::remote::Remote;
@@ -42,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) node: NodeId,
     pub(crate) step_permits: Arc<Semaphore>,
     pub(crate) blocking_permits: Arc<Semaphore>,
+    pub(crate) threads: Threads,
+    pub(crate) abandoned: Abandoned,
     pub(super) max_running_runs: usize,
     pub(super) max_pending_runs: usize,
     /// A journal with fewer bytes than this is not compacted.

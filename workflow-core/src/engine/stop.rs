@@ -60,7 +60,8 @@ impl Engine {
     /// freed, and it is `Canceled` when this returns. Canceling a canceled run does nothing.
     ///
     /// A body that asked for its [cancellation token](crate::Context::cancellation_token) gets five seconds to end by
-    /// itself; an async body is then dropped. A plain function cannot be stopped from outside: its result is ignored.
+    /// itself; an async body is then dropped. A plain function cannot be stopped from outside: its result is ignored, and
+    /// [`abandoned_steps`](Self::abandoned_steps) shows it until it returns.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::AlreadyEnded`], also if it ends before it could be canceled.

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use keepstep_storage::StorageError;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{RunMessage, arguments};
+use super::threads::Job;
+use super::{AbandonReason, RunMessage, arguments};
 use crate::context::Context;
 use crate::engine::Shared;
 use crate::error::{Error, StepErrorKind, SuspendReason};
@@ -242,19 +243,19 @@ async fn execute(
     def: &'static StepDef,
     input: StepInput,
     context: &Context,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     timeout: Option<Duration>,
 ) -> Result<Result<Result<Settled, StepFault>, Panic>, Outcome> {
     let shared = &context.link().shared;
-    let mut thread_place = None;
+    let mut thread_permit = None;
     if matches!(def.body, StepBody::Blocking(_)) {
-        // Commits share the pool of threads that may block, so bodies must not take all of them. The time until there
-        // is a thread is not the body's.
+        // The time until there is a thread is not the body's.
         let thread = Arc::clone(&shared.blocking_permits).acquire_owned();
-        thread_place = Some(thread.await.map_err(|_| Outcome::Stopped)?);
+        thread_permit = Some(thread.await.map_err(|_| Outcome::Stopped)?);
     }
+    let is_plain = thread_permit.is_some();
     let body = async {
-        let result = execute_in(def, input, context, (place, thread_place)).await?;
+        let result = execute_in(def, input, context, permit, thread_permit).await?;
         Ok(match settled_at_once(result) {
             Ok(settled) => settled,
             Err(output) => output.settle(&shared.objects).await,
@@ -263,9 +264,14 @@ async fn execute(
     let Some(limit) = timeout else {
         return Ok(body.await);
     };
-    tokio::time::timeout(limit, body).await.map_err(|_| {
+    // It is not dropped before it is known why.
+    let mut body = std::pin::pin!(body);
+    tokio::time::timeout(limit, &mut body).await.map_err(|_| {
         // A plain function goes on in its thread; it can notice.
         context.cancel();
+        if is_plain {
+            context.abandon(AbandonReason::TimedOut);
+        }
         Outcome::Failed(Box::new(Failure {
             kind: StepErrorKind::Timeout,
             message: format!("it took longer than {limit:?}"),
@@ -279,30 +285,65 @@ async fn execute_in(
     def: &'static StepDef,
     input: StepInput,
     context: &Context,
-    places: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    permit: OwnedSemaphorePermit,
+    thread_permit: Option<OwnedSemaphorePermit>,
 ) -> Result<StepResult, Panic> {
-    match def.body {
-        StepBody::Async(body) => {
-            let (place, _thread_place) = places;
-            let place = context.hold(place);
+    match (def.body, thread_permit) {
+        (StepBody::Blocking(body), Some(thread_permit)) => {
+            context.place_on_thread(permit, thread_permit);
+            execute_on_thread(move || body(input), context).await
+        }
+        (StepBody::Async(body), _) => {
+            let place = context.hold(permit);
             let result = context.clone().scope(body(input)).await;
             drop(place);
             Ok(result)
         }
-        StepBody::Blocking(body) => {
-            // The thread keeps its places also when nobody waits for it any more.
-            let context = context.clone();
-            let call = move || {
-                let _places = places;
-                context.sync_scope(|| body(input))
-            };
-            let done = tokio::task::spawn_blocking(call).await;
-            done.map_err(|error| match error.try_into_panic() {
-                Ok(panic) => panic,
-                Err(_) => Box::new("the runtime was shut down"),
-            })
+        (StepBody::Blocking(_), None) => Err(Box::new("a plain function has no thread")),
+    }
+}
+
+/// How long after the system had no thread it is asked again for one.
+const NO_THREAD: Duration = Duration::from_secs(1);
+
+/// Executes a plain function on a thread of its own. If this is dropped before it has returned, it is abandoned.
+async fn execute_on_thread(
+    body: impl FnOnce() -> StepResult + Send + 'static,
+    context: &Context,
+) -> Result<StepResult, Panic> {
+    struct Waiting<'a>(&'a Context);
+    impl Drop for Waiting<'_> {
+        fn drop(&mut self) {
+            self.0.abandon(AbandonReason::Stopped);
         }
     }
+    let waiting = Waiting(context);
+    let (reply, done) = oneshot::channel();
+    let span = tracing::Span::current();
+    let of_body = context.clone();
+    let call = move || {
+        let held = of_body.held();
+        if reply.is_closed() {
+            // It was to stop before it had begun.
+            return;
+        }
+        let body = || span.in_scope(|| of_body.clone().sync_scope(body));
+        let result = catch_unwind(AssertUnwindSafe(body));
+        // First its place, then the news: what follows may need the place.
+        drop(held);
+        // Nobody may be waiting any more.
+        drop(reply.send(result));
+    };
+    let shared = &context.link().shared;
+    let mut job: Job = Box::new(call);
+    while let Err((back, error)) = shared.threads.execute(job) {
+        tracing::warn!(%error, "the system starts no thread for a plain function; trying again");
+        shared.pause(NO_THREAD).await;
+        job = back;
+    }
+    let result = done.await;
+    drop(waiting);
+    result.unwrap_or_else(|_| Err(Box::new("its thread ended")))
 }
 
 fn faulted(found: Found, fault: Fault) -> Outcome {

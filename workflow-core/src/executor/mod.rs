@@ -3,6 +3,7 @@
 //! Each run in memory is one task. While a commit of it is being flushed, what happens gathers; nothing that an event
 //! allows is done before the event is durable. After a failed write the task ends and writes nothing more.
 
+mod abandoned;
 mod alone;
 mod arguments;
 mod body;
@@ -16,6 +17,7 @@ mod mail;
 mod order;
 mod remote;
 mod steps;
+mod threads;
 mod timers;
 
 use std::collections::VecDeque;
@@ -27,6 +29,8 @@ use keepstep_storage::{RunId, RunRecord, StoredStatus, TaskId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
+pub(crate) use abandoned::Abandoned;
+pub use abandoned::{AbandonReason, AbandonedStep};
 pub(crate) use alone::{RunSender, run_channel};
 pub(crate) use arguments::load_arg;
 pub(crate) use body::{Execution, Outcome, expansion, fit, panic_message, too_many};
@@ -37,6 +41,7 @@ pub(crate) use fold::COMPACT_ABOVE;
 pub(crate) use load::{FIRST_PAGE_BYTES, finish_load, fold_journal, load_run};
 pub(crate) use mail::Mail;
 pub(crate) use steps::{ABANDON_AFTER, GRACE};
+pub(crate) use threads::Threads;
 pub(crate) use timers::{MAX_WAKING, Wake, run_timers};
 
 use crate::clock::later;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::body::{Execution, Report};
 use super::crew::{Crew, Member};
-use super::{Happened, Outcome, RunTask};
+use super::{AbandonReason, Happened, Outcome, RunTask};
 use crate::context::Context;
 use crate::error::{StepErrorKind, SuspendReason};
 use crate::remote::Ticket;
@@ -235,6 +235,9 @@ impl Steps {
                 true
             }
             Some((until, Stage::Dropped)) if until <= now => {
+                if let At::Here(context) = &running.at {
+                    context.abandon(AbandonReason::Stopped);
+                }
                 *n_stopping -= 1;
                 *n_offered -= usize::from(matches!(running.at, At::Worker(_)));
                 false

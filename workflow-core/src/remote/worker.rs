@@ -27,7 +27,7 @@ use crate::clock::later;
 use crate::context::{Context, RunLink};
 use crate::engine::Shared;
 use crate::error::SuspendReason;
-use crate::executor::{self, ABANDON_AFTER, Execution, GRACE, Outcome, RunMessage};
+use crate::executor::{self, ABANDON_AFTER, AbandonReason, Execution, GRACE, Outcome, RunMessage};
 use crate::run::{Start, StepId};
 
 /// How many tasks are taken at a time.
@@ -173,7 +173,10 @@ impl Worker {
                 body.stopping = Some((now + ABANDON_AFTER, true));
                 true
             }
-            Some((until, true)) => until > now,
+            Some((until, true)) if until <= now => {
+                body.context.abandon(AbandonReason::Stopped);
+                false
+            }
             _ => true,
         });
         let overdue = in_hand.values().filter_map(|body| body.stopping);
