@@ -9,6 +9,7 @@ mod common;
 mod server;
 
 mod actors;
+mod blocked;
 mod chaos;
 mod clocks;
 mod example;

@@ -82,7 +82,9 @@ async fn an_engine_that_stood_still_for_too_long_does_nothing_twice() -> keepste
     let workflow = join("c", [join("b", [leaf("a")])]).build();
     let (thaw, frozen) = std::sync::mpsc::channel::<()>();
     let (freeze, freezing) = tokio::sync::oneshot::channel::<()>();
-    let builder = cluster.builder().lease(Duration::from_secs(1));
+    // By this clock it renews its leases where its steps run, and not on a thread of its own.
+    let clock = keepstep::Clock::tokio();
+    let builder = cluster.builder().lease(Duration::from_secs(1)).clock(clock);
     let started = workflow.clone();
     let stopped = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread();

@@ -155,7 +155,7 @@ impl Storage for Tampered {
         self.inner.claim(runs, node, lease).await
     }
 
-    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
         self.inner.renew(node, lease).await
     }
 

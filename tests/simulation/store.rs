@@ -123,7 +123,7 @@ impl Storage for Bottom {
             .await
     }
 
-    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
         self.memory.renew(node, lease).await
     }
 
@@ -438,7 +438,7 @@ impl Storage for Wire {
             .await
     }
 
-    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
         self.call("renews", self.faulty.renew(node, lease)).await
     }
 

@@ -156,7 +156,14 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
 
     /// Makes every lease of `node` last `lease` from now; where it has none yet, of all that it comes to own. A run that
     /// another node has claimed since stays that one's. With a `lease` of zero they end at once.
-    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()>;
+    ///
+    /// Returns since when the leases of `node` have lasted without a gap, by the clock of the store. If that is another time
+    /// than the last call returned, they had ended in between, and others may have claimed the node's runs.
+    ///
+    /// To be correct: on a shared store, engines call this from a thread and a runtime of their own, so that a body that
+    /// blocks the caller's threads ends no lease. It must not wait for anything that another runtime does. What it leaves
+    /// behind there (a connection, say) is dropped with that runtime, when the engine ends.
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp>;
 
     /// Gives runs up: their owner becomes `None`, and their epoch rises. A run whose epoch is another is left alone.
     ///

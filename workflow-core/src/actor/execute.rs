@@ -19,6 +19,7 @@ use crate::check::guarded;
 use crate::engine::{NewRun, Shared};
 use crate::error::{Error, Result, StepError, StepErrorKind};
 use crate::executor::Outcome;
+use crate::executor::Watched;
 use crate::executor::expansion;
 use crate::object::{Objects, decoding};
 use crate::plan::{self, Plan};
@@ -272,6 +273,7 @@ impl Stage {
             method: method.step.name,
             waiters,
         };
+        let body = Watched::new(body, method.step.name, &self.shared);
         let body = AssertUnwindSafe(async {
             let StepOutput(output) = current.scope(body).await?;
             output.settle(&self.shared.objects).await

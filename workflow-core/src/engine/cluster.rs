@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
 
+use super::leases::Leases;
 use super::shared::{Admission, SeatState, Shared};
 use super::{Engine, elsewhere};
 use crate::clock::later;
@@ -33,6 +33,7 @@ pub(super) struct Cluster {
     /// Whether runs are executed here, and not only submitted.
     pub(super) is_worker: bool,
     pub(super) lease: Duration,
+    pub(super) leases: Leases,
     /// There may be something to take up, and a place for it.
     pub(super) may_work: Notify,
     /// Runs that others own and somebody here waits for.
@@ -45,15 +46,11 @@ impl Cluster {
         let cluster = Self {
             is_worker,
             lease,
+            leases: Leases::default(),
             may_work: Notify::new(),
             to_look_at,
         };
         (cluster, looks)
-    }
-
-    /// A third of a lease: two renewals may fail.
-    fn renewal(&self) -> Duration {
-        self.lease / 3
     }
 }
 
@@ -163,10 +160,10 @@ pub(super) async fn start(
     shared: &Arc<Shared>,
     looks: mpsc::UnboundedReceiver<RunId>,
 ) -> Result<()> {
-    let lease = shared.lease();
-    shared.storage.renew(shared.node, lease).await?;
+    if let Some(cluster) = &shared.cluster {
+        cluster.leases.begin(shared).await?;
+    }
     let tasks = [
-        tokio::spawn(keep_leases(Arc::clone(shared), shared.clock.instant())),
         tokio::spawn(hear(Arc::clone(shared))),
         tokio::spawn(elsewhere::look(Arc::clone(shared), looks)),
     ];
@@ -178,57 +175,9 @@ pub(super) async fn start(
     Ok(())
 }
 
-/// Renews the leases until the engine halts. When they have ended, so does all that relies on them.
-async fn keep_leases(shared: Arc<Shared>, mut renewed_at: Instant) {
-    let Some(cluster) = &shared.cluster else {
-        return;
-    };
-    let mut next = later(renewed_at, cluster.renewal());
-    let mut is_lost = false;
-    loop {
-        tokio::select! {
-            () = shared.clock.sleep_until(next) => {}
-            () = shared.halted.cancelled() => return,
-        }
-        // Before anything is asked of the store: this process may have been stopped for long.
-        let ends_at = later(renewed_at, cluster.lease);
-        if shared.clock.instant() >= ends_at && !is_lost {
-            is_lost = true;
-            shared.lose_leases();
-        }
-        let asked_at = shared.clock.instant();
-        let renewal = shared.storage.renew(shared.node, cluster.lease);
-        let renewal = async {
-            tokio::select! {
-                renewed = renewal => Some(renewed),
-                () = shared.clock.sleep_until(ends_at), if !is_lost => None,
-                () = shared.halted.cancelled() => None,
-            }
-        };
-        next = match renewal.await {
-            Some(Ok(())) => {
-                if is_lost {
-                    tracing::info!("the leases of this engine are renewed");
-                    shared.may_work();
-                }
-                (renewed_at, is_lost) = (asked_at, false);
-                later(asked_at, cluster.renewal())
-            }
-            Some(Err(error)) => {
-                tracing::warn!(%error, "could not renew the leases of this engine's runs");
-                shared.clock.after(AGAIN_AFTER)
-            }
-            None => shared.clock.instant(),
-        };
-        if shared.halted.is_cancelled() {
-            return;
-        }
-    }
-}
-
 impl Shared {
     /// Stops everything that is in execution: others may have it by now, and what they do must not be done twice.
-    fn lose_leases(self: &Arc<Self>) {
+    pub(super) fn lose_leases(self: &Arc<Self>) {
         tracing::warn!(
             "the leases of this engine have ended; its runs go on where they are taken up"
         );

@@ -10,6 +10,7 @@ mod executable;
 mod global;
 mod handle;
 mod home;
+mod leases;
 mod list;
 mod lock;
 mod pauses;
@@ -22,7 +23,6 @@ mod wake;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use keepstep_storage::{Epoch, Parent, Position, RunId, RunRecord, RunWrite, WriteOutcome};
 use serde::de::DeserializeOwned;
@@ -384,7 +384,10 @@ impl Engine {
         };
         let released = match &shared.cluster {
             // Runs that wait outside memory, too, are anybody's at once.
-            Some(_) => released.and(shared.storage.renew(shared.node, Duration::ZERO).await),
+            Some(cluster) => {
+                let ended = cluster.leases.end(&*shared.storage, shared.node);
+                released.and(ended.await)
+            }
             None => released,
         };
         shared.halted.cancel();

@@ -10,7 +10,7 @@ use keepstep_storage::StorageError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::threads::Job;
-use super::{AbandonReason, RunMessage, arguments};
+use super::{AbandonReason, RunMessage, Watched, arguments};
 use crate::context::Context;
 use crate::engine::Shared;
 use crate::error::{Error, StepErrorKind, SuspendReason};
@@ -120,7 +120,8 @@ impl Execution {
         let result = match (def.body, timeout) {
             (StepBody::Async(body), None) => {
                 let place = (!def.options.waits).then(|| context.hold(permit));
-                let result = settled_at_once(context.clone().scope(body(input)).await);
+                let body = Watched::new(body(input), def.name, shared);
+                let result = settled_at_once(context.clone().scope(body).await);
                 drop(place);
                 Ok(match result {
                     Ok(settled) => settled,
@@ -295,7 +296,8 @@ async fn execute_in(
         }
         (StepBody::Async(body), _) => {
             let place = context.hold(permit);
-            let result = context.clone().scope(body(input)).await;
+            let body = Watched::new(body(input), def.name, &context.link().shared);
+            let result = context.clone().scope(body).await;
             drop(place);
             Ok(result)
         }

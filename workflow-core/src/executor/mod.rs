@@ -19,6 +19,7 @@ mod remote;
 mod steps;
 mod threads;
 mod timers;
+mod watched;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -43,6 +44,7 @@ pub(crate) use mail::Mail;
 pub(crate) use steps::{ABANDON_AFTER, GRACE};
 pub(crate) use threads::Threads;
 pub(crate) use timers::{MAX_WAKING, Wake, run_timers};
+pub(crate) use watched::Watched;
 
 use crate::clock::later;
 use crate::context::RunLink;

@@ -330,9 +330,10 @@ impl Storage for Adapter {
         self.on_map(move |core| core.claim(runs, node)).await
     }
 
-    async fn renew(&self, _node: NodeId, _lease: Duration) -> Result<()> {
+    async fn renew(&self, _node: NodeId, _lease: Duration) -> Result<Timestamp> {
         // Nobody else can take a run of this store, so a claim lasts as long as the store is open.
-        self.core.check_open()
+        self.core.check_open()?;
+        Ok(Timestamp(0))
     }
 
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {

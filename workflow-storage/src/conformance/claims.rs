@@ -200,13 +200,14 @@ pub async fn a_stale_release_is_ignored(stores: Stores<'_>) {
     assert_eq!(record(&*store, &valid.run).await.unwrap().owner, None);
 }
 
-/// A renewal, of some runs or of none, leaves the runs as they are.
+/// A renewal, of some runs or of none, leaves the runs as they are, and says since when the leases have lasted.
 pub async fn leases_are_renewed(stores: Stores<'_>) {
     let store = stores.open().await;
-    store.renew(NODE, LEASE).await.unwrap();
+    let since = store.renew(NODE, LEASE).await.unwrap();
     let run = free("a").create(&*store).await;
     let claimed = claim(&*store, &[&run.run], NODE).await.remove(0);
-    store.renew(NODE, LEASE).await.unwrap();
+    assert_eq!(store.renew(NODE, LEASE).await.unwrap(), since);
     store.renew(OTHER_NODE, LEASE).await.unwrap();
+    assert_eq!(store.renew(NODE, LEASE).await.unwrap(), since);
     assert_eq!(record(&*store, &run.run).await, claimed);
 }

@@ -375,7 +375,7 @@ impl Storage for Faulty {
         self.pass(Call::Claim, claim).await
     }
 
-    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
         self.pass(Call::Renew, self.inner.renew(node, lease)).await
     }
 

@@ -254,7 +254,7 @@ impl Storage for Recorded {
         Ok(claimed)
     }
 
-    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
         self.inner.renew(node, lease).await
     }
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::bucket::Bucket;
 use super::numbers::{read, stored};
-use super::session::{Param, Sessions};
+use super::session::{Lane, Param, Sessions};
 use super::{Postgres, commit};
 use crate::blobs::Verified;
 use crate::{BlobId, BlobReader, Maintained, Result, StorageError};
@@ -216,7 +216,9 @@ impl Postgres {
 
     /// Removes blobs that nothing refers to, and what dead processes left. The server's own vacuum wins back the space.
     pub(super) async fn sweep(&self) -> Result<Maintained> {
-        self.pins.write(&self.sessions, &self.sql.pin).await?;
+        self.pins
+            .write(&self.sessions, Lane::Pins, &self.sql.pin)
+            .await?;
         let mut done = Maintained::default();
         loop {
             let rows = self.sessions.query("remove blobs", &self.sql.sweep, &[]);
@@ -258,11 +260,13 @@ impl Postgres {
 
     /// Says again what this process has pinned.
     pub(super) async fn keep_pins(&self) -> Result<()> {
-        self.pins.write(&self.sessions, &self.sql.pin).await?;
+        self.pins
+            .write(&self.sessions, Lane::Lease, &self.sql.pin)
+            .await?;
         let params: &[Param<'_>] = &[&self.pins.process];
         let kept = self
             .sessions
-            .query_for_lease("pin blobs", &self.sql.keep_pins, params);
+            .query_on(Lane::Lease, "pin blobs", &self.sql.keep_pins, params);
         kept.await.map(drop)
     }
 

@@ -37,7 +37,7 @@ use self::bucket::Bucket;
 use self::commit::{Writer, Writers};
 use self::listen::{Heard, Listener};
 use self::pins::Pins;
-use self::session::{Param, Sessions};
+use self::session::{Lane, Param, Sessions};
 use self::statements::Statements;
 use self::url::Surroundings;
 use crate::{
@@ -271,7 +271,7 @@ impl Storage for Postgres {
         self.claim_some(kind, except, node, lease, limit).await
     }
 
-    async fn renew(&self, node: NodeId, lease: Duration) -> Result<()> {
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
         self.renew_leases(node, lease).await
     }
 
@@ -346,7 +346,7 @@ impl Storage for Postgres {
             let (pins, sessions) = (Arc::clone(&self.pins), Arc::clone(&self.sessions));
             let sql = self.sql.pin.clone();
             // If it fails, it is tried again with the next renewal of a lease.
-            runtime.spawn(async move { drop(pins.write(&sessions, &sql).await) });
+            runtime.spawn(async move { drop(pins.write(&sessions, Lane::Pins, &sql).await) });
         }
     }
 

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
-use super::numbers::{node as number, stored};
-use super::session::Param;
+use super::numbers::{node as number, read, stored};
+use super::session::{Lane, Param};
 use super::{Postgres, commit};
-use crate::{Epoch, ListedRun, NodeId, Result, RunId, RunKind, RunRecord};
+use crate::{Epoch, ListedRun, NodeId, Result, RunId, RunKind, RunRecord, Timestamp};
+
+/// For how long a renewal of leases waits until pins are written.
+const PINS_WITHIN: Duration = Duration::from_secs(2);
 
 impl Postgres {
     pub(super) async fn claim_runs(
@@ -88,13 +91,23 @@ impl Postgres {
         rows.iter().map(|row| self.sessions.listed(row)).collect()
     }
 
-    pub(super) async fn renew_leases(&self, node: NodeId, lease: Duration) -> Result<()> {
+    pub(super) async fn renew_leases(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
         self.know(node);
         let params: &[Param<'_>] = &[&number(node), &lease.as_secs_f64(), &self.address];
         let sessions = &self.sessions;
-        let renewed = sessions.query_for_lease("renew leases", &self.sql.renew, params);
-        renewed.await?;
-        self.keep_pins().await
+        let renewed = sessions.query_on(Lane::Lease, "renew leases", &self.sql.renew, params);
+        let (rows, _) = renewed.await?;
+        let since = match rows.first() {
+            Some(row) => Timestamp(read(sessions.column(row, 0)?)),
+            None => return Err(sessions.refused("a renewal of leases had no answer".to_owned())),
+        };
+        // The leases are renewed whatever becomes of the pins, which last for a day and are said again with the next renewal.
+        match tokio::time::timeout(PINS_WITHIN, self.keep_pins()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not pin blobs; trying again"),
+            Err(_) => tracing::warn!("could not pin blobs within {PINS_WITHIN:?}; trying again"),
+        }
+        Ok(since)
     }
 
     pub(super) async fn release_runs(&self, runs: &[(RunId, Epoch)]) -> Result<()> {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::session::{Param, Sessions};
+use super::session::{Lane, Param, Sessions};
 use crate::{BlobId, Result};
 
 #[derive(Debug)]
@@ -55,24 +55,29 @@ impl Pins {
     }
 
     /// Writes down what has changed.
-    pub(super) async fn write(&self, sessions: &Sessions, sql: &str) -> Result<()> {
-        let (pinned, unpinned): (Vec<BlobId>, Vec<BlobId>) = {
+    pub(super) async fn write(&self, sessions: &Sessions, lane: Lane, sql: &str) -> Result<()> {
+        let (changed, pinned, unpinned) = {
             let mut state = self.state();
             let changed: Vec<BlobId> = state.changed.drain().collect();
-            changed
-                .into_iter()
-                .partition(|id| state.counts.contains_key(id))
+            let is_pinned = |id: &&BlobId| state.counts.contains_key(*id);
+            let (pinned, unpinned): (Vec<_>, Vec<_>) = changed.iter().partition(is_pinned);
+            let bytes = |ids: Vec<&BlobId>| -> Vec<Vec<u8>> {
+                ids.into_iter().map(|id| id.0.into()).collect()
+            };
+            let (pinned, unpinned) = (bytes(pinned), bytes(unpinned));
+            (changed, pinned, unpinned)
         };
-        if pinned.is_empty() && unpinned.is_empty() {
+        if changed.is_empty() {
             return Ok(());
         }
-        let bytes = |ids: &[BlobId]| -> Vec<Vec<u8>> { ids.iter().map(|id| id.0.into()).collect() };
-        let params: &[Param<'_>] = &[&bytes(&pinned), &bytes(&unpinned), &self.process];
-        let written = sessions.query_for_lease("pin blobs", sql, params).await;
-        if written.is_err() {
-            self.state().changed.extend(pinned.iter().chain(&unpinned));
-        }
-        written.map(drop)
+        let mut unwritten = Unwritten {
+            pins: self,
+            changed,
+        };
+        let params: &[Param<'_>] = &[&pinned, &unpinned, &self.process];
+        sessions.query_on(lane, "pin blobs", sql, params).await?;
+        unwritten.changed.clear();
+        Ok(())
     }
 
     /// Takes every pin away, whoever still has one: nobody can use what it keeps any more.
@@ -82,11 +87,23 @@ impl Pins {
             let State { counts, changed } = &mut *state;
             changed.extend(counts.drain().map(|(id, _)| id));
         }
-        self.write(sessions, sql).await
+        self.write(sessions, Lane::Pins, sql).await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is to be written again unless it was: also if nobody waits for that any more.
+struct Unwritten<'a> {
+    pins: &'a Pins,
+    changed: Vec<BlobId>,
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        self.pins.state().changed.extend(self.changed.drain(..));
     }
 }
 

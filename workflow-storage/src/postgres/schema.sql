@@ -11,10 +11,12 @@ CREATE TABLE keepstep.store (
 );
 INSERT INTO keepstep.store (format) VALUES (1);
 
--- Processes that own runs. While `lease_until` is to come, nobody else takes a run of the node.
+-- Processes that own runs. While `lease_until` is to come, nobody else takes a run of the node; a node that ended its leases itself
+-- has '-infinity' there. Its leases have lasted without a gap since `leased_since`.
 CREATE TABLE keepstep.node (
     id bigint PRIMARY KEY,
     lease_until timestamptz NOT NULL,
+    leased_since timestamptz NOT NULL DEFAULT clock_timestamp(),
     opened_at timestamptz NOT NULL DEFAULT now(),
     address text
 );
@@ -47,7 +49,11 @@ CREATE TABLE keepstep.run (
     build_steps bigint NOT NULL,
     build_executable bytea,
     next_message bigint NOT NULL DEFAULT 0,
-    is_watched boolean NOT NULL DEFAULT false
+    is_watched boolean NOT NULL DEFAULT false,
+    -- How often in a row it was claimed from a node whose lease had ended, when that was last, and how many steps had ended by then.
+    times_taken smallint NOT NULL DEFAULT 0,
+    taken_at timestamptz,
+    taken_with bigint
     -- A step of a run changes no indexed column, so that its row is rewritten in its page, if that has room.
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX run_by_creation ON keepstep.run (kind, created_at, id);
@@ -439,13 +445,16 @@ BEGIN
     END IF;
 END $$;
 
--- Makes the leases of a node last, or ends them: then what it owned is anybody's.
-CREATE FUNCTION keepstep.renew(a_node bigint, a_lease double precision, a_address text) RETURNS void LANGUAGE sql AS $$
+-- Makes the leases of a node last, or ends them: then what it owned is anybody's. Since when they have lasted, in microseconds:
+-- whoever else renews them, too, the node finds out that they had ended.
+CREATE FUNCTION keepstep.renew(a_node bigint, a_lease double precision, a_address text) RETURNS bigint LANGUAGE sql AS $$
+    SELECT pg_notify('keepstep', 'free') WHERE a_lease <= 0;
     INSERT INTO keepstep.node AS n (id, lease_until, address)
-        VALUES (a_node, clock_timestamp() + make_interval(secs => a_lease), a_address)
+        VALUES (a_node, CASE WHEN a_lease > 0 THEN clock_timestamp() + make_interval(secs => a_lease) ELSE '-infinity' END, a_address)
         ON CONFLICT (id) DO UPDATE SET lease_until = CASE WHEN a_lease > 0
-            THEN greatest(n.lease_until, excluded.lease_until) ELSE excluded.lease_until END;
-    SELECT pg_notify('keepstep', 'free') WHERE a_lease <= 0
+            THEN greatest(n.lease_until, excluded.lease_until) ELSE excluded.lease_until END,
+            leased_since = CASE WHEN n.lease_until > clock_timestamp() THEN n.leased_since ELSE excluded.leased_since END
+        RETURNING (extract(epoch FROM n.leased_since) * 1000000)::bigint
 $$;
 
 -- Whether another node has a run.
@@ -465,6 +474,14 @@ BEGIN
         WHERE r.id = ANY (a_ids) AND (r.status >= 3 OR r.kind = 3 OR NOT keepstep.is_taken(r.owner, a_node)) RETURNING r.*;
 END $$;
 
+-- Until when a run is left alone whose owner's lease has ended. Whoever executes it may always be lost by that: after three in a row
+-- with no step done, it is claimed after a pause that doubles, up to twenty leases.
+CREATE FUNCTION keepstep.rests_until(r keepstep.run, a_lease double precision) RETURNS timestamptz STABLE LANGUAGE sql AS $$
+    SELECT CASE WHEN r.times_taken >= 3 AND r.taken_with = r.steps_done + r.steps_failed
+        THEN r.taken_at + make_interval(secs => a_lease * least(2 ^ (r.times_taken - 2), 20))
+        ELSE '-infinity' END
+$$;
+
 -- Claims runs that are to go on and that nobody owns: released ones first, then those whose owner's lease has ended.
 CREATE FUNCTION keepstep.claim_free(
     a_writer bigint, a_number bigint, a_kind smallint, a_except text[], a_node bigint, a_lease double precision,
@@ -473,7 +490,10 @@ CREATE FUNCTION keepstep.claim_free(
 #variable_conflict use_column
 DECLARE
     ids text[];
+    part text[];
+    lost text[] := '{}';
     gone bigint;
+    was_lost boolean;
 BEGIN
     -- As in a commit; also if nothing is found: an attempt that arrives late would claim for nobody.
     INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, absent, sent, numbers, unsent, claimed, committed_at)
@@ -493,18 +513,30 @@ BEGIN
         SELECT r.id FROM keepstep.run r
         WHERE r.owner IS NULL AND r.kind = a_kind AND r.status IN (1, 2) AND r.id NOT IN (SELECT unnest(a_except))
         ORDER BY r.created_at, r.id LIMIT a_limit FOR NO KEY UPDATE SKIP LOCKED);
-    FOR gone IN SELECT n.id FROM keepstep.node n WHERE n.lease_until <= clock_timestamp() AND n.id <> a_node LOOP
+    FOR gone, was_lost IN
+        SELECT n.id, n.lease_until > '-infinity' FROM keepstep.node n WHERE n.lease_until <= clock_timestamp() AND n.id <> a_node
+    LOOP
         EXIT WHEN cardinality(ids) >= a_limit;
-        ids := ids || ARRAY(
+        part := ARRAY(
             SELECT r.id FROM keepstep.run r
             WHERE r.owner = gone AND r.kind = a_kind AND r.status IN (1, 2) AND r.id NOT IN (SELECT unnest(a_except))
+                AND (NOT was_lost OR keepstep.rests_until(r, a_lease) <= clock_timestamp())
             ORDER BY r.created_at, r.id LIMIT a_limit - cardinality(ids) FOR NO KEY UPDATE SKIP LOCKED);
+        ids := ids || part;
+        IF was_lost THEN
+            lost := lost || part;
+        END IF;
     END LOOP;
     IF cardinality(ids) > 0 THEN
         PERFORM keepstep.renew(a_node, a_lease, a_address);
         UPDATE keepstep.writer w SET claimed = ids WHERE w.id = a_writer;
     END IF;
-    RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1 WHERE r.id = ANY (ids) RETURNING r.*;
+    RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1,
+            taken_at = CASE WHEN r.id = ANY (lost) THEN clock_timestamp() ELSE r.taken_at END,
+            taken_with = CASE WHEN r.id = ANY (lost) THEN r.steps_done + r.steps_failed ELSE r.taken_with END,
+            times_taken = CASE WHEN r.id <> ALL (lost) THEN r.times_taken
+                WHEN r.taken_with = r.steps_done + r.steps_failed THEN least(r.times_taken + 1, 100) ELSE 1 END
+        WHERE r.id = ANY (ids) RETURNING r.*;
 END $$;
 
 CREATE FUNCTION keepstep.release(a_ids text[], a_epochs bigint[]) RETURNS void LANGUAGE plpgsql AS $$

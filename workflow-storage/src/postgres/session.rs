@@ -20,8 +20,6 @@ use crate::{Result, StorageError};
 
 /// For how long a server may be silent before the connection counts as lost.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// One renews while the other writes pins.
-const LEASE_CONNECTIONS: usize = 2;
 /// The pauses before further attempts: they double.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -43,8 +41,11 @@ pub(super) struct Sessions {
     pub(super) settings: Settings,
     pub(super) tls: MakeRustlsConnect,
     pool: Pool,
-    /// Connections apart: leases are renewed, and pins written, however many wait for the others.
+    /// A connection apart: leases are renewed however many wait for the others. It is used in the runtime of the thread that
+    /// renews them, and in no other: a connection lives in the runtime that opened it, and stands still with that.
     lease_pool: Pool,
+    /// Pins, too, are written however many wait for the others.
+    pin_pool: Pool,
     is_closed: AtomicBool,
 }
 
@@ -52,6 +53,17 @@ impl std::fmt::Debug for Sessions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.settings.fmt(f)
     }
+}
+
+/// Which connections a call takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Lane {
+    /// Those that most calls share.
+    Work,
+    /// The one that renews leases.
+    Lease,
+    /// The one that writes pins.
+    Pins,
 }
 
 /// Which calls of another attempt may have been done by an earlier one.
@@ -66,7 +78,8 @@ impl Sessions {
         let tls = tls::connector(&settings)?;
         Ok(Self {
             pool: pool(&settings, &tls, settings.connections)?,
-            lease_pool: pool(&settings, &tls, LEASE_CONNECTIONS)?,
+            lease_pool: pool(&settings, &tls, 1)?,
+            pin_pool: pool(&settings, &tls, 1)?,
             settings,
             tls,
             is_closed: AtomicBool::new(false),
@@ -86,6 +99,7 @@ impl Sessions {
         self.is_closed.store(true, Ordering::Release);
         self.pool.close();
         self.lease_pool.close();
+        self.pin_pool.close();
     }
 
     /// Rows of a statement that may be run again if nobody knows whether it was.
@@ -99,19 +113,6 @@ impl Sessions {
         Ok(rows)
     }
 
-    /// As [`query`](Self::query), past whoever waits for a connection.
-    pub(super) async fn query_for_lease(
-        &self,
-        operation: &'static str,
-        sql: &str,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>> {
-        let (rows, _) = self
-            .query_on(&self.lease_pool, operation, sql, params)
-            .await?;
-        Ok(rows)
-    }
-
     /// As [`query`](Self::query), and whether an earlier attempt may have been done.
     pub(super) async fn query_unsure(
         &self,
@@ -119,16 +120,22 @@ impl Sessions {
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<(Vec<Row>, Attempts)> {
-        self.query_on(&self.pool, operation, sql, params).await
+        self.query_on(Lane::Work, operation, sql, params).await
     }
 
-    async fn query_on(
+    /// As [`query_unsure`](Self::query_unsure), over a connection of a lane.
+    pub(super) async fn query_on(
         &self,
-        pool: &Pool,
+        lane: Lane,
         operation: &'static str,
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<(Vec<Row>, Attempts)> {
+        let pool = match lane {
+            Lane::Work => &self.pool,
+            Lane::Lease => &self.lease_pool,
+            Lane::Pins => &self.pin_pool,
+        };
         let gives_up_at = Instant::now() + self.settings.patience;
         let mut pause = FIRST_PAUSE;
         let mut attempts = Attempts::default();

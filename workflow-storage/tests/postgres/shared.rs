@@ -125,6 +125,88 @@ async fn nobody_deletes_an_active_run_while_its_owners_lease_lasts() {
 }
 
 #[tokio::test]
+async fn a_node_is_told_that_its_leases_had_ended() {
+    let (a, b) = two().await;
+    create(&*a, Some(A), &["run"]).await;
+    let since = a.renew(A, SHORT).await.unwrap();
+    until(async || record(&*b, "run").await.owner.is_none()).await;
+    // A claim makes them last again, and the node finds out all the same.
+    a.claim(&[id("run")], A, LONG).await.unwrap();
+    let anew = a.renew(A, LONG).await.unwrap();
+    assert!(anew > since, "{anew:?} {since:?}");
+    assert_eq!(a.renew(A, LONG).await.unwrap(), anew);
+}
+
+/// Claims the run for a node that then is lost.
+async fn lose_one(
+    store: &dyn Storage,
+    node: NodeId,
+    lease: Duration,
+) -> keepstep_storage::RunRecord {
+    let free = store.claim_free(RunKind::Workflow, &[], node, lease, 9);
+    let mut free = free.await.unwrap();
+    assert_eq!(free.len(), 1, "{node:?}");
+    free.remove(0).record
+}
+
+#[tokio::test]
+async fn a_run_whose_owners_are_lost_again_and_again_rests_until_it_gets_on() {
+    let (a, b) = two().await;
+    create(&*a, Some(A), &["run"]).await;
+    a.renew(A, SHORT).await.unwrap();
+    let mut last = None;
+    for node in 10..13 {
+        until(async || record(&*b, "run").await.owner.is_none()).await;
+        last = Some(lose_one(&*a, NodeId(node), SHORT).await);
+    }
+    until(async || record(&*b, "run").await.owner.is_none()).await;
+    // It rests for two leases of whoever would take it.
+    let free = b.claim_free(RunKind::Workflow, &[], B, LONG, 9).await;
+    assert_eq!(free.unwrap(), []);
+    // What is asked for by its id does not rest.
+    let mut record = last.unwrap();
+    let claimed = a.claim(&[id("run")], NodeId(12), SHORT).await.unwrap();
+    record.epoch = claimed[0].as_ref().unwrap().epoch;
+    // It got on.
+    record.steps.done += 1;
+    let mut write = creation("run");
+    write.expect = keepstep_storage::Expect::Epoch(record.epoch);
+    write.record = record;
+    let batch = Batch {
+        writes: vec![write],
+        messages: vec![],
+    };
+    a.commit(batch).await.unwrap();
+    until(async || crate::kit::record(&*b, "run").await.owner.is_none()).await;
+    lose_one(&*b, B, LONG).await;
+}
+
+#[tokio::test]
+async fn a_run_that_rests_is_taken_up_in_the_end() {
+    let (a, b) = two().await;
+    create(&*a, Some(A), &["run"]).await;
+    a.renew(A, SHORT).await.unwrap();
+    for node in 10..16 {
+        let taken = async || {
+            let free = b.claim_free(RunKind::Workflow, &[], NodeId(node), SHORT, 9);
+            free.await.unwrap().len() == 1
+        };
+        until(taken).await;
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_end_in_order_leave_no_run_at_rest() {
+    let (a, b) = two().await;
+    create(&*a, Some(A), &["run"]).await;
+    a.renew(A, Duration::ZERO).await.unwrap();
+    for node in 10..20 {
+        lose_one(&*b, NodeId(node), LONG).await;
+        b.renew(NodeId(node), Duration::ZERO).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_lease_is_ended_by_its_node_at_once() {
     let (a, b) = two().await;
     a.renew(A, LONG).await.unwrap();
