@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
@@ -259,14 +260,14 @@ impl Postgres {
     }
 
     /// Says again what this process has pinned.
-    pub(super) async fn keep_pins(&self) -> Result<()> {
+    pub(super) async fn keep_pins(&self, lease: Duration) -> Result<()> {
         self.pins
-            .write(&self.sessions, Lane::Lease, &self.sql.pin)
+            .write(&self.sessions, Lane::Lease(lease), &self.sql.pin)
             .await?;
         let params: &[Param<'_>] = &[&self.pins.process];
-        let kept = self
-            .sessions
-            .query_on(Lane::Lease, "pin blobs", &self.sql.keep_pins, params);
+        let kept =
+            self.sessions
+                .query_on(Lane::Lease(lease), "pin blobs", &self.sql.keep_pins, params);
         kept.await.map(drop)
     }
 

@@ -18,6 +18,8 @@ pub(super) enum Failure {
     Pool(#[from] PoolError),
     #[error("no answer within {0:?}")]
     NoAnswer(std::time::Duration),
+    #[error("the server takes no more writes")]
+    ReadOnly,
 }
 
 impl Failure {
@@ -59,15 +61,27 @@ impl Failure {
         code.code().starts_with("08") || passing.contains(code)
     }
 
-    /// Whether the server is there but not yet, or not now, for one more.
+    /// Whether the server is there but not yet, or not now, for one more, or does not take writes yet.
     pub(super) fn passes_soon(&self) -> bool {
         let soon = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
         self.code().is_some_and(|code| soon.contains(code))
+            || self.server_error().is_some_and(has_no_writer)
     }
 
     /// Whether it was done all the same, for all that is known.
     pub(super) fn is_unknown(&self) -> bool {
-        !matches!(self, Self::Pool(_)) && self.code().is_none()
+        !matches!(self, Self::Pool(_) | Self::ReadOnly) && self.code().is_none()
+    }
+
+    /// Whether the connection leads to a server that others are to be asked in place of: one that only reads, as a primary does
+    /// after a failover, and a standby before.
+    pub(super) fn is_of_a_reader(&self) -> bool {
+        matches!(self, Self::ReadOnly) || self.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
+    }
+
+    /// Whether the connection was silent.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::NoAnswer(_))
     }
 
     pub(super) fn into_error(self, location: &str, operation: &'static str) -> StorageError {
@@ -88,10 +102,20 @@ impl Failure {
     }
 }
 
+/// Whether no host takes writes just now: in the middle of a failover.
+fn has_no_writer(error: &tokio_postgres::Error) -> bool {
+    // The client has no other sign of it.
+    std::error::Error::source(error)
+        .is_some_and(|cause| cause.to_string() == "database does not allow writes")
+}
+
 /// Whether there was no connection, or it was lost: neither refused by TLS nor about values that are not as expected.
 fn is_of_the_connection(error: &tokio_postgres::Error) -> bool {
     use std::io::ErrorKind;
 
+    if has_no_writer(error) {
+        return true;
+    }
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<std::io::Error>() {

@@ -1,13 +1,16 @@
 //! Hearing of what other processes do: one connection that listens, and is made anew when it is lost.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_postgres::AsyncMessage;
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_postgres::{AsyncMessage, SimpleQueryMessage};
 
+use super::error::Failure;
 use super::session::Sessions;
 use crate::{Notice, RunId, TaskId};
 
@@ -15,6 +18,14 @@ use crate::{Notice, RunId, TaskId};
 const MAX_WAITING: usize = 10_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often everything is looked at as long as nothing can be heard.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the server is asked whether it is there, which is counted in ticks: a process that was stopped wakes up with all of its
+/// times past, and the answer waits to be read.
+const TICK: Duration = Duration::from_secs(1);
+const TICKS_BETWEEN: u32 = 5;
+/// Sent over the connection that listens, to hear whether it does, and whether the server is the one that writes.
+const HEARTBEAT: &str = "SHOW transaction_read_only";
 
 /// What was heard and not yet looked at.
 #[derive(Debug, Default)]
@@ -71,41 +82,59 @@ impl Listener {
         nodes: impl Fn() -> Vec<i64> + Send + Sync + 'static,
     ) -> Self {
         Self(tokio::spawn(async move {
-            let mut pause = FIRST_PAUSE;
-            loop {
-                match listen(&sessions, &heard, &nodes).await {
-                    Ok(()) => pause = FIRST_PAUSE,
-                    Err(error) => {
+            let hears = AtomicBool::new(false);
+            let listening = async {
+                let mut pause = FIRST_PAUSE;
+                loop {
+                    let listened = listen(&sessions, &heard, &hears, &nodes).await;
+                    if hears.swap(false, Ordering::AcqRel) {
+                        pause = FIRST_PAUSE;
+                        heard.add(Notice::Missed);
+                    }
+                    if let Err(error) = listened {
                         tracing::warn!(location = sessions.settings.location, %error, "cannot hear of what other processes do; trying again");
                         pause = (pause * 2).min(LONGEST_PAUSE);
                     }
+                    tokio::time::sleep(pause).await;
                 }
-                tokio::time::sleep(pause).await;
-            }
+            };
+            let looking = async {
+                loop {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    if !hears.load(Ordering::Acquire) {
+                        heard.add(Notice::Missed);
+                    }
+                }
+            };
+            tokio::join!(listening, looking);
         }))
     }
 }
 
-/// Listens until the connection is lost.
+/// Listens until the connection is lost, or is silent.
 async fn listen(
     sessions: &Sessions,
     heard: &Heard,
+    hears: &AtomicBool,
     nodes: &(impl Fn() -> Vec<i64> + Sync),
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<(), Failure> {
     let settings = &sessions.settings;
-    let (client, mut connection) = settings.config.connect(sessions.tls.clone()).await?;
-    let subscribe = format!("LISTEN \"{}\"", settings.schema);
-    let mut subscribed = std::pin::pin!(client.batch_execute(&subscribe));
-    let mut is_subscribed = false;
+    let connecting = settings.config.connect(sessions.tls.clone());
+    let connect_within = settings.connect_within();
+    let connected = timeout(connect_within, connecting).await;
+    let (client, mut connection) = connected.map_err(|_| Failure::NoAnswer(connect_within))??;
+    let answer_within = settings.silence();
+    let ask = async |sql: String| client.simple_query(&sql).await;
+    let mut asked = std::pin::pin!(ask(format!("LISTEN \"{}\"", settings.schema)));
+    let (mut is_asked, mut asked_at) = (true, std::time::Instant::now());
+    let mut ticks = 0;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.reset();
     loop {
         let message = std::future::poll_fn(|cx| connection.poll_message(cx));
         tokio::select! {
-            answer = &mut subscribed, if !is_subscribed => {
-                answer?;
-                is_subscribed = true;
-                // What happened before was not heard.
-                heard.add(Notice::Missed);
-            }
+            biased;
             message = message => match message {
                 Some(Ok(AsyncMessage::Notification(notification))) => {
                     if let Some(notice) = understand(notification.payload(), nodes) {
@@ -113,11 +142,41 @@ async fn listen(
                     }
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error),
+                Some(Err(error)) => return Err(error.into()),
                 None => return Ok(()),
             },
+            answer = &mut asked, if is_asked => {
+                if only_reads(&answer?) {
+                    sessions.leave_server(asked_at);
+                    return Err(Failure::ReadOnly);
+                }
+                (is_asked, ticks) = (false, 0);
+                if !hears.swap(true, Ordering::AcqRel) {
+                    // What happened before was not heard.
+                    heard.add(Notice::Missed);
+                }
+            }
+            _ = tick.tick() => {
+                ticks += 1;
+                if is_asked && TICK * ticks >= answer_within {
+                    return Err(Failure::NoAnswer(answer_within));
+                }
+                if !is_asked && ticks >= TICKS_BETWEEN {
+                    asked.set(ask(HEARTBEAT.to_owned()));
+                    (is_asked, ticks) = (true, 0);
+                    asked_at = std::time::Instant::now();
+                }
+            }
         }
     }
+}
+
+/// Whether the answer to a heartbeat comes from a server that does not write.
+fn only_reads(answer: &[SimpleQueryMessage]) -> bool {
+    answer.iter().any(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0) == Some("on"),
+        _ => false,
+    })
 }
 
 /// What a payload says to this process; `None` if it is for another, or from a later version.

@@ -95,14 +95,15 @@ impl Postgres {
         self.know(node);
         let params: &[Param<'_>] = &[&number(node), &lease.as_secs_f64(), &self.address];
         let sessions = &self.sessions;
-        let renewed = sessions.query_on(Lane::Lease, "renew leases", &self.sql.renew, params);
+        let renewed =
+            sessions.query_on(Lane::Lease(lease), "renew leases", &self.sql.renew, params);
         let (rows, _) = renewed.await?;
         let since = match rows.first() {
             Some(row) => Timestamp(read(sessions.column(row, 0)?)),
             None => return Err(sessions.refused("a renewal of leases had no answer".to_owned())),
         };
         // The leases are renewed whatever becomes of the pins, which last for a day and are said again with the next renewal.
-        match tokio::time::timeout(PINS_WITHIN, self.keep_pins()).await {
+        match tokio::time::timeout(PINS_WITHIN, self.keep_pins(lease)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not pin blobs; trying again"),
             Err(_) => tracing::warn!("could not pin blobs within {PINS_WITHIN:?}; trying again"),

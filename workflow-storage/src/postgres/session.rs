@@ -1,7 +1,7 @@
 //! Connections, and trying again what the loss of one made fail.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::QueueMode;
@@ -18,8 +18,10 @@ use super::url::Settings;
 use super::{schema, tls};
 use crate::{Result, StorageError};
 
-/// For how long a server may be silent before the connection counts as lost.
+/// For how long a server may be silent over a connection that was just made, before it counts as lost. One that was made earlier
+/// may have been cut off since: see [`Settings::silence`].
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const LEAST_SILENCE: Duration = Duration::from_secs(1);
 /// The pauses before further attempts: they double.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -46,7 +48,27 @@ pub(super) struct Sessions {
     lease_pool: Pool,
     /// Pins, too, are written however many wait for the others.
     pin_pool: Pool,
+    stale: Arc<Stale>,
     is_closed: AtomicBool,
+}
+
+/// Which connections lead to a server that others took the place of.
+#[derive(Debug)]
+struct Stale {
+    opened_at: std::time::Instant,
+    /// Those that were made within so many microseconds of then.
+    micros: AtomicU64,
+}
+
+impl Stale {
+    fn micros(&self, at: std::time::Instant) -> u64 {
+        let since = at.saturating_duration_since(self.opened_at);
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn is_stale(&self, made_at: std::time::Instant) -> bool {
+        self.micros(made_at) < self.micros.load(Ordering::Acquire)
+    }
 }
 
 impl std::fmt::Debug for Sessions {
@@ -60,8 +82,8 @@ impl std::fmt::Debug for Sessions {
 pub(super) enum Lane {
     /// Those that most calls share.
     Work,
-    /// The one that renews leases.
-    Lease,
+    /// The one that renews leases, which last for so long.
+    Lease(Duration),
     /// The one that writes pins.
     Pins,
 }
@@ -76,10 +98,15 @@ pub(super) struct Attempts {
 impl Sessions {
     pub(super) fn new(settings: Settings) -> Result<Self> {
         let tls = tls::connector(&settings)?;
+        let stale = Arc::new(Stale {
+            opened_at: std::time::Instant::now(),
+            micros: AtomicU64::new(0),
+        });
         Ok(Self {
-            pool: pool(&settings, &tls, settings.connections)?,
-            lease_pool: pool(&settings, &tls, 1)?,
-            pin_pool: pool(&settings, &tls, 1)?,
+            pool: pool(&settings, &tls, &stale, settings.connections)?,
+            lease_pool: pool(&settings, &tls, &stale, 1)?,
+            pin_pool: pool(&settings, &tls, &stale, 1)?,
+            stale,
             settings,
             tls,
             is_closed: AtomicBool::new(false),
@@ -100,6 +127,26 @@ impl Sessions {
         self.pool.close();
         self.lease_pool.close();
         self.pin_pool.close();
+    }
+
+    fn pools(&self) -> [&Pool; 3] {
+        [&self.pool, &self.lease_pool, &self.pin_pool]
+    }
+
+    /// Has no connection used again that was made before this time: they lead to a server that only reads. What is stored there
+    /// may be old, too. The next ones look for the server that writes.
+    pub(super) fn leave_server(&self, made_before: std::time::Instant) {
+        let made_before = self.stale.micros(made_before);
+        if self.stale.micros.fetch_max(made_before, Ordering::AcqRel) < made_before {
+            let location = &self.settings.location;
+            tracing::warn!(
+                location,
+                "the server takes no more writes; looking for one that does"
+            );
+        }
+        for pool in self.pools() {
+            drop(pool.retain(|_, metrics| !self.stale.is_stale(metrics.created)));
+        }
     }
 
     /// Rows of a statement that may be run again if nobody knows whether it was.
@@ -133,21 +180,37 @@ impl Sessions {
     ) -> Result<(Vec<Row>, Attempts)> {
         let pool = match lane {
             Lane::Work => &self.pool,
-            Lane::Lease => &self.lease_pool,
+            Lane::Lease(_) => &self.lease_pool,
             Lane::Pins => &self.pin_pool,
         };
         let gives_up_at = Instant::now() + self.settings.patience;
+        let silence = match lane {
+            // In time for another attempt, if leases last for some seconds.
+            Lane::Lease(lease) => self.settings.silence().min(lease / 4).max(LEAST_SILENCE),
+            Lane::Work | Lane::Pins => self.settings.silence(),
+        };
         let mut pause = FIRST_PAUSE;
         let mut attempts = Attempts::default();
         loop {
             self.check_open()?;
-            let failure = match attempt(pool, sql, params).await {
+            let mut session = Session::default();
+            let begun = std::time::Instant::now();
+            let failure = match session.attempt(pool, silence, sql, params).await {
                 Ok(rows) => return Ok((rows, attempts)),
                 Err(failure) => failure,
             };
             self.check_open()?;
             attempts.is_unsure |= failure.is_unknown();
-            if !failure.passes() || Instant::now() + pause >= gives_up_at {
+            if failure.is_of_a_reader() {
+                self.leave_server(begun);
+            }
+            if failure.is_silence() {
+                // What cut one connection off has done so to others.
+                drop(pool.retain(|_, _| false));
+            }
+            // A connection that was there before says nothing about the server: it is asked once more at least.
+            let is_over = Instant::now() + pause >= gives_up_at;
+            if !failure.passes() || is_over && !(failure.is_silence() && session.is_used) {
                 return Err(self.error(operation, failure));
             }
             tracing::debug!(operation, error = %failure, "trying again");
@@ -162,7 +225,14 @@ impl Sessions {
         loop {
             let attempt = async {
                 let mut session = self.pool.get().await?;
-                Ok(schema::install(&mut session, &self.settings.schema).await?)
+                let installed = schema::install(&mut session, &self.settings.schema);
+                match timeout(ANSWER_WITHIN, installed).await {
+                    Ok(installed) => Ok(installed?),
+                    Err(_) => {
+                        drop(Object::take(session));
+                        Err(Failure::NoAnswer(ANSWER_WITHIN))
+                    }
+                }
             };
             let failure: Failure = match attempt.await {
                 Ok(found) => return Ok(found),
@@ -206,24 +276,48 @@ impl Sessions {
     }
 }
 
-async fn attempt(pool: &Pool, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failure> {
-    let session = pool.get().await?;
-    let answer = async {
-        let statement = session.prepare_cached(sql).await?;
-        session.query(&statement, params).await
-    };
-    match timeout(ANSWER_WITHIN, answer).await {
-        Ok(rows) => Ok(rows?),
-        Err(_) => {
-            // It still waits for its answer: nobody else can use it.
+/// The connection of an attempt.
+#[derive(Default)]
+struct Session {
+    /// It was there before.
+    is_used: bool,
+}
+
+impl Session {
+    async fn attempt(
+        &mut self,
+        pool: &Pool,
+        silence: Duration,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Failure> {
+        let session = pool.get().await?;
+        self.is_used = Object::metrics(&session).recycle_count > 0;
+        let answer_within = if self.is_used { silence } else { ANSWER_WITHIN };
+        let answer = async {
+            let statement = session.prepare_cached(sql).await?;
+            session.query(&statement, params).await
+        };
+        let failure = match timeout(answer_within, answer).await {
+            Ok(Ok(rows)) => return Ok(rows),
+            Ok(Err(error)) => Failure::from(error),
+            Err(_) => Failure::NoAnswer(answer_within),
+        };
+        if failure.is_silence() || failure.is_of_a_reader() {
+            // One still waits for its answer, and the other leads to the wrong server: nobody else can use them.
             drop(Object::take(session));
-            Err(Failure::NoAnswer(ANSWER_WITHIN))
         }
+        Err(failure)
     }
 }
 
 /// At most so many connections, each opened when it is needed first.
-fn pool(settings: &Settings, tls: &MakeRustlsConnect, connections: usize) -> Result<Pool> {
+fn pool(
+    settings: &Settings,
+    tls: &MakeRustlsConnect,
+    stale: &Arc<Stale>,
+    connections: usize,
+) -> Result<Pool> {
     let manager = Manager::from_config(
         settings.config.clone(),
         tls.clone(),
@@ -231,21 +325,32 @@ fn pool(settings: &Settings, tls: &MakeRustlsConnect, connections: usize) -> Res
             recycling_method: RecyclingMethod::Fast,
         },
     );
-    let set_up = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
+    let connect_within = settings.connect_within();
+    let set_up = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
         Box::pin(async move {
-            client
-                .batch_execute(SET_UP)
-                .await
-                .map_err(HookError::Backend)
+            match timeout(connect_within, client.batch_execute(SET_UP)).await {
+                Ok(set_up) => set_up.map_err(HookError::Backend),
+                Err(_) => Err(HookError::message("the server does not answer")),
+            }
         })
     });
+    let stale = Arc::clone(stale);
+    let is_good = Hook::sync_fn(
+        move |_: &mut deadpool_postgres::ClientWrapper, metrics: &deadpool::managed::Metrics| {
+            match stale.is_stale(metrics.created) {
+                true => Err(HookError::message("it leads to a server that only reads")),
+                false => Ok(()),
+            }
+        },
+    );
     Pool::builder(manager)
         .max_size(connections)
         // The one used last: its process is warm, and a chain of commits stays on it.
         .queue_mode(QueueMode::Lifo)
         .runtime(Runtime::Tokio1)
-        .create_timeout(Some(ANSWER_WITHIN))
+        .create_timeout(Some(connect_within))
         .post_create(set_up)
+        .pre_recycle(is_good)
         .build()
         .map_err(|error| super::url::wrong(error.to_string()))
 }

@@ -17,6 +17,8 @@ const DEFAULT_SCHEMA: &str = "keepstep";
 const DEFAULT_CONNECTIONS: usize = 8;
 /// Less than a lease: who cannot write for that long finds out by itself.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(20);
+/// For how long a host may take to let somebody in, once it is reached.
+const GREET_WITHIN: Duration = Duration::from_secs(5);
 /// PostgreSQL cuts longer names off.
 const MAX_SCHEMA_BYTES: usize = 63;
 
@@ -32,6 +34,25 @@ pub(super) struct Settings {
     pub(super) patience: Duration,
     /// Where the server is, without secrets.
     pub(super) location: String,
+}
+
+impl Settings {
+    /// For how long a connection that was there before may be silent until another one is made. A quarter of the patience: then
+    /// there is time to ask again.
+    pub(super) fn silence(&self) -> Duration {
+        (self.patience / 4).clamp(Duration::from_secs(1), Duration::from_secs(10))
+    }
+
+    /// For how long a connection may be in the making: each host may keep it waiting.
+    pub(super) fn connect_within(&self) -> Duration {
+        let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(1);
+        let each = self
+            .config
+            .get_connect_timeout()
+            .copied()
+            .unwrap_or_default();
+        (each + GREET_WITHIN) * hosts.max(1)
+    }
 }
 
 impl fmt::Debug for Settings {
@@ -118,7 +139,9 @@ pub(super) fn parse(url: &str, surroundings: &Surroundings) -> Result<Settings> 
     }
     config.ssl_mode(tls.for_client());
     config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    config.keepalives_idle(Duration::from_secs(15));
+    config.keepalives_idle(Duration::from_secs(10));
+    config.keepalives_interval(Duration::from_secs(5));
+    config.keepalives_retries(3);
     config.tcp_user_timeout(Duration::from_secs(20));
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(Duration::from_secs(10));

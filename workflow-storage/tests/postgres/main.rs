@@ -5,11 +5,13 @@
 
 #[cfg(feature = "object_store")]
 mod bucket;
+mod failover;
 mod kit;
 mod lost;
 #[path = "../server/mod.rs"]
 mod server;
 mod shared;
+mod silent;
 mod tasks;
 mod tls;
 mod wire;

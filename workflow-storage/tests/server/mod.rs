@@ -27,6 +27,9 @@ const KEEPER: &str = r#"
 /// What its log says then.
 const READY: &str = "ready to accept connections";
 
+/// What the log of a standby says.
+const READS: &str = "ready to accept read";
+
 /// A server of our own.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -93,19 +96,55 @@ impl Server {
             .stdout(Stdio::null());
         become_owner(&mut initdb, owner);
         assert!(initdb.status().unwrap().success(), "initdb failed");
-        // Free now; whoever takes it in between makes the start fail, which says so.
-        let port = {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            free.local_addr().unwrap().port()
-        };
+        let port = free_port();
         let keeper = keeper(&binaries, &folder, port, options, owner);
         let server = Self {
             keeper,
             folder,
             port,
         };
-        server.wait_until_ready();
+        server.wait_until(READY);
         Some(server)
+    }
+
+    /// Starts a server that follows this one, which is started again with `options`, and only reads until it is promoted.
+    pub(crate) fn standby(&mut self, options: &str) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("keepstep-standby-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        self.kill();
+        // Not by pg_basebackup, which is not installed with every server.
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(self.folder.join("data")).arg(&folder);
+        assert!(copy.status().unwrap().success(), "cp failed");
+        let owner = owner(&folder);
+        let data = folder.join("data");
+        drop(std::fs::remove_file(data.join("postmaster.pid")));
+        let signal = data.join("standby.signal");
+        std::fs::write(&signal, "").unwrap();
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::chown(&signal, Some(uid), Some(gid)).unwrap();
+        }
+        self.restart(options);
+        let port = free_port();
+        // No space: the shell that starts it splits options there.
+        let primary = format!("-c primary_conninfo=postgres://postgres@{}", self.address());
+        let keeper = keeper(
+            &binaries().unwrap(),
+            &folder,
+            port,
+            &format!("{options} {primary}"),
+            owner,
+        );
+        let server = Self {
+            keeper,
+            folder,
+            port,
+        };
+        server.wait_until(READS);
+        server
     }
 
     /// The URL of its database.
@@ -177,9 +216,9 @@ impl Server {
         }
     }
 
-    fn wait_until_ready(&self) {
+    fn wait_until(&self, ready: &str) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !(self.log().contains(READY) && self.answers()) {
+        while !(self.log().contains(ready) && self.answers()) {
             let has_failed = self.log().contains("FATAL") || Instant::now() > deadline;
             assert!(!has_failed, "the server does not start: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
@@ -212,6 +251,12 @@ impl Server {
     fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
+}
+
+/// One that is free now; whoever takes it in between makes the start fail, which says so.
+fn free_port() -> u16 {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    free.local_addr().unwrap().port()
 }
 
 fn keeper(

@@ -1,0 +1,234 @@
+//! Connections that are cut off without a sign: nothing comes any more, and nobody closes them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepstep_storage::{
+    Batch, Epoch, Expect, NodeId, Notice, Position, RunKind, Storage, WriteOutcome,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::kit::{creation, id, open, record};
+use crate::server;
+
+const NODE: NodeId = NodeId(7);
+/// Much less than a call takes that waits for its answer, and more than one that is asked again, however slow the machine.
+const SOON: Duration = Duration::from_secs(30);
+
+/// What a line swallows, and which connections.
+#[derive(Debug, Clone, Copy)]
+struct Mute {
+    /// Those over which this was asked.
+    asked: &'static str,
+    /// Not what is asked, which the server does.
+    answers_only: bool,
+    /// Those that were made before.
+    before: u64,
+}
+
+/// Stands between a store and its server, and swallows what it is told to.
+struct Line {
+    url: String,
+    mute: watch::Sender<Mute>,
+    n_made: watch::Sender<u64>,
+}
+
+impl Line {
+    async fn to_the_server() -> Self {
+        let url = server::url();
+        let (_, rest) = url.split_once('@').unwrap();
+        let (server, rest) = rest.split_once('/').unwrap();
+        let server: SocketAddr = server.parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mute = watch::Sender::new(Mute {
+            asked: "",
+            answers_only: false,
+            before: 0,
+        });
+        let n_made = watch::Sender::new(0);
+        let (told, made) = (mute.subscribe(), n_made.clone());
+        tokio::spawn(async move {
+            while let Ok((store, _)) = listener.accept().await {
+                let number = *made.borrow();
+                made.send_modify(|made| *made += 1);
+                tokio::spawn(pass(store, server, number, told.clone()));
+            }
+        });
+        Self {
+            // Silence is noticed within a second.
+            url: format!("postgres://postgres@{address}/{rest}&sslmode=disable&patience=4"),
+            mute,
+            n_made,
+        }
+    }
+
+    /// Swallows everything on connections that were made before, and over which this was asked.
+    fn swallow(&self, asked: &'static str, answers_only: bool) {
+        self.mute.send_replace(Mute {
+            asked,
+            answers_only,
+            before: *self.n_made.borrow(),
+        });
+    }
+}
+
+async fn pass(mut store: TcpStream, server: SocketAddr, number: u64, told: watch::Receiver<Mute>) {
+    let mut server = TcpStream::connect(server).await.unwrap();
+    let (mut asked, mut answered) = ([0; 65536], [0; 65536]);
+    let mut all_asked = String::new();
+    let (mut is_muted, mut has_ended) = (false, false);
+    loop {
+        tokio::select! {
+            n = store.read(&mut asked) => {
+                let n = n.unwrap_or(0);
+                if n == 0 {
+                    return;
+                }
+                let mute = *told.borrow();
+                is_muted |= number < mute.before && all_asked.contains(mute.asked);
+                all_asked.push_str(&String::from_utf8_lossy(&asked[..n]));
+                if !is_muted || mute.answers_only {
+                    drop(server.write_all(&asked[..n]).await);
+                }
+            }
+            n = server.read(&mut answered), if !has_ended => {
+                let n = n.unwrap_or(0);
+                let mute = *told.borrow();
+                is_muted |= number < mute.before && all_asked.contains(mute.asked);
+                has_ended = n == 0;
+                if is_muted {
+                    continue;
+                }
+                if has_ended || store.write_all(&answered[..n]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Appends an entry to a run, or creates it with one.
+fn batch(run: &str, entry: u64) -> Batch {
+    let mut write = creation(run);
+    if entry > 0 {
+        write.expect = Expect::Epoch(write.record.epoch);
+    }
+    write.record.next_entry = Position(entry + 1);
+    write.entry = Some(format!("entry {entry}").into());
+    Batch {
+        writes: vec![write],
+        messages: vec![],
+    }
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, what)
+        .await
+        .expect("it takes too long")
+}
+
+/// A store whose connections have been used for everything.
+async fn store() -> (Line, Arc<dyn Storage>) {
+    let line = Line::to_the_server().await;
+    let store = open(&line.url).await;
+    drop(store.commit(batch("run", 0)).await.unwrap());
+    drop(claim(&*store).await);
+    store.renew(NODE, SOON).await.unwrap();
+    (line, store)
+}
+
+async fn claim(store: &dyn Storage) -> Vec<String> {
+    let free = store.claim_free(RunKind::Workflow, &[], NODE, SOON, 9);
+    let free = free.await.unwrap();
+    free.iter().map(|run| run.run.to_string()).collect()
+}
+
+#[tokio::test]
+async fn what_is_asked_over_a_silent_connection_is_asked_again_and_done_once() {
+    let (line, store) = store().await;
+    for (answers_only, n) in [(false, 1), (true, 2)] {
+        // The claim raised the epoch.
+        let mut next = batch("run", n);
+        next.writes[0].record = record(&*store, "run").await;
+        next.writes[0].expect = Expect::Epoch(next.writes[0].record.epoch);
+        next.writes[0].record.next_entry = Position(n + 1);
+        line.swallow(".commit(", answers_only);
+        let committed = soon(store.commit(next)).await.unwrap();
+        assert_eq!(committed.writes, [WriteOutcome::Written], "{answers_only}");
+
+        let free = format!("free-{n}");
+        store.commit(batch(&free, 0)).await.unwrap();
+        line.swallow(".claim_free(", answers_only);
+        assert_eq!(soon(claim(&*store)).await, [free]);
+
+        line.swallow(".renew(", answers_only);
+        soon(store.renew(NODE, SOON)).await.unwrap();
+    }
+    let journal = store.journal(&id("run"), Position(0), 9_999).await.unwrap();
+    assert_eq!(journal.len(), 3);
+    assert!(record(&*store, "run").await.epoch > Epoch::FIRST);
+}
+
+#[tokio::test]
+async fn connections_that_are_all_silent_at_once_are_made_anew() {
+    let (line, store) = store().await;
+    let calls = || (0..4).map(|n| format!("one-{n}"));
+    let commits = calls().map(|run| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.commit(batch(&run, 0)).await })
+    });
+    for commit in commits.collect::<Vec<_>>() {
+        commit.await.unwrap().unwrap();
+    }
+    line.swallow("", false);
+    let read = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { record(&*store, "run").await }
+    });
+    let commits = calls().map(|run| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.commit(batch(&format!("{run}-more"), 0)).await })
+    });
+    for commit in commits.collect::<Vec<_>>() {
+        let committed = soon(commit).await.unwrap().unwrap();
+        assert_eq!(committed.writes, [WriteOutcome::Written]);
+    }
+    soon(store.renew(NODE, SOON)).await.unwrap();
+    assert_eq!(soon(claim(&*store)).await.len(), 8);
+    assert_eq!(soon(read).await.unwrap().owner, Some(NODE));
+}
+
+#[tokio::test]
+async fn who_listens_over_a_silent_connection_looks_and_listens_anew() {
+    let (line, store) = store().await;
+    let other = open(&line.url).await;
+    let hears = async |wanted: Notice| {
+        while !soon(store.notices()).await.contains(&wanted) {}
+    };
+    hears(Notice::Missed).await;
+    // It listens: what another process asks for is heard.
+    other.want(&id("run")).await.unwrap();
+    hears(Notice::Wanted(id("run"))).await;
+
+    line.swallow("LISTEN", false);
+    other.want(&id("run")).await.unwrap();
+    // Whatever it was may have been missed, and is looked for.
+    hears(Notice::Missed).await;
+    let heard = async {
+        loop {
+            other.want(&id("run")).await.unwrap();
+            let notices = tokio::time::timeout(Duration::from_millis(200), store.notices());
+            if notices
+                .await
+                .is_ok_and(|all| all.contains(&Notice::Wanted(id("run"))))
+            {
+                return;
+            }
+        }
+    };
+    soon(heard).await;
+}
