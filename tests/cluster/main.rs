@@ -17,6 +17,7 @@ mod faults;
 mod objects;
 mod owners;
 mod pools;
+mod prompt;
 mod remote;
 mod remote_faults;
 mod runs;

@@ -250,7 +250,10 @@ async fn a_worker_that_stood_still_for_too_long_changes_nothing() -> keepstep::R
     let (thaw, frozen) = std::sync::mpsc::channel::<()>();
     let (freeze, freezing) = tokio::sync::oneshot::channel::<()>();
     let (end, ending) = tokio::sync::oneshot::channel::<()>();
-    let builder = cluster.called("frozen").lease(Duration::from_secs(1));
+    // By this clock it renews its leases where its steps run, and not on a thread of its own.
+    let clock = keepstep::Clock::tokio();
+    let builder = cluster.called("frozen").clock(clock);
+    let builder = builder.lease(Duration::from_secs(1));
     let stopped = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.enable_all().build().unwrap();

@@ -157,12 +157,13 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// Makes every lease of `node` last `lease` from now; where it has none yet, of all that it comes to own. A run that
     /// another node has claimed since stays that one's. With a `lease` of zero they end at once.
     ///
-    /// Returns since when the leases of `node` have lasted without a gap, by the clock of the store. If that is another time
-    /// than the last call returned, they had ended in between, and others may have claimed the node's runs.
+    /// Returns since when the leases of `node` have lasted without a gap, by the clock of the store. If that is
+    /// another time than the last call returned, they had ended in between, and others may have claimed the node's
+    /// runs.
     ///
-    /// To be correct: on a shared store, engines call this from a thread and a runtime of their own, so that a body that
-    /// blocks the caller's threads ends no lease. It must not wait for anything that another runtime does. What it leaves
-    /// behind there (a connection, say) is dropped with that runtime, when the engine ends.
+    /// To be correct: on a shared store, engines call this from a thread and a runtime of their own, so that a body
+    /// that blocks the caller's threads ends no lease. It must not wait for anything that another runtime does. What
+    /// it leaves behind there (a connection, say) is dropped with that runtime, when the engine ends.
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp>;
 
     /// Gives runs up: their owner becomes `None`, and their epoch rises. A run whose epoch is another is left alone.
@@ -316,6 +317,9 @@ pub struct Description {
 pub enum Durability {
     /// Nothing: the store lives in memory.
     Process,
+    /// The end of any process, however it ends. A power cut, or a crash of the system, of the machine that has them
+    /// loses some of them or damages the store: a PostgreSQL server does not sync with `fsync = off`.
+    Crash,
     /// A power cut.
     PowerLoss,
 }

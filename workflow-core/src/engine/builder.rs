@@ -364,7 +364,10 @@ impl EngineBuilder {
         let description = storage.describe();
         let kept = match description.durability {
             Durability::Process => "runs are gone when this process ends",
-            _ => "runs survive crashes and power cuts",
+            Durability::Crash => {
+                "runs survive the end of any process, and not a power cut or a crash of the machine that stores them"
+            }
+            Durability::PowerLoss => "runs survive crashes and power cuts",
         };
         tracing::info!(
             backend = description.backend,

@@ -20,6 +20,8 @@ const CLAIMED_AT_ONCE: usize = 128;
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long after a failure of the store it is tried again.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// After how long times are looked up again that others may have left: many come together.
+const LOOK_UP_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How many inboxes are looked up at a time.
 const UNREAD_PAGE: usize = 1_000;
 /// A run that this program cannot go on with is left to others for so long.
@@ -207,8 +209,10 @@ async fn work(shared: Arc<Shared>) {
     };
     let engine = Engine::detached(Arc::clone(&shared));
     loop {
-        let is_full = match engine.take_up_some().await {
-            Ok(n) => n == CLAIMED_AT_ONCE,
+        // After some there may be more: a claim passes over what somebody has locked at that moment, unless that is
+        // all there is.
+        let may_have_more = match engine.take_up_some().await {
+            Ok(n) => n > 0,
             Err(Error::ShutDown | Error::RuntimeEnded) => return,
             Err(error) => {
                 tracing::warn!(%error, "could not look for runs that nobody owns; trying again");
@@ -216,7 +220,7 @@ async fn work(shared: Arc<Shared>) {
                 true
             }
         };
-        if is_full {
+        if may_have_more {
             continue;
         }
         tokio::select! {
@@ -346,9 +350,15 @@ impl Engine {
 /// Does what others' doings ask for, until the engine halts.
 async fn hear(shared: Arc<Shared>) {
     let mut looked_up_at = shared.clock.instant();
+    let mut is_to_look_up = false;
     loop {
         let notices = tokio::select! {
             notices = shared.storage.notices() => notices,
+            () = shared.clock.sleep_until(later(looked_up_at, LOOK_UP_AGAIN_AFTER)), if is_to_look_up => {
+                (is_to_look_up, looked_up_at) = (false, shared.clock.instant());
+                shared.look_up_timers();
+                continue;
+            }
             () = shared.halted.cancelled() => return,
         };
         for notice in notices {
@@ -359,12 +369,8 @@ async fn hear(shared: Arc<Shared>) {
                 Notice::Free => {
                     shared.may_work();
                     shared.actors.try_again();
-                    // Something that waits for a time may have been given up, too.
-                    let now = shared.clock.instant();
-                    if shared.is_worker() && now >= later(looked_up_at, AGAIN_AFTER) {
-                        looked_up_at = now;
-                        shared.look_up_timers();
-                    }
+                    // It may wait for a time.
+                    is_to_look_up = shared.is_worker();
                 }
                 Notice::Tasks(pool) => shared.remote.may_take(&pool),
                 Notice::Done(tasks) => shared.remote.look_at(tasks),

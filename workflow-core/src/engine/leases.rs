@@ -1,8 +1,9 @@
 //! Renewing the leases of an engine on a store that it shares with others.
 //!
-//! That is done on a thread with a runtime of its own, over a connection that lives there: bodies of steps run on the user's
-//! runtime, and one that blocks its thread must end no lease. The thread also looks whether anything runs on the user's runtime,
-//! and says so if nothing does. With a clock of tokio's, which only the user's runtime has, a task does it there.
+//! That is done on a thread with a runtime of its own, over a connection that lives there: bodies of steps run on the
+//! user's runtime, and one that blocks its thread must end no lease. The thread also looks whether anything runs on
+//! the user's runtime, and says so if nothing does. With a clock of tokio's, which only the user's runtime has, a task
+//! does it there.
 
 #![expect(
     clippy::disallowed_methods,
@@ -221,8 +222,8 @@ impl Keeper {
         }
     }
 
-    /// Waits until the runtime of the engine has ended: then nothing of it goes on, and others may have its runs. Says so if
-    /// nothing runs there for long, which ends no lease.
+    /// Waits until the runtime of the engine has ended: then nothing of it goes on, and others may have its runs. Says
+    /// so if nothing runs there for long, which ends no lease.
     async fn until_runtime_ends(&self) {
         loop {
             let (answer, mut answered) = oneshot::channel();

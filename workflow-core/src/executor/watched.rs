@@ -15,8 +15,9 @@ use crate::engine::Shared;
 /// A body that does not await anything for so long is said to block.
 const BLOCKS_AFTER: Duration = Duration::from_secs(1);
 
-/// A body of a step or method. On a store that other engines share, whoever blocks here keeps them waiting, and is logged. A look
-/// at the clock is nothing beside a commit to such a store; to one of this process alone it would be something.
+/// A body of a step or method. On a store that other engines share, whoever blocks here keeps them waiting, and is
+/// logged. A look at the clock is nothing beside a commit to such a store; to one of this process alone it would be
+/// something.
 pub(crate) struct Watched<F> {
     body: F,
     name: &'static str,

@@ -214,7 +214,7 @@ pub async fn the_store_says_what_it_is(stores: Stores<'_>) {
     let store = stores.open().await;
     let description = store.describe();
     assert!(!description.backend.is_empty());
-    if description.durability == Durability::PowerLoss {
+    if description.durability > Durability::Process {
         assert!(!description.location.is_empty());
     }
 }

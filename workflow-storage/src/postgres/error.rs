@@ -73,8 +73,8 @@ impl Failure {
         !matches!(self, Self::Pool(_) | Self::ReadOnly) && self.code().is_none()
     }
 
-    /// Whether the connection leads to a server that others are to be asked in place of: one that only reads, as a primary does
-    /// after a failover, and a standby before.
+    /// Whether the connection leads to a server that others are to be asked in place of: one that only reads, as a
+    /// primary does after a failover, and a standby before.
     pub(super) fn is_of_a_reader(&self) -> bool {
         matches!(self, Self::ReadOnly) || self.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
     }

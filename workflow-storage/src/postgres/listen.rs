@@ -20,8 +20,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often everything is looked at as long as nothing can be heard.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often the server is asked whether it is there, which is counted in ticks: a process that was stopped wakes up with all of its
-/// times past, and the answer waits to be read.
+/// How often the server is asked whether it is there, which is counted in ticks: a process that was stopped wakes up
+/// with all of its times past, and the answer waits to be read.
 const TICK: Duration = Duration::from_secs(1);
 const TICKS_BETWEEN: u32 = 5;
 /// Sent over the connection that listens, to hear whether it does, and whether the server is the one that writes.

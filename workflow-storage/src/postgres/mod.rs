@@ -122,7 +122,7 @@ pub(crate) async fn open(url: &str, blobs: Option<Blobs>) -> Result<Postgres> {
         durability: if found.syncs {
             Durability::PowerLoss
         } else {
-            Durability::Process
+            Durability::Crash
         },
         writers: Writers::default(),
         pins: Arc::new(Pins::new(commit::random_id())),

@@ -102,7 +102,8 @@ impl Postgres {
             Some(row) => Timestamp(read(sessions.column(row, 0)?)),
             None => return Err(sessions.refused("a renewal of leases had no answer".to_owned())),
         };
-        // The leases are renewed whatever becomes of the pins, which last for a day and are said again with the next renewal.
+        // The leases are renewed whatever becomes of the pins, which last for a day and are said again with the next
+        // renewal.
         match tokio::time::timeout(PINS_WITHIN, self.keep_pins(lease)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not pin blobs; trying again"),

@@ -11,8 +11,8 @@ CREATE TABLE keepstep.store (
 );
 INSERT INTO keepstep.store (format) VALUES (1);
 
--- Processes that own runs. While `lease_until` is to come, nobody else takes a run of the node; a node that ended its leases itself
--- has '-infinity' there. Its leases have lasted without a gap since `leased_since`.
+-- Processes that own runs. While `lease_until` is to come, nobody else takes a run of the node; a node that ended its
+-- leases itself has '-infinity' there. Its leases have lasted without a gap since `leased_since`.
 CREATE TABLE keepstep.node (
     id bigint PRIMARY KEY,
     lease_until timestamptz NOT NULL,
@@ -50,7 +50,8 @@ CREATE TABLE keepstep.run (
     build_executable bytea,
     next_message bigint NOT NULL DEFAULT 0,
     is_watched boolean NOT NULL DEFAULT false,
-    -- How often in a row it was claimed from a node whose lease had ended, when that was last, and how many steps had ended by then.
+    -- How often in a row it was claimed from a node whose lease had ended, when that was last, and how many steps had
+    -- ended by then.
     times_taken smallint NOT NULL DEFAULT 0,
     taken_at timestamptz,
     taken_with bigint
@@ -426,7 +427,8 @@ BEGIN
         FOR target IN
             SELECT r.id, r.is_watched FROM unnest(nos, outcomes, w_status) AS w (no, outcome, status)
             JOIN keepstep.run r ON r.no = w.no
-            WHERE w.outcome = 0 AND (w.status >= 3 AND r.is_watched OR w.status < 3 AND r.owner IS NULL AND r.kind = 1)
+            WHERE w.outcome = 0
+                AND (w.status >= 3 AND r.is_watched OR w.status < 3 AND r.owner IS NULL AND (r.kind = 1 OR r.wake_at IS NOT NULL))
         LOOP
             PERFORM pg_notify(channel, CASE WHEN target.is_watched THEN 'changed ' || target.id ELSE 'free' END);
             UPDATE keepstep.run r SET is_watched = false WHERE r.id = target.id AND r.is_watched;
@@ -445,8 +447,8 @@ BEGIN
     END IF;
 END $$;
 
--- Makes the leases of a node last, or ends them: then what it owned is anybody's. Since when they have lasted, in microseconds:
--- whoever else renews them, too, the node finds out that they had ended.
+-- Makes the leases of a node last, or ends them: then what it owned is anybody's. Since when they have lasted, in
+-- microseconds: whoever else renews them, too, the node finds out that they had ended.
 CREATE FUNCTION keepstep.renew(a_node bigint, a_lease double precision, a_address text) RETURNS bigint LANGUAGE sql AS $$
     SELECT pg_notify('keepstep', 'free') WHERE a_lease <= 0;
     INSERT INTO keepstep.node AS n (id, lease_until, address)
@@ -474,8 +476,8 @@ BEGIN
         WHERE r.id = ANY (a_ids) AND (r.status >= 3 OR r.kind = 3 OR NOT keepstep.is_taken(r.owner, a_node)) RETURNING r.*;
 END $$;
 
--- Until when a run is left alone whose owner's lease has ended. Whoever executes it may always be lost by that: after three in a row
--- with no step done, it is claimed after a pause that doubles, up to twenty leases.
+-- Until when a run is left alone whose owner's lease has ended. Whoever executes it may always be lost by that: after
+-- three in a row with no step done, it is claimed after a pause that doubles, up to twenty leases.
 CREATE FUNCTION keepstep.rests_until(r keepstep.run, a_lease double precision) RETURNS timestamptz STABLE LANGUAGE sql AS $$
     SELECT CASE WHEN r.times_taken >= 3 AND r.taken_with = r.steps_done + r.steps_failed
         THEN r.taken_at + make_interval(secs => a_lease * least(2 ^ (r.times_taken - 2), 20))
@@ -527,6 +529,18 @@ BEGIN
             lost := lost || part;
         END IF;
     END LOOP;
+    IF cardinality(ids) = 0 THEN
+        -- What is locked for a moment, by a message that is sent to it or by somebody who begins to wait for it, is
+        -- waited for: it was told of, and will not be again. In the order of their ids, as in a commit, and with
+        -- nothing else locked.
+        part := ARRAY(
+            SELECT r.id FROM keepstep.run r
+            WHERE r.owner IS NULL AND r.kind = a_kind AND r.status IN (1, 2) AND r.id NOT IN (SELECT unnest(a_except))
+            ORDER BY r.created_at, r.id LIMIT a_limit);
+        ids := ARRAY(
+            SELECT r.id FROM keepstep.run r WHERE r.id = ANY (part) AND r.owner IS NULL AND r.status IN (1, 2)
+            ORDER BY r.id FOR NO KEY UPDATE);
+    END IF;
     IF cardinality(ids) > 0 THEN
         PERFORM keepstep.renew(a_node, a_lease, a_address);
         UPDATE keepstep.writer w SET claimed = ids WHERE w.id = a_writer;

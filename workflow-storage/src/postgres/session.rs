@@ -18,8 +18,8 @@ use super::url::Settings;
 use super::{schema, tls};
 use crate::{Result, StorageError};
 
-/// For how long a server may be silent over a connection that was just made, before it counts as lost. One that was made earlier
-/// may have been cut off since: see [`Settings::silence`].
+/// For how long a server may be silent over a connection that was just made, before it counts as lost. One that was
+/// made earlier may have been cut off since: see [`Settings::silence`].
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
 /// The pauses before further attempts: they double.
@@ -43,8 +43,9 @@ pub(super) struct Sessions {
     pub(super) settings: Settings,
     pub(super) tls: MakeRustlsConnect,
     pool: Pool,
-    /// A connection apart: leases are renewed however many wait for the others. It is used in the runtime of the thread that
-    /// renews them, and in no other: a connection lives in the runtime that opened it, and stands still with that.
+    /// A connection apart: leases are renewed however many wait for the others. It is used in the runtime of the
+    /// thread that renews them, and in no other: a connection lives in the runtime that opened it, and stands still
+    /// with that.
     lease_pool: Pool,
     /// Pins, too, are written however many wait for the others.
     pin_pool: Pool,
@@ -133,8 +134,8 @@ impl Sessions {
         [&self.pool, &self.lease_pool, &self.pin_pool]
     }
 
-    /// Has no connection used again that was made before this time: they lead to a server that only reads. What is stored there
-    /// may be old, too. The next ones look for the server that writes.
+    /// Has no connection used again that was made before this time: they lead to a server that only reads. What is
+    /// stored there may be old, too. The next ones look for the server that writes.
     pub(super) fn leave_server(&self, made_before: std::time::Instant) {
         let made_before = self.stale.micros(made_before);
         if self.stale.micros.fetch_max(made_before, Ordering::AcqRel) < made_before {

@@ -37,8 +37,8 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// For how long a connection that was there before may be silent until another one is made. A quarter of the patience: then
-    /// there is time to ask again.
+    /// For how long a connection that was there before may be silent until another one is made. A quarter of the
+    /// patience: then there is time to ask again.
     pub(super) fn silence(&self) -> Duration {
         (self.patience / 4).clamp(Duration::from_secs(1), Duration::from_secs(10))
     }

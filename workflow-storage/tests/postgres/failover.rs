@@ -29,6 +29,7 @@ fn creation_of(run: &str) -> Batch {
     write.record.owner = Some(NODE);
     Batch {
         writes: vec![write],
+        deletes: vec![],
         messages: vec![],
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep_storage::{
-    Batch, DeleteOutcome, Epoch, NodeId, Notice, RunDelete, RunKind, RunQuery, Send, Storage,
-    StorageError, StoredStatus, Timestamp, WriteOutcome,
+    Batch, DeleteOutcome, Durability, Epoch, NodeId, Notice, RunDelete, RunKind, RunQuery, Send,
+    Storage, StorageError, StoredStatus, Timestamp, WriteOutcome,
 };
 
 use crate::kit::{creation, id, open, record, run_record};
@@ -174,6 +174,7 @@ async fn a_run_whose_owners_are_lost_again_and_again_rests_until_it_gets_on() {
     write.record = record;
     let batch = Batch {
         writes: vec![write],
+        deletes: vec![],
         messages: vec![],
     };
     a.commit(batch).await.unwrap();
@@ -330,6 +331,68 @@ async fn processes_hear_of_what_others_do_that_concerns_them() {
     };
     drop(b.commit(batch).await.unwrap());
     hears(&*a, &Notice::Changed(id("theirs"))).await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_sync_is_said_to_survive_crashes_and_no_power_cut() {
+    let url = server::url();
+    let (client, _) = server::client(&url).await;
+    let row = client.query_one("SHOW fsync", &[]).await.unwrap();
+    let durability = match row.get(0) {
+        "off" => Durability::Crash,
+        _ => Durability::PowerLoss,
+    };
+    assert_eq!(open(&url).await.describe().durability, durability);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_time_and_is_nobodys_is_told_of() {
+    let (a, b) = two().await;
+    hears(&*a, &Notice::Missed).await;
+    for (kind, run) in [(RunKind::Actor, "actor"), (RunKind::Schedule, "schedule")] {
+        let mut write = creation(run);
+        write.record.kind = kind;
+        write.record.wake_at = Some(keepstep_storage::Timestamp(7));
+        let batch = Batch {
+            writes: vec![write],
+            deletes: vec![],
+            messages: vec![],
+        };
+        drop(b.commit(batch).await.unwrap());
+        hears(&*a, &Notice::Free).await;
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_locked_for_a_moment_is_claimed_all_the_same() {
+    let url = server::url();
+    let store = open(&url).await;
+    create(&*store, None, &["run"]).await;
+    let (other, schema) = server::client(&url).await;
+    let (client, _) = server::client(&url).await;
+    // As by a message that is being sent to it.
+    let lock = format!("BEGIN; SELECT FROM {schema}.run FOR NO KEY UPDATE");
+    other.batch_execute(&lock).await.unwrap();
+    let claiming = Arc::clone(&store);
+    let claim = tokio::spawn(async move {
+        let free = claiming.claim_free(RunKind::Workflow, &[], A, LONG, 9);
+        free.await.unwrap()
+    });
+    let waits = format!(
+        "SELECT count(*) > 0 FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND query LIKE '%\"{schema}\".claim_free(%'"
+    );
+    until(async || {
+        claim.is_finished()
+            || client
+                .query_one(&waits, &[])
+                .await
+                .unwrap()
+                .get::<_, bool>(0)
+    })
+    .await;
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(claim.await.unwrap().len(), 1);
 }
 
 #[tokio::test]

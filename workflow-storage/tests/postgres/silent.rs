@@ -15,7 +15,8 @@ use crate::kit::{creation, id, open, record};
 use crate::server;
 
 const NODE: NodeId = NodeId(7);
-/// Much less than a call takes that waits for its answer, and more than one that is asked again, however slow the machine.
+/// Much less than a call takes that waits for its answer, and more than one that is asked again, however slow the
+/// machine.
 const SOON: Duration = Duration::from_secs(30);
 
 /// What a line swallows, and which connections.
@@ -121,6 +122,7 @@ fn batch(run: &str, entry: u64) -> Batch {
     write.entry = Some(format!("entry {entry}").into());
     Batch {
         writes: vec![write],
+        deletes: vec![],
         messages: vec![],
     }
 }

@@ -107,7 +107,8 @@ impl Server {
         Some(server)
     }
 
-    /// Starts a server that follows this one, which is started again with `options`, and only reads until it is promoted.
+    /// Starts a server that follows this one, which is started again with `options`, and only reads until it is
+    /// promoted.
     pub(crate) fn standby(&mut self, options: &str) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("keepstep-standby-")
