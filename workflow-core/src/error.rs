@@ -402,7 +402,7 @@ pub struct StepError {
     pub step: String,
     /// What happened.
     pub kind: StepErrorKind,
-    /// The error's own message, or the panic's.
+    /// The error's own message, or the panic's. Of it and the causes, 64 KiB are kept; a text that was cut says so at its end.
     pub message: String,
     /// The messages of the errors behind it, nearest first.
     pub causes: Vec<String>,

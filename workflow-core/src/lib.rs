@@ -30,6 +30,7 @@ mod source;
 mod status;
 mod step;
 pub mod testing;
+mod texts;
 mod value;
 mod wait;
 mod workflow;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::shape::Shape;
 use crate::step::{BoxError, Fault, StepFault, StepInput, StepValue};
+use crate::texts;
 use crate::value::{Codec, EncodeError, Value};
 
 /// An older version of a step whose stored calls the step runs: what `accepts = 1` becomes.
@@ -182,9 +183,9 @@ impl<New, M, R: Migrated<New, M>, E: Into<BoxError>> Migrated<New, Fallible<M>> 
             Ok(args) => args.into_args(),
             Err(error) => {
                 let error: BoxError = error.into();
-                let causes = std::iter::successors(error.source(), |cause| cause.source());
-                let causes = causes.map(|cause| format!(": {cause}"));
-                let message = std::iter::once(error.to_string()).chain(causes).collect();
+                let (message, causes) = texts::of_error(&*error);
+                let causes = causes.iter().map(|cause| format!(": {cause}"));
+                let message = texts::cut(std::iter::once(message).chain(causes).collect());
                 Err(StepFault(Fault::Unmigratable { message }))
             }
         }

@@ -14,6 +14,7 @@ mod decoder;
 
 use crate::object::{Objects, decoding};
 use crate::value::parts::is_too_deep;
+use crate::texts;
 use crate::value::{Value, is_plain};
 use decoder::Decoder;
 
@@ -47,7 +48,10 @@ impl Source {
                     let field = error.path().to_string();
                     let DecodeError { message, .. } = error.into_inner();
                     DecodeError {
-                        field: if field == "." { String::new() } else { field },
+                        field: match &*field {
+                            "." => String::new(),
+                            _ => texts::cut(field),
+                        },
                         message,
                     }
                 }
@@ -100,7 +104,7 @@ impl DecodeError {
     fn new(message: impl fmt::Display) -> Self {
         Self {
             field: String::new(),
-            message: message.to_string(),
+            message: texts::kept(message),
         }
     }
 }

@@ -17,8 +17,9 @@ use crate::migrate::Accepts;
 use crate::object::Objects;
 use crate::plan::{Flattened, flatten};
 use crate::signature::StepTypes;
-use crate::source::{DecodeError, Sources};
-use crate::value::{Codec, Value};
+use crate::source::{DecodeError, Source, Sources};
+use crate::texts;
+use crate::value::{Codec, EncodeError, Value};
 use crate::workflow::{BuildNode, Workflow};
 
 /// How often a step is tried again where nothing says otherwise.
@@ -312,13 +313,8 @@ pub fn end_with_workflow_result<T, E: Failure<N>, N>(result: Result<Workflow<T>,
 
 pub(crate) fn fault<E: Failure<N>, N>(error: E) -> StepFault {
     let error = error.into_error();
-    let causes = std::iter::successors(error.source(), |cause| cause.source())
-        .map(ToString::to_string)
-        .collect();
-    StepFault(Fault::Error {
-        message: error.to_string(),
-        causes,
-    })
+    let (message, causes) = texts::of_error(&*error);
+    StepFault(Fault::Error { message, causes })
 }
 
 /// Ends a body that returns a `Result` whose type arguments an alias hides.

@@ -26,6 +26,7 @@ use crate::plan::{self, Plan};
 use crate::run::{Failure, retry};
 use crate::source::Source;
 use crate::step::{Fault, Settled, StepFault, StepInput, StepOutput, StepResult};
+use crate::texts;
 use crate::value::Value;
 
 /// Where a call happens.
@@ -433,6 +434,7 @@ impl Stage {
         message: String,
         causes: Vec<String>,
     ) -> Error {
+        let (message, causes) = texts::cut_all(message, causes);
         Error::CallFailed {
             actor: self.id.clone(),
             error: Box::new(StepError {

@@ -23,6 +23,7 @@ use crate::source::Source;
 use crate::step::{
     Fault, Output, Settled, StepBody, StepDef, StepFault, StepInput, StepOutput, StepResult,
 };
+use crate::texts;
 use crate::value::Value;
 
 /// How an execution ended.
@@ -361,7 +362,7 @@ fn faulted(found: Found, fault: Fault) -> Outcome {
         Fault::Stopped => Outcome::Stopped,
         Fault::Unencodable { message } => Outcome::Failed(Box::new(Failure {
             kind: StepErrorKind::Unencodable,
-            message,
+            message: texts::cut(message),
             causes: vec![],
         })),
         Fault::Undecodable { param, error } => {
@@ -378,7 +379,7 @@ fn faulted(found: Found, fault: Fault) -> Outcome {
                 step,
                 version,
                 to: found.def.version,
-                message,
+                message: texts::cut(message),
             }))
         }
         Fault::MissingResource { param, type_name } => {
@@ -401,11 +402,9 @@ fn panicked(panic: &(dyn Any + Send)) -> Outcome {
 
 /// What a panic says.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    texts::kept(text.unwrap_or("a panic without a message"))
 }
 
 fn lost(error: StorageError) -> Outcome {
@@ -415,7 +414,7 @@ fn lost(error: StorageError) -> Outcome {
 fn not_storable(error: Error) -> Outcome {
     Outcome::Failed(Box::new(Failure {
         kind: StepErrorKind::Unencodable,
-        message: error.to_string(),
+        message: texts::kept(error),
         causes: vec![],
     }))
 }

@@ -14,6 +14,7 @@ use super::{Happened, RunMessage, RunTask};
 use crate::engine::{Ended, Engine, Shared};
 use crate::error::{Error, StepErrorKind};
 use crate::run::{ChildToBegin, Failure, StepId};
+use crate::texts;
 use crate::value::Value;
 
 /// Why a child is looked at.
@@ -185,7 +186,7 @@ async fn begin(
         Ok(Some((Ended::Failed(error), at))) => {
             let failure = Failure {
                 kind: error.kind,
-                message: format!("run {id:?} failed: {error}"),
+                message: texts::kept(format_args!("run {id:?} failed: {error}")),
                 causes: Vec::new(),
             };
             Found::Failed(failure, at)
@@ -207,7 +208,7 @@ async fn begin(
 fn failed(message: String, at: Timestamp) -> Found {
     let failure = Failure {
         kind: StepErrorKind::Error,
-        message,
+        message: texts::cut(message),
         causes: Vec::new(),
     };
     Found::Failed(failure, at)

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::snapshot::Snapshot;
 use crate::error::{StepErrorKind, SuspendReason};
 use crate::plan::Plan;
+use crate::texts;
 use crate::value::Value;
 
 /// The number of a step in its run: counted up as plans come in, never used again.
@@ -92,4 +93,16 @@ pub(crate) struct Failure {
     pub(crate) kind: StepErrorKind,
     pub(crate) message: String,
     pub(crate) causes: Vec<String>,
+}
+
+impl Failure {
+    /// The failure, as far as it is kept: also one that another worker told.
+    pub(crate) fn cut(self) -> Self {
+        let (message, causes) = texts::cut_all(self.message, self.causes);
+        Self {
+            kind: self.kind,
+            message,
+            causes,
+        }
+    }
 }
