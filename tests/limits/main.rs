@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use keepstep::prelude::*;
 use keepstep::storage::Storage;
-use keepstep::{Error, Filter, StepErrorKind, SuspendReason};
+use keepstep::{Error, Filter, StepErrorKind, event};
 
 /// A value of so many bytes, the tag and a length of two bytes behind its marker included.
 fn text(bytes: usize) -> String {
@@ -270,16 +270,27 @@ fn a_value_nests_up_to_250_levels() {
 async fn nest_and_look() {
     let (_, engine) = in_memory().await;
     assert_eq!(engine.run("nested", depth(nest(250))).await.unwrap(), 250);
-    let suspended = engine
+    // The step that made it fails, and it is not stored.
+    let failed = engine
         .run("too nested", depth(nest(5_000)))
         .await
         .unwrap_err();
-    let Error::Suspended { reason, .. } = suspended else {
-        panic!("{suspended:?}");
+    let Error::Failed { error, .. } = failed else {
+        panic!("{failed:?}");
     };
+    assert_eq!(error.kind, StepErrorKind::Unencodable);
+    assert!(error.message.contains("256 levels"), "{error}");
+    let refused = engine.run("argument", depth(nested(5_000))).await;
     assert!(
-        matches!(reason, SuspendReason::Undecodable { .. }),
-        "{reason:?}"
+        matches!(refused, Err(Error::Unencodable { .. })),
+        "{refused:?}"
+    );
+    let event = engine.start("event", depth(event::<Nested>("n"))).await;
+    drop(event.unwrap());
+    let refused = engine.send_event("event", "n", &nested(5_000)).await;
+    assert!(
+        matches!(refused, Err(Error::Unencodable { .. })),
+        "{refused:?}"
     );
     engine.shutdown().await.unwrap();
 }

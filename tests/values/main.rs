@@ -3,3 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod long_errors;
+mod refused;
+mod sets;
+mod ways;

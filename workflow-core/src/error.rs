@@ -229,14 +229,14 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// An argument could not be encoded. Nothing was stored.
+    /// An argument could not be encoded, or could not have been read again. Nothing was stored.
     #[error("argument `{param}` of step {step:?} cannot be stored: {message}")]
     Unencodable {
         /// The step.
         step: String,
         /// The parameter.
         param: String,
-        /// What the codec said.
+        /// What the codec said, and the field.
         message: String,
     },
     /// Something stored is not of the type asked for.
@@ -447,7 +447,7 @@ pub enum StepErrorKind {
     Panic,
     /// It took longer than its time-out.
     Timeout,
-    /// Its result could not be encoded.
+    /// Its result could not be encoded, or could not have been read again.
     Unencodable,
 }
 

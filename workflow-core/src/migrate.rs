@@ -223,7 +223,7 @@ impl Migrated<(), Several> for () {
 }
 
 fn encode<T: StepValue>(value: &T) -> Result<Value, StepFault> {
-    Value::encode(value, Codec::MessagePack).map_err(|EncodeError(message)| {
+    Value::encode_readable(value, Codec::MessagePack).map_err(|EncodeError(message)| {
         StepFault(Fault::Unmigratable {
             message: format!("an argument that it made cannot be stored: {message}"),
         })

@@ -1,6 +1,7 @@
 //! The types of a step's parameters and of its result: trying whether stored arguments decode, and telling what they look like.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::shape::Shape;
@@ -16,13 +17,20 @@ pub struct StepTypes {
     result: fn() -> Shape,
     /// Found out once, when the first plan with the step is made.
     known: OnceLock<Known>,
+    /// Whether a result was read again in this process.
+    was_read: AtomicBool,
 }
+
+/// A longer result is not read again only because none was yet.
+const MAX_TRIED_BYTES: usize = 4 << 10;
 
 /// The shapes of a step's types.
 #[derive(Debug)]
 struct Known {
     params: Vec<Shape>,
+    params_are_plain: Vec<bool>,
     result: Shape,
+    result_is_plain: bool,
     fingerprints: Arc<[u32]>,
 }
 
@@ -44,6 +52,7 @@ impl StepTypes {
             params,
             result,
             known: OnceLock::new(),
+            was_read: AtomicBool::new(false),
         }
     }
 
@@ -54,6 +63,8 @@ impl StepTypes {
             let all = params.iter().chain([&result]);
             Known {
                 fingerprints: all.map(Shape::fingerprint).collect(),
+                params_are_plain: params.iter().map(Shape::is_plain).collect(),
+                result_is_plain: result.is_plain(),
                 params,
                 result,
             }
@@ -73,6 +84,26 @@ impl StepTypes {
     /// The shape of the result.
     pub(crate) fn result(&self) -> &Shape {
         &self.known().result
+    }
+
+    /// Whether every argument for a parameter can be read, as far as its type tells.
+    pub(crate) fn is_plain_param(&self, index: usize) -> bool {
+        let plain = &self.known().params_are_plain;
+        plain.get(index).copied().unwrap_or(false)
+    }
+
+    /// Whether a result of so many bytes need not be read again: its type tells that it can be. The first result in a process
+    /// is read all the same, as a type may write something else than it reads.
+    pub(crate) fn is_plain_result(&self, len: usize) -> bool {
+        let was_read = || self.was_read.load(Ordering::Relaxed) || len > MAX_TRIED_BYTES;
+        self.known().result_is_plain && was_read()
+    }
+
+    /// A result was read again.
+    pub(crate) fn result_was_read(&self) {
+        if !self.was_read.load(Ordering::Relaxed) {
+            self.was_read.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether an argument decodes.

@@ -11,10 +11,11 @@ use serde::de::{self, DeserializeOwned};
 use smallvec::SmallVec;
 
 mod decoder;
+mod unpack;
 
 use crate::object::{Objects, decoding};
-use crate::value::parts::is_too_deep;
 use crate::texts;
+use crate::value::parts::is_too_deep;
 use crate::value::{Value, is_plain};
 use decoder::Decoder;
 

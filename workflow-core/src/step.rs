@@ -238,7 +238,8 @@ pub(crate) enum Fault {
 pub struct StepInput {
     pub(crate) def: &'static StepDef,
     pub(crate) args: Sources,
-    pub(crate) shared: Arc<Shared>,
+    /// The engine that executes the step; none where it is only tried whether the arguments are read as they were written.
+    pub(crate) shared: Option<Arc<Shared>>,
 }
 
 impl StepInput {
@@ -258,13 +259,27 @@ impl StepInput {
         index: usize,
         param: &'static str,
     ) -> Result<T, StepFault> {
-        let decoded = match self.args.get(index) {
-            Some(source) => source.decode_in(&self.shared.objects),
-            None => Err(serde::de::Error::custom(
+        let decoded = match (self.args.get(index), &self.shared) {
+            (Some(source), Some(shared)) => source.decode_in(&shared.objects),
+            (Some(source), None) => source.decode(),
+            (None, _) => Err(serde::de::Error::custom(
                 "the stored call has no such argument",
             )),
         };
         decoded.map_err(|error| StepFault(Fault::Undecodable { param, error }))
+    }
+
+    /// Checks that an argument was read as what was written.
+    #[cold]
+    fn must_match<T: StepValue>(&self, index: usize, read: &T) -> Result<(), StepFault> {
+        let Some(Source::Value(stored)) = self.args.get(index) else {
+            return Ok(());
+        };
+        stored.matches(read).map_err(|EncodeError(message)| {
+            let param = self.def.params.get(index).copied().unwrap_or("?");
+            let error = serde::de::Error::custom(message);
+            StepFault(Fault::Undecodable { param, error })
+        })
     }
 
     /// The resource of a type.
@@ -272,7 +287,9 @@ impl StepInput {
         &self,
         param: &'static str,
     ) -> Result<Arc<T>, StepFault> {
-        self.shared.resources.get::<T>().ok_or_else(|| {
+        let shared = self.shared.as_ref();
+        let resource = shared.and_then(|shared| shared.resources.get::<T>());
+        resource.ok_or_else(|| {
             StepFault(Fault::MissingResource {
                 param,
                 type_name: std::any::type_name::<T>(),
@@ -415,8 +432,14 @@ pub trait Storable<M>: Send + Sized + 'static {
 
 impl<T: StepValue> Storable<Fits> for T {
     fn end(&self, def: &'static StepDef) -> StepResult {
-        match Value::encode(self, def.options.codec) {
-            Ok(value) => Ok(StepOutput(Output::Value(value))),
+        let types = &def.types;
+        let is_plain = |len| types.is_plain_result(len);
+        let named = |path: &str| types.result().named(path);
+        match Value::encode_of_shape(self, def.options.codec, is_plain, named) {
+            Ok(value) => {
+                types.result_was_read();
+                Ok(StepOutput(Output::Value(value)))
+            }
             Err(error) => Err(StepFault(Fault::Unencodable {
                 message: error.to_string(),
             })),
@@ -424,7 +447,11 @@ impl<T: StepValue> Storable<Fits> for T {
     }
 
     fn decode(input: &StepInput, index: usize) -> Result<Self, StepFault> {
-        input.decode(index)
+        let value = input.decode(index)?;
+        if input.shared.is_none() {
+            input.must_match(index, &value)?;
+        }
+        Ok(value)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 use smallvec::SmallVec;
 
@@ -54,12 +55,12 @@ impl<T> Workflow<T> {
 
     /// A workflow that is already finished, with `value` as its result.
     ///
-    /// A value that cannot be encoded is reported when the workflow is run.
+    /// A value that cannot be encoded, or could not be read again, is reported when the workflow is run.
     pub fn value(value: T) -> Self
     where
-        T: Serialize,
+        T: Serialize + DeserializeOwned,
     {
-        Self::of(BuildNode::new(BuildKind::Value(Value::encode(
+        Self::of(BuildNode::new(BuildKind::Value(Value::encode_readable(
             &value,
             Codec::MessagePack,
         ))))

@@ -23,6 +23,7 @@ use crate::arg::{ArgShape, BuildArg};
 use crate::context::try_context;
 use crate::engine::Engine;
 use crate::error::{Damage, Error, Result};
+use crate::plan::check_call;
 use crate::source::{DecodeError, Source};
 use crate::step::{Fault, Output, StepFault, StepFuture, StepInput, StepOutput};
 use crate::value::Value;
@@ -244,7 +245,14 @@ impl Prepared {
                 "it is a workflow: make the call a step with `.step()`".to_owned(),
             )),
         };
-        self.args.iter().enumerate().map(value).collect()
+        let values: Vec<Value> = self
+            .args
+            .iter()
+            .enumerate()
+            .map(value)
+            .collect::<Result<_>>()?;
+        check_call(self.method.step, &values)?;
+        Ok(values)
     }
 
     /// The arguments, ready to be stored.

@@ -103,7 +103,7 @@ fn waiting(shared: &Arc<Shared>, def: &'static ActorDef, call: &Call) -> Vec<(Ce
     let input = StepInput {
         def: step,
         args: std::iter::once(id).chain(args).collect(),
-        shared: Arc::clone(shared),
+        shared: Some(Arc::clone(shared)),
     };
     let probes = (1..step.params.len())
         .map(|index| guarded(step.params[index], || step.types.probe(&input, index)).err());

@@ -27,7 +27,7 @@ use crate::run::{Failure, retry};
 use crate::source::Source;
 use crate::step::{Fault, Settled, StepFault, StepInput, StepOutput, StepResult};
 use crate::texts;
-use crate::value::Value;
+use crate::value::{EncodeError, Value};
 
 /// Where a call happens.
 pub(super) struct Stage {
@@ -71,6 +71,31 @@ impl ActorDef {
         decoding(objects, names, || {
             guarded("self", || self.read_here(stored))
         })
+    }
+
+    /// Encodes a state, and reads it again where something in it may not be readable.
+    pub(super) fn write(&self, state: &ActorState) -> Result<Value, StepFault> {
+        let StateBytes(value) = (self.encode)(state)?;
+        if !value.is_doubtful() || !value.is_settled() {
+            return Ok(value);
+        }
+        let stored = StoredState {
+            version: self.version,
+            value,
+        };
+        let unreadable = |StepFault(fault): StepFault| {
+            StepFault(match fault {
+                Fault::Undecodable { error, .. } => Fault::Unencodable {
+                    message: EncodeError::unreadable(error).to_string(),
+                },
+                other => other,
+            })
+        };
+        let read = guarded("self", || (self.decode)(&stored)).map_err(unreadable)?;
+        let StateBytes(again) = (self.encode)(&read)?;
+        let same = stored.value.must_be(&again);
+        same.map_err(|EncodeError(message)| StepFault(Fault::Unencodable { message }))?;
+        Ok(stored.value)
     }
 
     fn read_here(&self, stored: &StoredState) -> Result<ActorState, StepFault> {
@@ -218,8 +243,8 @@ impl Stage {
         let state = match method.body {
             MethodBody::Read(_) => None,
             MethodBody::Write(_) => {
-                let encoded = (self.def.encode)(&state);
-                let StateBytes(value) = encoded.map_err(|fault| self.fault(method, fault))?;
+                let encoded = self.def.write(&state);
+                let value = encoded.map_err(|fault| self.fault(method, fault))?;
                 Some(self.settle(method, value).await?)
             }
         };
@@ -310,7 +335,7 @@ impl Stage {
             args: std::iter::once(Source::Seq(Vec::new()))
                 .chain(args.iter().cloned())
                 .collect(),
-            shared: Arc::clone(&self.shared),
+            shared: Some(Arc::clone(&self.shared)),
         }
     }
 

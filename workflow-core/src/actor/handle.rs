@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::NAMESPACE;
 use super::current::current_engine;
-use super::def::{ActorDef, ActorState, StateBytes};
+use super::def::{ActorDef, ActorState};
 use super::execute::{Stage, panicked};
 use super::residents::Mail;
 use super::stored::{self, Agenda, Message, State};
@@ -219,11 +219,11 @@ impl ActorEngine {
         let input = ConstructorInput(Arc::clone(&shared.resources));
         let making = AssertUnwindSafe(async {
             let state = construct(input).await?;
-            (def.encode)(&state)
+            def.write(&state)
         });
         let made = making.catch_unwind().await;
         let encoded = made.unwrap_or_else(|panic| Err(panicked(&*panic)));
-        let StateBytes(value) = encoded.map_err(|fault| stage.constructor_fault(fault))?;
+        let value = encoded.map_err(|fault| stage.constructor_fault(fault))?;
         let settled = shared.objects.settle(value).await;
         let value = settled.map_err(|unkept| stage.constructor_fault(StepFault(unkept.into())))?;
         let mut blobs = Vec::new();

@@ -110,7 +110,7 @@ async fn check_call(
             .into_iter()
             .map(|source| source.unwrap_or_else(nothing))
             .collect(),
-        shared: Arc::clone(&checker.shared),
+        shared: Some(Arc::clone(&checker.shared)),
     };
     try_call(checker, found, input, &is_there);
     for (index, arg) in args

@@ -115,7 +115,7 @@ impl Execution {
         let input = StepInput {
             def,
             args,
-            shared: Arc::clone(shared),
+            shared: Some(Arc::clone(shared)),
         };
         let input = fit(input, found).map_err(|StepFault(fault)| faulted(found, fault))?;
         let result = match (def.body, timeout) {
@@ -362,7 +362,7 @@ fn faulted(found: Found, fault: Fault) -> Outcome {
         Fault::Stopped => Outcome::Stopped,
         Fault::Unencodable { message } => Outcome::Failed(Box::new(Failure {
             kind: StepErrorKind::Unencodable,
-            message: texts::cut(message),
+            message,
             causes: vec![],
         })),
         Fault::Undecodable { param, error } => {

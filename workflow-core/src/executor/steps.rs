@@ -445,6 +445,7 @@ impl RunTask {
     }
 
     fn failed(&mut self, step: StepId, def: &StepDef, failure: Failure) -> Event {
+        let failure = failure.cut();
         let (retries, attempts) = self.run.attempts(step);
         let retries = retries.unwrap_or(def.options.retries);
         // Encoding the same value again gives the same error.

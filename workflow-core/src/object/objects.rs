@@ -120,7 +120,7 @@ impl Objects {
         if let Some(bytes) = (value as &dyn Any).downcast_ref::<Bytes>() {
             return self.put_bytes(bytes.clone(), Kind::Bytes, Vec::new()).await;
         }
-        let encoded = Value::encode(value, Codec::MessagePack);
+        let encoded = Value::encode_readable(value, Codec::MessagePack);
         let encoded = encoded.map_err(|error| Error::Unencodable {
             step: "put".to_owned(),
             param: "value".to_owned(),

@@ -6,8 +6,11 @@ use rustc_hash::FxHashMap;
 
 use super::{Arg, Args, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef};
 use crate::arg::ArgShape;
+use crate::check::guarded;
 use crate::error::Error;
-use crate::step::StepDef;
+use crate::source::Source;
+use crate::step::{Fault, StepDef, StepFault, StepInput};
+use crate::value::{EncodeError, Value};
 use crate::workflow::{BuildKind, BuildNode, ChildBuild};
 
 /// A plan and the code it needs.
@@ -57,6 +60,85 @@ pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
     })
 }
 
+/// Reads what is known of the arguments of a call again, where something in them may not be readable: nothing was done yet that
+/// could not be undone.
+fn check_args(def: &'static StepDef, args: &[ArgShape]) -> Result<(), Error> {
+    let mut input = None;
+    for (position, arg) in args.iter().enumerate() {
+        if !known(arg).is_some_and(|value| is_doubtful(def, position, value)) {
+            continue;
+        }
+        let input = input.get_or_insert_with(|| StepInput {
+            def,
+            args: args.iter().map(|arg| source(known(arg))).collect(),
+            shared: None,
+        });
+        read_again(def, input, position)?;
+    }
+    Ok(())
+}
+
+/// Reads the arguments of a call again, all of which are known and none of which is for the first parameter: that of a method,
+/// which is the actor's id.
+///
+/// # Errors
+/// [`Error::Unencodable`] if one cannot be read.
+pub(crate) fn check_call(def: &'static StepDef, values: &[Value]) -> Result<(), Error> {
+    let mut input = None;
+    for (position, value) in (1..).zip(values) {
+        if is_doubtful(def, position, value) {
+            let input = input.get_or_insert_with(|| StepInput {
+                def,
+                args: std::iter::once(None)
+                    .chain(values.iter().map(Some))
+                    .map(source)
+                    .collect(),
+                shared: None,
+            });
+            read_again(def, input, position)?;
+        }
+    }
+    Ok(())
+}
+
+/// The value of an argument, if it is known.
+fn known(arg: &ArgShape) -> Option<&Value> {
+    match arg {
+        ArgShape::Value(value) => Some(value),
+        ArgShape::Node(node) => match &node.kind {
+            BuildKind::Value(Ok(value)) => Some(value),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn source(value: Option<&Value>) -> Source {
+    value.map_or_else(
+        || Source::Seq(Vec::new()),
+        |value| Source::Value(value.clone()),
+    )
+}
+
+fn is_doubtful(def: &'static StepDef, position: usize, value: &Value) -> bool {
+    // What a value refers to that is not settled has no address yet.
+    value.is_settled() && (value.is_doubtful() || !def.types.is_plain_param(position))
+}
+
+fn read_again(def: &'static StepDef, input: &StepInput, position: usize) -> Result<(), Error> {
+    let param = def.params.get(position).copied().unwrap_or("?");
+    let read = guarded(param, || def.types.probe(input, position));
+    read.map_err(|StepFault(fault)| Error::Unencodable {
+        step: def.name.to_owned(),
+        param: param.to_owned(),
+        message: match fault {
+            Fault::Undecodable { error, .. } => EncodeError::unreadable(error).to_string(),
+            // Nothing else comes of decoding.
+            other => format!("{other:?}"),
+        },
+    })
+}
+
 #[derive(Default)]
 struct Flattener {
     plan: Plan,
@@ -85,6 +167,7 @@ impl Flattener {
                     })?;
                     flat.push(arg);
                 }
+                check_args(def, args)?;
                 NodeKind::Step { step, args: flat }
             }
             BuildKind::Value(Ok(value)) => NodeKind::Value(value.clone()),

@@ -156,12 +156,44 @@ fn hash_value(hasher: &mut Sink, value: &Value) {
     let (_, bytes) = split_header(value.as_bytes());
     hasher.update(&(bytes.len() as u64).to_le_bytes());
     match bytes {
-        [tag::MESSAGE_PACK, packed @ ..] if hash_packed(hasher, packed, 0).is_some() => {}
+        [tag::MESSAGE_PACK, packed @ ..]
+            if hash_packed(hasher, packed, 0, Lists::Ordered).is_some() => {}
         // Another codec, or bytes that are not what their tag says: as they stand.
         _ => {
             hasher.update(bytes);
         }
     }
+}
+
+/// Whether two values have the same content, whatever the order of maps and lists in it: a set of a type that is not known to be
+/// one is a list, and has another order each time.
+pub(crate) fn is_same_content(a: &Value, b: &Value) -> bool {
+    let digest = |value: &Value| {
+        let mut hasher = Sink::default();
+        match split_header(value.as_bytes()).1 {
+            [tag::MESSAGE_PACK, packed @ ..]
+                if hash_packed(&mut hasher, packed, 0, Lists::Unordered).is_some() =>
+            {
+                Some(hasher.finalize())
+            }
+            _ => None,
+        }
+    };
+    if a == b {
+        return true;
+    }
+    match (digest(a), digest(b)) {
+        (Some(a), Some(b)) => a == b,
+        // bincode does not say where maps are.
+        _ => a.len() == b.len(),
+    }
+}
+
+/// Whether the order of a list's elements is part of what is hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lists {
+    Ordered,
+    Unordered,
 }
 
 /// Deeper nesting than the codec itself takes is hashed as it stands.
@@ -170,7 +202,12 @@ const MAX_DEPTH: u32 = 1024;
 /// Hashes one MessagePack value and returns what follows it; `None` if it is not one.
 ///
 /// Format: <https://github.com/msgpack/msgpack/blob/master/spec.md>.
-fn hash_packed<'a>(hasher: &mut Sink, bytes: &'a [u8], depth: u32) -> Option<&'a [u8]> {
+fn hash_packed<'a>(
+    hasher: &mut Sink,
+    bytes: &'a [u8],
+    depth: u32,
+    lists: Lists,
+) -> Option<&'a [u8]> {
     if depth > MAX_DEPTH {
         return None;
     }
@@ -218,18 +255,20 @@ fn hash_packed<'a>(hasher: &mut Sink, bytes: &'a [u8], depth: u32) -> Option<&'a
     let mut rest = bytes.get(own..)?;
     match items {
         None => {}
-        Some((length, false)) => {
+        Some((length, false)) if lists == Lists::Ordered => {
             for _ in 0..length {
-                rest = hash_packed(hasher, rest, depth + 1)?;
+                rest = hash_packed(hasher, rest, depth + 1, lists)?;
             }
         }
-        Some((length, true)) => {
+        Some((length, is_map)) => {
             // A sum does not depend on the order of what is summed.
             let mut sum = [0u64; 4];
             for _ in 0..length {
                 let mut entry = Sink::boxed();
-                rest = hash_packed(&mut entry, rest, depth + 1)?;
-                rest = hash_packed(&mut entry, rest, depth + 1)?;
+                rest = hash_packed(&mut entry, rest, depth + 1, lists)?;
+                if is_map {
+                    rest = hash_packed(&mut entry, rest, depth + 1, lists)?;
+                }
                 let entry = entry.finalize();
                 for (total, part) in sum.iter_mut().zip(entry.as_bytes().chunks_exact(8)) {
                     let part = part
@@ -313,9 +352,15 @@ mod tests {
         let value = serde_json::json!({"n": null, "b": [true, false], "i": [-1, -200, 70_000, 5_000_000_000u64, u64::MAX],
             "f": 1.5, "s": "x".repeat(300), "l": (0..100_000).collect::<Vec<u32>>(), "o": {"": {}}});
         let packed = rmp_serde::to_vec_named(&value).unwrap();
-        assert_eq!(hash_packed(&mut Sink::default(), &packed, 0), Some(&[][..]));
+        assert_eq!(
+            hash_packed(&mut Sink::default(), &packed, 0, Lists::Ordered),
+            Some(&[][..])
+        );
         for cut in [0, 1, packed.len() / 2, packed.len() - 1] {
-            assert_eq!(hash_packed(&mut Sink::default(), &packed[..cut], 0), None);
+            assert_eq!(
+                hash_packed(&mut Sink::default(), &packed[..cut], 0, Lists::Ordered),
+                None
+            );
         }
     }
 }

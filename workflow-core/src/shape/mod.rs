@@ -2,7 +2,7 @@
 //!
 //! A shape serves for hints only: whether a result that is not there yet will fit the parameter it is for, and whether a type has
 //! changed since a run was created. What is there is decoded instead. So a type whose shape cannot be found out is no harm: what is
-//! not known fits everything.
+//! not known fits everything. It also tells which values need not be decoded once before they are stored.
 
 mod compare;
 mod trace;
@@ -22,6 +22,8 @@ pub(crate) use compare::Difference;
 pub struct Shape {
     /// By path from the value itself, which is the empty path.
     places: Arc<BTreeMap<String, Kind>>,
+    /// Whether that is all that can stand in a value.
+    is_whole: bool,
 }
 
 /// What stands at one place of a value.
@@ -66,9 +68,17 @@ pub(crate) fn variant(path: &str, name: &str) -> String {
 impl Shape {
     /// The shape of a type. Never panics, whatever the type's own code does.
     pub(crate) fn of<T: DeserializeOwned>() -> Self {
+        let (places, is_whole) = trace::places::<T>();
         Self {
-            places: Arc::new(trace::places::<T>()),
+            places: Arc::new(places),
+            is_whole,
         }
+    }
+
+    /// Whether every part of the type says what it is: then what is written of it can be read, as far as the type writes what it
+    /// reads. Parts that take anything are behind serde's `untagged`, `tag` and `flatten`, which cannot hold everything.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.is_whole && !self.places.values().any(|kind| *kind == Kind::Plain(ANY))
     }
 
     /// The shape of a list of this.
@@ -82,6 +92,39 @@ impl Shape {
 
     pub(crate) fn kind(&self, path: &str) -> Option<&Kind> {
         self.places.get(path)
+    }
+
+    /// A path such as `[1][0]`, of which the numbers of fields are made their names: a codec without names does not know them.
+    pub(crate) fn named(&self, path: &str) -> String {
+        let (mut named, mut at) = (String::new(), String::new());
+        for part in path.split_inclusive(']') {
+            while self.kind(&at) == Some(&Kind::Plain(OPTION)) {
+                at = some(&at);
+            }
+            let number = part
+                .strip_prefix('[')
+                .and_then(|part| part.strip_suffix(']'));
+            let number = number.and_then(|number| number.parse::<usize>().ok());
+            let name = match (self.kind(&at), number) {
+                (Some(Kind::Struct(fields)), Some(number)) => fields.get(number),
+                _ => None,
+            };
+            match name {
+                Some(name) => {
+                    named.push_str(if named.is_empty() { "" } else { "." });
+                    named.push_str(name);
+                    at = field(&at, name);
+                }
+                None => {
+                    named.push_str(part);
+                    at = match (self.kind(&at), number) {
+                        (Some(Kind::Tuple(_)), Some(number)) => field(&at, &number.to_string()),
+                        _ => element(&at),
+                    };
+                }
+            }
+        }
+        named
     }
 
     /// A number that is another one, most likely, when the shape is. The order of fields and of variants, and the names of types,
@@ -207,6 +250,63 @@ mod tests {
             "={secs,nanos} .nanos=u32 .secs=u64"
         );
         assert_eq!(told::<std::num::NonZeroU16>(), "=u16");
+    }
+
+    #[test]
+    fn types_are_plain_that_say_what_all_of_their_parts_are() {
+        #[derive(Serialize, Deserialize)]
+        enum Tree {
+            Node(Vec<Tree>, HashMap<String, Tree>),
+            Pair(Box<Tree>, Option<Box<Tree>>),
+            Leaf { at: u8, ip: std::net::IpAddr },
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Plain {
+            tree: Tree,
+            wide: u128,
+            result: Result<Option<()>, (char, [u8; 4])>,
+            at: std::time::SystemTime,
+        }
+        #[derive(Serialize, Deserialize)]
+        #[serde(tag = "t")]
+        enum Tagged {
+            A { a: u8 },
+        }
+        #[derive(Serialize, Deserialize)]
+        #[serde(tag = "t", content = "c")]
+        enum Adjacent {
+            A(u8),
+        }
+        #[derive(Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Untagged {
+            A(u8),
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Flat {
+            #[serde(flatten)]
+            inner: HashMap<String, u8>,
+        }
+        fn is_plain<T: DeserializeOwned>() -> bool {
+            Shape::of::<T>().is_plain()
+        }
+        assert!(is_plain::<()>() && is_plain::<u128>() && is_plain::<Vec<f64>>());
+        assert!(is_plain::<Option<BTreeMap<String, Vec<char>>>>());
+        assert!(is_plain::<Tree>());
+        assert!(is_plain::<Plain>());
+        assert!(!is_plain::<serde_json::Value>());
+        assert!(!is_plain::<Vec<Option<serde_json::Value>>>());
+        assert!(!is_plain::<Tagged>());
+        assert!(is_plain::<Adjacent>());
+        assert!(!is_plain::<Untagged>());
+        assert!(!is_plain::<(u8, Flat)>());
+        assert!(!Shape::default().is_plain());
+        // Numbers of fields are made their names.
+        let shape = Shape::of::<(u8, Option<Plain>)>();
+        assert_eq!(shape.named("[1][0]"), "[1].tree");
+        assert_eq!(shape.named("[1][2][7]"), "[1].result[7]");
+        assert_eq!(shape.named(""), "");
+        assert_eq!(Shape::of::<Plain>().named("[1]"), "wide");
     }
 
     #[test]

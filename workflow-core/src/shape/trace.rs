@@ -14,18 +14,35 @@ use super::{AGAIN, ANY, Kind, MAP, NEWTYPE, OPTION, SEQ, field};
 use pass::Pass;
 
 /// How often a type is deserialized at most.
-const MAX_PASSES: usize = 256;
+const MAX_PASSES: usize = 512;
 /// How many places of a type are told at most.
 const MAX_PLACES: usize = 4096;
 
 /// Numbers that types are asked to take, one after the other.
 const NUMBERS: [u8; 3] = [1, 0, 2];
-const TEXTS: [&str; 5] = ["", "a", "0", "1970-01-01T00:00:00Z", "127.0.0.1"];
+/// What the texts of frequent types look like: numbers, times, dates, addresses, UUIDs, versions.
+const TEXTS: [&str; 14] = [
+    "",
+    "a",
+    "0",
+    "1970-01-01T00:00:00Z",
+    "127.0.0.1",
+    "00000000-0000-0000-0000-000000000000",
+    "1970-01-01",
+    "1970-01-01T00:00:00",
+    "00:00:00",
+    "1970-01-01 00:00:00.0 +00:00:00",
+    "::1",
+    "127.0.0.1:1",
+    "[::1]:1",
+    "1.0.0",
+];
 const BYTES: [&[u8]; 4] = [&[], &[0; 16], &[0; 32], &[0]];
 
-/// What stands at each place of a type, as far as that can be found out.
-pub(super) fn places<T: DeserializeOwned>() -> BTreeMap<String, Kind> {
+/// What stands at each place of a type, as far as that can be found out, and whether that is all.
+pub(super) fn places<T: DeserializeOwned>() -> (BTreeMap<String, Kind>, bool) {
     let mut known = Known::default();
+    let mut is_done = false;
     for _ in 0..MAX_PASSES {
         let mut pass = Pass {
             known: &mut known,
@@ -40,7 +57,11 @@ pub(super) fn places<T: DeserializeOwned>() -> BTreeMap<String, Kind> {
         }));
         let (path, visited) = (pass.path, pass.visited);
         let goes_on = match traced {
-            Ok(true) => known.explore(&visited),
+            Ok(true) => {
+                let goes_on = known.explore(&visited);
+                is_done = !goes_on;
+                goes_on
+            }
             Ok(false) => known.avoid(&path),
             Err(_) => false,
         };
@@ -48,6 +69,7 @@ pub(super) fn places<T: DeserializeOwned>() -> BTreeMap<String, Kind> {
             break;
         }
     }
+    let is_whole = is_done && !known.is_cut && known.places.len() <= MAX_PLACES;
     let Known {
         mut places,
         skipped,
@@ -58,7 +80,7 @@ pub(super) fn places<T: DeserializeOwned>() -> BTreeMap<String, Kind> {
             fields.retain(|name| !skipped.contains(&field(path, name)));
         }
     }
-    places
+    (places, is_whole)
 }
 
 /// What is known of a type from the passes so far, and how the next one goes.
@@ -72,6 +94,8 @@ struct Known {
     /// Other names of fields, which are not given.
     skipped: BTreeSet<String>,
     choices: BTreeMap<String, Choice>,
+    /// Whether something was left out because no sample was good enough for it, or it is too deep.
+    is_cut: bool,
 }
 
 /// Which variant of an enum is chosen.
@@ -128,6 +152,9 @@ impl Known {
             return true;
         }
         *sample = 0;
+        if *kind != Kind::Plain(AGAIN) {
+            self.is_cut = true;
+        }
         // Whatever is nearest around it and can do without.
         let mut end = path.len();
         loop {

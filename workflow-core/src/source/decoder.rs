@@ -6,12 +6,10 @@ use serde::de::{
     self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
+use super::unpack::Unpacker;
 use super::{DecodeError, Source};
 use crate::value::parts::{CutOff, Elements, variant};
 use crate::value::{Value, split_header, tag};
-
-/// How deep a value may nest. The codec's own limit, 1024, takes more stack than a thread of tokio has in a debug build.
-const MAX_DEPTH: usize = 256;
 
 /// A deserializer over a source, or over the bytes of one value.
 #[derive(Clone, Copy)]
@@ -43,8 +41,7 @@ macro_rules! on_codec {
     ($self:ident, $visitor:ident, $method:ident ( $($arg:expr),* )) => {
         match $self {
             Decoder::Bytes([tag::MESSAGE_PACK, bytes @ ..]) => {
-                let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
-                decoder.set_max_depth(MAX_DEPTH);
+                let mut decoder = Unpacker::new(bytes);
                 decoder.$method($($arg,)* $visitor).map_err(DecodeError::new)
             }
             Decoder::Bytes([tag::BINCODE, bytes @ ..]) => {
@@ -157,7 +154,8 @@ impl<'de> Deserializer<'de> for Decoder<'de> {
     }
 
     fn is_human_readable(&self) -> bool {
-        false
+        // As it was written: see `pack`.
+        !matches!(self, Self::Bytes([tag::BINCODE, ..]))
     }
 }
 

@@ -73,6 +73,7 @@ impl Pass<'_> {
         let outer = std::mem::replace(&mut self.path, path);
         self.depth += 1;
         if self.depth > MAX_DEPTH || self.known.places.len() > MAX_PLACES {
+            self.known.is_cut = true;
             self.note(Kind::Plain(AGAIN));
             return Err(Stuck);
         }
@@ -288,7 +289,8 @@ impl<'de> Deserializer<'de> for &mut Pass<'_> {
     }
 
     fn is_human_readable(&self) -> bool {
-        false
+        // As MessagePack values are: see `pack`.
+        true
     }
 }
 
