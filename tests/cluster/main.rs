@@ -21,6 +21,8 @@ mod prompt;
 mod remote;
 mod remote_faults;
 mod runs;
+#[cfg(feature = "schedules")]
+mod schedules;
 
 use std::time::Duration;
 

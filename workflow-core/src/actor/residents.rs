@@ -319,6 +319,8 @@ impl Shared {
             return;
         }
         self.look_up_timers();
+        #[cfg(feature = "schedules")]
+        self.look_after_schedules();
         let shared = Arc::clone(self);
         self.spawn(async move {
             while let Err(error) = shared.wake_unread().await {
@@ -345,6 +347,8 @@ impl Shared {
             if !first.is_empty() {
                 if self.actors.be_awake() {
                     self.look_up_timers();
+                    #[cfg(feature = "schedules")]
+                    self.look_after_schedules();
                     self.wake_unread().await?;
                 }
                 return Ok(());

@@ -32,6 +32,12 @@ impl Growth {
         first: Duration::from_secs(1),
         longest: Duration::from_secs(300),
     };
+    /// Of schedules that start their runs.
+    #[cfg(feature = "schedules")]
+    pub(crate) const OF_SCHEDULES: Self = Self {
+        first: Duration::from_secs(10),
+        longest: Duration::from_secs(120),
+    };
     /// Of attempts that execute bodies again.
     pub(crate) const OF_BODIES: Self = Self {
         first: Duration::from_secs(10),

@@ -4,10 +4,12 @@
 //! that creates the runs. A run's id is made of the time it is for, so no time has two.
 
 mod cron;
+mod keep;
 mod ticks;
 
 use std::fmt;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures_core::future::BoxFuture;
 use keepstep_storage::{
@@ -16,7 +18,7 @@ use keepstep_storage::{
 use serde::{Deserialize, Serialize};
 
 use crate::actor::{creation, decode, encode};
-use crate::engine::Engine;
+use crate::engine::{Engine, Shared};
 use crate::error::{Damage, Error, Result};
 use crate::plan::{self, Plan, flatten};
 use crate::workflow::Workflow;
@@ -56,6 +58,46 @@ struct Progress {
     next_at: Option<Timestamp>,
     /// The time of the last run.
     last_at: Option<Timestamp>,
+    /// Times of expressions that were replaced, which had come by then and have not had their runs. Oldest first.
+    earlier: Vec<Earlier>,
+}
+
+/// Times of an expression that another one has replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Earlier {
+    cron: String,
+    next_at: Timestamp,
+    /// When it was replaced.
+    until: Timestamp,
+}
+
+impl Progress {
+    /// When there is something to do.
+    fn wake_at(&self) -> Option<Timestamp> {
+        let first = self.earlier.first().map(|earlier| earlier.next_at);
+        first.or(self.next_at).filter(|_| !self.is_paused)
+    }
+
+    /// What becomes of it where `cron` takes the place of the expression `old`. What is due by now stays so.
+    fn replaced(mut self, old: &str, cron: (&str, &Cron), now: Timestamp) -> Self {
+        if self.is_paused {
+            return self;
+        }
+        let due = self.next_at.filter(|next_at| *next_at <= now);
+        if let Some(next_at) = due
+            && old == cron.0
+        {
+            self.next_at = Some(next_at);
+            return self;
+        }
+        self.earlier.extend(due.map(|next_at| Earlier {
+            cron: old.to_owned(),
+            next_at,
+            until: now,
+        }));
+        self.next_at = cron.1.next(now);
+        self
+    }
 }
 
 /// A schedule that is about to be stored: see [`Engine::schedule`]. Await it.
@@ -119,12 +161,18 @@ impl Engine {
     /// The run of 3 o'clock on the 1st of May has the id `nightly@2026-05-01T03:00:00Z`: no time has two runs, whatever
     /// crashes and however many processes share the store.
     ///
+    /// A time of day in a zone comes once on each of its days: where the clocks skip it, at the first moment after that, and where they
+    /// show it twice, at the first. Minutes and hours that are counted, with a `*` in one of the first two fields, come as time passes.
+    /// `@hourly`, `@daily` (or `@midnight`), `@weekly`, `@monthly` and `@yearly` (or `@annually`) stand for the five fields.
+    ///
     /// The same name again, with the same schedule and workflow, changes nothing; with others, these take the place of the
-    /// old ones, from now on. After a restart, this call, [`resume_all`](Self::resume_all), or the first use of an actor sets all
+    /// old ones, from now on. Times of the old schedule that have come by then, and have no run yet, have one of the new workflow, if
+    /// [`Missed`] has it so. Several processes may say it at once: the last one counts. After a restart, this call, [`resume_all`](Self::resume_all), or the first use of an actor sets all
     /// schedules of the store going again.
     ///
     /// # Errors
-    /// [`Error::InvalidSchedule`], [`Error::InvalidRunId`], and what [`start`](Self::start) returns.
+    /// [`Error::InvalidSchedule`], also for times that never come, such as the 30th of February; [`Error::InvalidRunId`]; and what
+    /// [`start`](Self::start) returns.
     ///
     /// ```
     /// # use keepstep_core::{Engine, Missed, Workflow};
@@ -180,7 +228,7 @@ impl Engine {
                     cron: spec.cron,
                     missed: spec.missed,
                     is_paused: progress.is_paused,
-                    next_at: progress.next_at.map(Into::into),
+                    next_at: progress.wake_at().map(Into::into),
                     last_run: last_run.transpose()?.map(|id| id.to_string()),
                 });
             }
@@ -216,8 +264,9 @@ impl Engine {
     pub async fn remove_schedule(&self, name: impl AsRef<str>) -> Result<()> {
         self.shared().check_runtime()?;
         let (shared, id) = (self.shared(), schedule_id(name.as_ref())?);
-        let _lock = shared.locks().lock(&id).await;
+        let mut tries = Tries::default();
         loop {
+            let _lock = shared.locks().lock(&id).await;
             let record = shared.storage.record(&id).await?;
             let record = record.ok_or_else(|| not_found(&id))?;
             match shared.delete(&id, &record).await? {
@@ -226,24 +275,34 @@ impl Engine {
                 // Another engine has just started a run of it.
                 DeleteOutcome::Fenced | DeleteOutcome::Owned => {}
             }
+            if !tries.again(shared).await {
+                return Err(Error::Fenced { run: id });
+            }
         }
     }
 
     async fn change_schedule(&self, name: &str, is_paused: bool) -> Result<()> {
         let (shared, id) = (self.shared(), schedule_id(name)?);
         shared.awaken();
-        let _lock = shared.locks().lock(&id).await;
-        let stored = self.read_schedule(&id).await?;
-        let (spec, mut progress) = stored.ok_or_else(|| not_found(&id))?;
-        if progress.is_paused == is_paused {
-            return Ok(());
+        let mut tries = Tries::default();
+        loop {
+            let _lock = shared.locks().lock(&id).await;
+            let stored = self.read_schedule(&id).await?;
+            let (spec, mut progress) = stored.ok_or_else(|| not_found(&id))?;
+            if progress.is_paused == is_paused {
+                return Ok(());
+            }
+            progress.is_paused = is_paused;
+            progress.earlier.clear();
+            progress.next_at = match is_paused {
+                true => None,
+                false => Cron::parse(&spec.cron)?.next(shared.clock.timestamp()),
+            };
+            match self.commit_schedule(&id, None, &progress, Vec::new()).await {
+                Err(Error::Fenced { .. }) if tries.again(shared).await => {}
+                changed => return changed.map(drop),
+            }
         }
-        progress.is_paused = is_paused;
-        progress.next_at = match is_paused {
-            true => None,
-            false => Cron::parse(&spec.cron)?.next(shared.clock.timestamp()),
-        };
-        self.write_schedule(&id, None, &progress, Vec::new()).await
     }
 
     async fn read_schedule(&self, id: &RunId) -> Result<Option<(Spec, Progress)>> {
@@ -270,18 +329,6 @@ impl Engine {
     }
 
     /// Writes what changed of a schedule that exists, and has the timers know.
-    async fn write_schedule(
-        &self,
-        id: &RunId,
-        spec: Option<&Spec>,
-        progress: &Progress,
-        with: Vec<RunWrite>,
-    ) -> Result<()> {
-        self.commit_schedule(id, spec, progress, with)
-            .await
-            .map(drop)
-    }
-
     async fn commit_schedule(
         &self,
         id: &RunId,
@@ -295,7 +342,7 @@ impl Engine {
         if record.owner != Some(shared.node) {
             record = shared.claim_one(id).await?.ok_or_else(|| not_found(id))?;
         }
-        record.wake_at = progress.next_at;
+        record.wake_at = progress.wake_at();
         let mut values = vec![(ValueKey::Agenda, Some(encode(progress)?))];
         let mut blobs = Vec::new();
         if let Some(spec) = spec {
@@ -327,8 +374,9 @@ impl Engine {
             }
             Some(_) => return Err(Error::Fenced { run: id.clone() }),
         }
-        if let Some(next_at) = progress.next_at {
-            shared.set_timer(next_at, id.clone());
+        shared.pauses.succeeded(id);
+        if let Some(wake_at) = progress.wake_at() {
+            shared.set_timer(wake_at, id.clone());
         }
         Ok(outcomes.split_off(1))
     }
@@ -352,41 +400,82 @@ impl NewSchedule {
         // The ids of its runs are ids.
         ticks::run_id(&name, Timestamp::default())?;
         shared.objects.settle_plan(&mut flattened.plan).await?;
-        shared.awaken();
-        let _lock = shared.locks().lock(&id).await;
         let hash = plan::hash(&flattened.plan);
-        let stored = engine.read_schedule(&id).await?;
-        if let Some((spec, _)) = &stored
-            && (&spec.cron, spec.missed, spec.hash) == (&cron, missed, hash)
-        {
-            return Ok(());
+        let (mut plan, mut kept) = (Some(flattened.plan), None);
+        let mut tries = Tries::default();
+        loop {
+            let lock = shared.locks().lock(&id).await;
+            // What is due waits for the lock, and gets the new workflow.
+            shared.awaken();
+            let stored = engine.read_schedule(&id).await?;
+            if let Some((spec, progress)) = &stored
+                && (&spec.cron, spec.missed, spec.hash) == (&cron, missed, hash)
+            {
+                return match engine.correct(&id, &parsed, progress, Duration::ZERO).await {
+                    // Another engine has it.
+                    Err(Error::Fenced { .. }) => Ok(()),
+                    corrected => corrected.map(drop),
+                };
+            }
+            let now = shared.clock.timestamp();
+            let next_at = parsed.next(now);
+            if next_at.is_none() {
+                return Err(Error::InvalidSchedule {
+                    cron,
+                    message: "such a time never comes".to_owned(),
+                });
+            }
+            if let Some(plan) = plan.take() {
+                kept = Some(shared.objects.keep_plan(plan).await?);
+            }
+            let Some(plan) = &kept else { return Ok(()) };
+            let spec = Spec {
+                cron: cron.clone(),
+                missed,
+                hash,
+                plan: plan.clone(),
+            };
+            let written = match stored {
+                Some((old, progress)) => {
+                    let progress = progress.replaced(&old.cron, (&cron, &parsed), now);
+                    let written = engine.commit_schedule(&id, Some(&spec), &progress, Vec::new());
+                    written.await.map(drop)
+                }
+                None => engine.create_schedule(&id, &spec, next_at).await,
+            };
+            drop(lock);
+            match written {
+                // Another process was faster, or has removed it since it was read.
+                Err(Error::Fenced { .. } | Error::ScheduleNotFound { .. })
+                    if tries.again(shared).await => {}
+                written => return written,
+            }
         }
-        let plan = shared.objects.keep_plan(flattened.plan).await?;
-        let next_at = parsed.next(shared.clock.timestamp());
-        let spec = Spec {
-            cron,
-            missed,
-            hash,
-            plan,
-        };
-        if let Some((_, mut progress)) = stored {
-            progress.next_at = next_at.filter(|_| !progress.is_paused);
-            return engine
-                .write_schedule(&id, Some(&spec), &progress, Vec::new())
-                .await;
-        }
+    }
+}
+
+impl Engine {
+    /// Stores a schedule that is new. [`Error::Fenced`]: there is one.
+    async fn create_schedule(
+        &self,
+        id: &RunId,
+        spec: &Spec,
+        next_at: Option<Timestamp>,
+    ) -> Result<()> {
+        let shared = self.shared();
         let progress = Progress {
             is_paused: false,
             next_at,
             last_at: None,
+            earlier: Vec::new(),
         };
         let values = vec![
-            (ValueKey::State, Some(encode(&spec)?)),
+            (ValueKey::State, Some(encode(spec)?)),
             (ValueKey::Agenda, Some(encode(&progress)?)),
         ];
-        let mut write = creation(shared, &id, RunKind::Schedule, &name, values);
+        let mut write = creation(shared, id, RunKind::Schedule, name_of(id), values);
         write.record.wake_at = next_at;
-        write.record.plan_hash = hash;
+        write.record.plan_hash = spec.hash;
         write.blobs.extend(spec.plan.blobs());
         let outcomes = shared
             .commit_all(Some(write), Vec::new(), Vec::new())
@@ -396,13 +485,32 @@ impl NewSchedule {
             Some(&WriteOutcome::BlobMissing { blob: object }) => {
                 return Err(Error::ObjectNotFound { object });
             }
-            // Another process was faster; its word counts until somebody says another.
-            _ => return Ok(()),
+            _ => return Err(Error::Fenced { run: id.clone() }),
         }
         if let Some(next_at) = next_at {
             shared.set_timer(next_at, id.clone());
         }
         Ok(())
+    }
+}
+
+/// How often something was tried that another engine was faster with.
+#[derive(Debug, Default)]
+struct Tries(u32);
+
+impl Tries {
+    /// With so many, somebody else was faster each time.
+    const MOST: u32 = 30;
+
+    /// Waits a little, ever longer and by chance, before the next try; `false` if there is none.
+    async fn again(&mut self, shared: &Arc<Shared>) -> bool {
+        self.0 += 1;
+        if self.0 >= Self::MOST || shared.is_closing() {
+            return false;
+        }
+        let longest = Duration::from_millis(5 << self.0.min(6));
+        shared.pause(longest.mul_f64(shared.random())).await;
+        true
     }
 }
 
