@@ -148,3 +148,98 @@ async fn listeners_take_up_no_place_while_they_wait() -> keepstep::Result<()> {
     }
     engine.shutdown().await
 }
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn a_race_is_won_by_the_event_that_is_stored_in_time_however_late_its_source_is_told()
+-> keepstep::Result<()> {
+    for crashes in [false, true] {
+        let name = if crashes { "raced crash" } else { "raced" };
+        let lab = lab(name);
+        lab.world.tell("told", Do::Hold);
+        let engine = lab.engine().await;
+        // What comes while the source is being told is not used up by the branch that has lost.
+        let first = race(wait_for(queue(name)), select([event::<u32>("other")]));
+        let first = race(first.timeout(MINUTE), sleep(MINUTE));
+        let both = all([
+            describe(&first),
+            describe_other(event::<u32>("other").after(&first)),
+        ]);
+        drop(engine.start("run", &both).await?);
+        lab.world.until("told").await;
+        engine.send_event("run", "other", &7u32).await?;
+        tokio::time::sleep(2 * MINUTE).await;
+        let engine = if crashes {
+            lab.crash(engine).await;
+            tokio::time::sleep(2 * MINUTE).await;
+            lab.engine().await
+        } else {
+            engine
+        };
+        lab.world.tell("told", Do::FailTimes(3));
+        let message = format!("message of {name}");
+        assert_eq!(engine.run("run", &both).await?, [&*message, "other 7"]);
+        engine.shutdown().await?;
+    }
+    Ok(())
+}
+
+#[step]
+async fn describe(first: Either<Either<String, (usize, u32)>, ()>) -> String {
+    match first {
+        Either::Left(Either::Left(message)) => message,
+        other => format!("{other:?}"),
+    }
+}
+
+#[step]
+async fn describe_other(other: u32) -> String {
+    format!("other {other}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_listeners_in_a_race_one_is_told() -> keepstep::Result<()> {
+    let lab = lab("winner");
+    let other = self::lab("loser");
+    other.world.tell("poll", Do::Hold);
+    lab.world.tell("told", Do::Hold);
+    let engine = lab.engine().await;
+    let first = select([wait_for(queue("loser")), wait_for(queue("winner"))]);
+    let run = engine.start("run", first).await?;
+    lab.world.until("told").await;
+    other.world.tell("poll", Do::Succeed);
+    tokio::time::sleep(MINUTE).await;
+    lab.world.tell("told", Do::Succeed);
+    assert_eq!(run.await?, (1, "message of winner".to_owned()));
+    assert_eq!(other.world.log(), ["poll", "poll dropped"]);
+    engine.shutdown().await
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Hasty;
+
+#[event_listener(retries = 1)]
+impl EventListener for Hasty {
+    type Event = String;
+
+    async fn poll(&mut self) -> Result<String, BoxError> {
+        Ok(world("hasty").act("poll").await.map(|()| String::new())?)
+    }
+
+    async fn checkpointed(&mut self, _event: &String) -> Result<(), BoxError> {
+        Ok(world("hasty").act("told").await?)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_of_a_listener_are_those_of_its_poll() -> keepstep::Result<()> {
+    let lab = lab("hasty");
+    lab.world.tell("told", Do::FailTimes(5));
+    let engine = lab.engine().await;
+    engine.run("told", wait_for(Hasty)).await?;
+    lab.world.tell("poll", Do::FailTimes(2));
+    let failed = engine.run("polled", wait_for(Hasty)).await;
+    assert!(matches!(failed, Err(Error::Failed { .. })), "{failed:?}");
+    engine.shutdown().await
+}

@@ -40,8 +40,11 @@ pub trait EventListener:
     /// Called at least once after the event was stored, before the workflow goes on: here a queue is told that its message was
     /// received.
     ///
+    /// The stored event has decided a race or a time limit by then: while this is called, however long that takes, no other branch
+    /// can win and no limit passes.
+    ///
     /// # Errors
-    /// Whatever keeps it from that; it is called again after a pause.
+    /// Whatever keeps it from that; it is called again after a pause, until it succeeds, whatever `retries` of the attribute says.
     fn checkpointed(
         &mut self,
         event: &Self::Event,
@@ -66,7 +69,8 @@ pub trait ListenerSteps {
 /// Waits for an event that a listener brings, and yields it.
 ///
 /// The event is stored before [`checkpointed`](EventListener::checkpointed) is called, and that has returned before anything that uses
-/// the event begins. A [`timeout`](Workflow::timeout) is counted from when the run reaches the workflow that this is a part of.
+/// the event begins. A [`timeout`](Workflow::timeout) is counted from when the run reaches the workflow that this is a part of, and
+/// ends when the event is stored. So does a [`race`](crate::race): it is won by the event that is stored first.
 ///
 /// While it waits, a listener is code that runs: the run stays in memory. For what can be sent here, [`event`](crate::event) costs
 /// nothing.

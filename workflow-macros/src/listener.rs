@@ -104,6 +104,7 @@ fn registration(item: &ItemImpl, options: &Options, own_name: &str) -> TokenStre
                 max: ::core::time::Duration,
                 body: fn(#private::StepInput) -> #private::StepFuture,
                 types: #private::StepTypes,
+                retries: ::core::primitive::u32,
             ) -> #private::StepDef {
                 #private::StepDef {
                     name,
@@ -111,7 +112,7 @@ fn registration(item: &ItemImpl, options: &Options, own_name: &str) -> TokenStre
                     params,
                     resources: &[],
                     options: #private::StepOptions {
-                        retries: #retries,
+                        retries,
                         backoff: #private::Backoff { min, max },
                         waits: true,
                         ..#private::StepOptions::DEFAULT
@@ -125,10 +126,12 @@ fn registration(item: &ItemImpl, options: &Options, own_name: &str) -> TokenStre
             }
 
             static POLL: #private::StepDef = definition(
-                #poll, &["listener"], #pauses, #private::poll_listener::<#ty>, #private::poll_types::<#ty>(),
+                #poll, &["listener"], #pauses, #private::poll_listener::<#ty>, #private::poll_types::<#ty>(), #retries,
             );
             static CHECKPOINTED: #private::StepDef = definition(
                 #checkpointed, &["polled"], #pauses, #private::tell_listener::<#ty>, #private::tell_types::<#ty>(),
+                // The event is stored: what came of telling of it changes nothing for the run.
+                ::core::primitive::u32::MAX,
             );
 
             #private::inventory::submit! { #private::Registered(&POLL) }

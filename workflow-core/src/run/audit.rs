@@ -41,6 +41,7 @@ pub(crate) fn audit_counts(run: &Run) {
             let is_unfinished = match &node.state {
                 State::Waiting
                 | State::Ready
+                | State::Decided(_)
                 | State::Reached
                 | State::Listening
                 | State::Away { .. } => true,
@@ -124,7 +125,7 @@ impl Expected {
         }
         let is_settled = matches!(
             segment.nodes[index as usize].state,
-            State::Done(_) | State::Ran(_) | State::Failed(_) | State::Gone(_)
+            State::Done(_) | State::Ran(_) | State::Failed(_) | State::Gone(_) | State::Decided(_)
         );
         if node.time_limit().is_some() && !is_settled {
             self.limited.insert(id);
@@ -161,13 +162,16 @@ fn audit_segment(base: u64, segment: &Segment, has_history: bool) {
         let mut n_pending = 0;
         segment.plan.node(index).for_each_input(&mut |input| {
             let input = input as usize;
-            n_uses[input] += u32::from(holds);
             let is_there = matches!(
                 segment.nodes[input].state,
                 State::Done(_) | State::Ran(_) | State::Gone(_)
             );
             n_pending += u32::from(!is_there);
         });
+        if holds {
+            let visit = &mut |input: u32| n_uses[input as usize] += 1;
+            segment.for_each_held(index, &node.state, visit);
+        }
         let at = base + u64::from(index);
         match node.state {
             State::Done(_) | State::Gone(_) | State::Expanded(_) => continue,
@@ -177,6 +181,15 @@ fn audit_segment(base: u64, segment: &Segment, has_history: bool) {
                 assert_eq!(n_pending, 0, "at {at}");
             }
             State::Backoff(_) | State::Failed(_) => {}
+            // What it waits for is its branch, whatever else it had.
+            State::Decided(place) => match &segment.plan.node(index).kind {
+                NodeKind::First(_, branches) => {
+                    let branch = &segment.nodes[branches[place as usize] as usize];
+                    assert!(live(&branch.state), "{at} waits for what is gone");
+                    continue;
+                }
+                kind => assert!(matches!(kind, NodeKind::Catch(_)), "at {at}"),
+            },
         }
         assert_eq!(node.n_pending, n_pending, "at {at}");
         if let NodeKind::Catch(inner) = segment.plan.node(index).kind

@@ -23,7 +23,12 @@ impl Run {
         };
         if matches!(
             node.state,
-            State::Done(_) | State::Ran(_) | State::Expanded(_) | State::Failed(_) | State::Gone(_)
+            State::Done(_)
+                | State::Ran(_)
+                | State::Expanded(_)
+                | State::Failed(_)
+                | State::Gone(_)
+                | State::Decided(_)
         ) {
             return false;
         }
@@ -44,6 +49,8 @@ impl Run {
         let mut released = Released::new();
         // Consumers that are no steps, and whether they wait for the world.
         let mut outer = Vec::new();
+        // Steps that tell a listener of its event.
+        let mut telling = Vec::new();
         while let Some((id, value, is_stored)) = first.take().or_else(|| work.pop()) {
             let Some((base, segment, index)) = self.locate(id) else {
                 continue;
@@ -60,7 +67,8 @@ impl Run {
             // A step that expanded let its inputs go then.
             if is_stored && !matches!(segment.nodes[index as usize].state, State::Expanded(_)) {
                 let id_of = |input: u32| StepId(base + u64::from(input));
-                node.for_each_input(&mut |input| released.push(id_of(input)));
+                let state = &segment.nodes[index as usize].state;
+                segment.for_each_held(index, state, &mut |input| released.push(id_of(input)));
             }
             if node.extra.is_some() || is_root || self.history.is_some() {
                 self.note_result(id, &value);
@@ -91,7 +99,16 @@ impl Run {
                     (State::Waiting, NodeKind::Step { .. }) => {
                         node.state = State::Ready;
                         self.ready.push(consumer_id);
+                        if segment.tells(consumer) {
+                            telling.push(consumer_id);
+                        }
                     }
+                    (State::Decided(place), NodeKind::First(_, branches)) => {
+                        if branches.get(*place as usize) == Some(&index) {
+                            outer.push((consumer_id, false));
+                        }
+                    }
+                    (State::Decided(_), _) => outer.push((consumer_id, false)),
                     (State::Waiting, kind) => outer.push((consumer_id, kind.is_counted())),
                     (State::Caught(error), _) => work.push((consumer_id, error.clone(), true)),
                     _ => {}
@@ -103,8 +120,11 @@ impl Run {
                     self.begin_wait(id);
                 } else if let Some(value) = self.combined(id) {
                     work.push((id, value, true));
+                } else {
+                    self.decide_late(id);
                 }
             }
+            telling.drain(..).for_each(|id| self.decide(id));
             if is_root {
                 match parent {
                     Some(parent) => work.push((parent, value, true)),
@@ -200,7 +220,7 @@ impl Run {
                     ending = Ending::Failed;
                 }
                 self.call_off(id, &state);
-                self.inputs_of(base, index, &mut |input| released.push(input));
+                self.held_by(base, index, &state, &mut |input| released.push(input));
             }
         }
         if ending == Ending::Skipped && is_counted {

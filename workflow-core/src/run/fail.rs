@@ -113,7 +113,7 @@ impl Run {
                 State::Expanded(child) => self.drop_segment(child),
                 state => {
                     self.call_off(id, &state);
-                    self.inputs_of(base, index, &mut |input| released.push(input));
+                    self.held_by(base, index, &state, &mut |input| released.push(input));
                 }
             }
             if let Some(segment) = self.segments.get_mut(&base) {
@@ -128,7 +128,7 @@ impl Run {
             let Some(node) = self.node_mut(catch) else {
                 continue;
             };
-            if !matches!(node.state, State::Waiting) {
+            if !matches!(node.state, State::Waiting | State::Decided(_)) {
                 continue;
             }
             node.n_pending = node.n_pending.saturating_sub(1);
@@ -163,6 +163,13 @@ impl Run {
                     segment.nodes[consumer as usize].state,
                     State::Done(_) | State::Ran(_) | State::Expanded(_) | State::Gone(_)
                 ) {
+                    continue;
+                }
+                // Another branch has decided it.
+                if let (State::Decided(place), NodeKind::First(_, branches)) =
+                    (&segment.nodes[consumer as usize].state, &node.kind)
+                    && branches.get(*place as usize) != Some(&index)
+                {
                     continue;
                 }
                 let comes_after = || {

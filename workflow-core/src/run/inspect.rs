@@ -72,6 +72,7 @@ impl<'a> Standing<'a> {
             | State::Ready
             | State::Running
             | State::Backoff(_)
+            | State::Decided(_)
             | State::Reached
             | State::Sleeping(_)
             | State::Listening
@@ -138,6 +139,7 @@ impl Run {
                         State::Waiting
                         | State::Ready
                         | State::Caught(_)
+                        | State::Decided(_)
                         | State::Reached
                         | State::Sleeping(_)
                         | State::Listening

@@ -14,6 +14,7 @@
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod audit;
 mod complete;
+mod decide;
 mod event;
 mod expand;
 mod fail;

@@ -6,7 +6,7 @@ use keepstep_storage::Timestamp;
 
 use super::{Run, StepId};
 use crate::error::{StepError, StepErrorKind};
-use crate::plan::{NodeKind, Plan};
+use crate::plan::{First, NodeKind, Plan, PlanNode};
 use crate::value::Value;
 
 /// One plan in execution.
@@ -27,6 +27,7 @@ pub(super) struct Segment {
     pub(super) n_live: u32,
     /// About how many bytes the plan has.
     pub(super) plan_bytes: u64,
+    pub(super) has_listeners: bool,
 }
 
 /// The state of one node.
@@ -68,6 +69,8 @@ pub(super) enum State {
     Failed(Box<StepError>),
     /// A catch that has its error and waits for the steps it comes `after`.
     Caught(Value),
+    /// For the branch in this place, whose event is stored: nothing else can end it. The other branches are let go.
+    Decided(u32),
     /// Nothing needs the node any more.
     Gone(Ending),
 }
@@ -167,6 +170,8 @@ impl Segment {
             .iter()
             .for_each(|step| plan_bytes += (step.name.len() + 5 * step.fingerprints.len()) as u64);
         let n_live = nodes.len() as u32;
+        let is_listener = |node: &PlanNode| matches!(node.kind, NodeKind::First(First::Alone, _));
+        let has_listeners = plan.nodes.iter().any(is_listener);
         Self {
             plan,
             consumers,
@@ -177,6 +182,7 @@ impl Segment {
             nodes,
             n_live,
             plan_bytes,
+            has_listeners,
         }
     }
 }
@@ -231,6 +237,20 @@ impl Run {
                 .plan
                 .node(index)
                 .for_each_input(&mut |input| visit(StepId(base + u64::from(input))));
+        }
+    }
+
+    /// Shows the inputs that a node in this state still holds to `visit`, as often as it has edges from them.
+    pub(super) fn held_by(
+        &self,
+        base: u64,
+        index: u32,
+        state: &State,
+        visit: &mut impl FnMut(StepId),
+    ) {
+        if let Some(segment) = self.segments.get(&base) {
+            let visit = &mut |input| visit(StepId(base + u64::from(input)));
+            segment.for_each_held(index, state, visit);
         }
     }
 

@@ -55,6 +55,7 @@ enum StoredState {
     GoneSkipped,
     Sleeping(Timestamp),
     Away,
+    Decided(u32),
 }
 
 impl Snapshot {
@@ -110,6 +111,10 @@ impl Snapshot {
                     StoredState::Sleeping(_) => matches!(planned.kind, NodeKind::Sleep(_)),
                     StoredState::Away => matches!(planned.kind, NodeKind::Child(_)),
                     StoredState::Backoff(_) | StoredState::Expanded(_) => is_step,
+                    StoredState::Decided(place) => match &planned.kind {
+                        NodeKind::First(_, branches) => (*place as usize) < branches.len(),
+                        kind => matches!(kind, NodeKind::Catch(_)),
+                    },
                     StoredState::Caught(_) => matches!(planned.kind, NodeKind::Catch(_)),
                     // A run with a step that failed for good does not go on, and takes no snapshot.
                     StoredState::Failed(_) => false,
@@ -190,6 +195,7 @@ impl Run {
                         State::Expanded(child) => StoredState::Expanded(*child),
                         State::Failed(error) => StoredState::Failed(error.clone()),
                         State::Caught(value) => StoredState::Caught(value.clone()),
+                        State::Decided(place) => StoredState::Decided(*place),
                         State::Gone(Ending::Done) => StoredState::GoneDone,
                         State::Gone(Ending::Failed) => StoredState::GoneFailed,
                         State::Gone(Ending::Skipped) => StoredState::GoneSkipped,
@@ -248,6 +254,7 @@ impl Run {
                     StoredState::Expanded(child) => State::Expanded(child),
                     StoredState::Failed(error) => State::Failed(error),
                     StoredState::Caught(value) => State::Caught(value),
+                    StoredState::Decided(place) => State::Decided(place),
                     StoredState::GoneDone => State::Gone(Ending::Done),
                     StoredState::GoneFailed => State::Gone(Ending::Failed),
                     StoredState::GoneSkipped => State::Gone(Ending::Skipped),
@@ -286,25 +293,19 @@ fn recount(segment: &mut Segment) {
         .iter()
         .map(|node| matches!(node.state, State::Done(_) | State::Gone(_)))
         .collect();
-    // A node holds its inputs until it is done, has expanded, or is not needed.
-    let holds: Vec<bool> = segment
-        .nodes
-        .iter()
-        .map(|node| {
-            !matches!(
-                node.state,
-                State::Done(_) | State::Gone(_) | State::Expanded(_)
-            )
-        })
-        .collect();
     let mut n_uses = vec![0u32; segment.nodes.len()];
     for (index, node) in plan.nodes.iter().enumerate() {
         let mut n_pending = 0;
         node.for_each_input(&mut |input| {
             n_pending += u32::from(!settled[input as usize]);
-            n_uses[input as usize] += u32::from(holds[index]);
         });
         segment.nodes[index].n_pending = n_pending;
+        // A node holds its inputs until it is done, has expanded, or is not needed.
+        let state = &segment.nodes[index].state;
+        if !matches!(state, State::Done(_) | State::Gone(_) | State::Expanded(_)) {
+            let visit = &mut |input: u32| n_uses[input as usize] += 1;
+            segment.for_each_held(index as u32, state, visit);
+        }
     }
     for (node, n_uses) in segment.nodes.iter_mut().zip(n_uses) {
         node.n_uses = n_uses;

@@ -181,7 +181,11 @@ impl Run {
         self.locate(id).is_some_and(|(_, segment, index)| {
             let is_settled = matches!(
                 segment.nodes[index as usize].state,
-                State::Done(_) | State::Ran(_) | State::Gone(_) | State::Failed(_)
+                State::Done(_)
+                    | State::Ran(_)
+                    | State::Gone(_)
+                    | State::Failed(_)
+                    | State::Decided(_)
             );
             !is_settled && segment.plan.node(index).time_limit().is_some()
         })
@@ -299,7 +303,11 @@ impl Run {
             (Due::Woken(_), _)
             | (
                 Due::TimedOut(..),
-                State::Done(_) | State::Ran(_) | State::Failed(_) | State::Gone(_),
+                State::Done(_)
+                | State::Ran(_)
+                | State::Failed(_)
+                | State::Gone(_)
+                | State::Decided(_),
             ) => None,
             (Due::TimedOut(_, limit), _) => Some(Event::AttemptFailed {
                 step,
@@ -321,6 +329,21 @@ impl Run {
             for (node, index) in segment.nodes.iter().zip(0..) {
                 if let NodeKind::Child(child) = &segment.plan.node(index).kind
                     && node.state.has_child()
+                {
+                    children.push(child.id.clone());
+                }
+            }
+        }
+        children
+    }
+
+    /// The runs that a failed run waits for, or failed by: what it needs when it is resumed.
+    pub(crate) fn children_to_retry(&self) -> Vec<RunId> {
+        let mut children = Vec::new();
+        for segment in self.segments.values() {
+            for (node, index) in segment.nodes.iter().zip(0..) {
+                if let NodeKind::Child(child) = &segment.plan.node(index).kind
+                    && matches!(node.state, State::Away { .. } | State::Failed(_))
                 {
                     children.push(child.id.clone());
                 }
@@ -434,7 +457,14 @@ impl Run {
                 if !after.all(|input| value(*input).is_some()) {
                     return None;
                 }
-                let mut ended = (0u32..).zip(branches).filter_map(|(place, input)| {
+                let decided = match segment.nodes[index as usize].state {
+                    State::Decided(place) => Some(place),
+                    _ => None,
+                };
+                let branches = (0u32..).zip(branches);
+                let may_win = |place: u32| decided.is_none_or(|decided| decided == place);
+                let may_win = branches.filter(|(place, _)| may_win(*place));
+                let mut ended = may_win.filter_map(|(place, input)| {
                     let value = value(*input)?;
                     Some((place, value))
                 });

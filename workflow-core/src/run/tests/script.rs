@@ -62,6 +62,12 @@ pub(super) fn race(name: &'static str, left: &'static str, right: &'static str) 
     part(name, kind, &[left, right])
 }
 
+/// What a listener's event is told of by.
+pub(super) fn listen(name: &'static str, tell: &'static str) -> Part {
+    let kind = |_, inputs: Vec<u32>| NodeKind::First(First::Alone, inputs.into());
+    part(name, kind, &[tell])
+}
+
 /// Waits for a run called `child`.
 pub(super) fn child(name: &'static str) -> Part {
     let kind = |_, _| {

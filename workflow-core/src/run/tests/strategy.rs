@@ -48,6 +48,7 @@ pub(super) fn plans_with_waits() -> impl Strategy<Value = Plan> {
                     NodeKind::Child(Child::new(id, &Plan::default()).unwrap().into())
                 }
                 (0 | 1, _) => NodeKind::All(inputs),
+                (4, 1) => NodeKind::First(First::Alone, inputs),
                 (2, 2) => NodeKind::First(First::Either, inputs),
                 (2 | 3, 1..) => NodeKind::First(First::Placed, inputs),
                 _ => continue,

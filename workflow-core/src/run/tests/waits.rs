@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::cases;
 use super::programs::value_of;
 use super::script::{
-    Part, Script, all, catch, child, event, race, select, sleep, sleep_until_500, step, value,
+    Part, Script, all, catch, child, event, listen, race, select, sleep, sleep_until_500, step,
+    value,
 };
 use super::strategy::plans_with_waits;
 use crate::error::StepErrorKind;
@@ -417,6 +418,54 @@ fn what_was_due_when_a_run_was_suspended_is_due_when_it_goes_on() {
     script.crash();
     script.apply(Event::RunResumed);
     script.at(100);
+    assert_eq!(script.run.settle(true), Settled::Successful);
+}
+
+#[test]
+fn an_event_of_a_listener_decides_what_it_ends_before_its_source_is_told() {
+    let parts = [
+        step("poll", &[]),
+        step("tell", &["poll"]),
+        listen("wait", "tell").within(300),
+        catch("caught", "wait").within(300),
+        event("event"),
+        sleep("sleep"),
+        race("inner", "sleep", "caught").within(300),
+        select("root", &["event", "inner"]).within(300),
+    ];
+    for way in [|_: &mut Script| {}, Script::crash, Script::restore] {
+        let mut script = Script::new(&parts);
+        script.at(0);
+        script.start();
+        assert_eq!(script.timer(), Some(100));
+        assert!(script.listener().is_some());
+        script.succeeds("poll");
+        way(&mut script);
+        // Neither a time nor a message changes it, however long the source is not told.
+        script.at(0);
+        assert_eq!((script.timer(), script.listener()), (None, None));
+        script.at(10_000);
+        assert_eq!(script.start(), ["tell"]);
+        script.succeeds("tell");
+        assert_eq!(script.run.settle(true), Settled::Successful);
+    }
+}
+
+#[test]
+fn a_branch_that_another_one_has_beaten_is_kept_for_whoever_else_needs_it() {
+    let mut script = Script::new(&[
+        step("poll", &[]),
+        step("tell", &["poll"]),
+        listen("wait", "tell"),
+        step("other", &[]),
+        race("race", "wait", "other"),
+        all("root", &["race", "other"]),
+    ]);
+    script.start();
+    script.succeeds("poll");
+    script.succeeds("other");
+    script.start();
+    script.succeeds("tell");
     assert_eq!(script.run.settle(true), Settled::Successful);
 }
 
