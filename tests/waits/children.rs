@@ -73,7 +73,8 @@ async fn children_of_children_and_large_outputs_arrive() -> keepstep::Result<()>
         .await?;
     let nested = child("a", child("b", child("c", large())));
     assert_eq!(engine.run("parent", length(nested)).await?, 200_000);
-    for id in ["a", "b", "c"] {
+    // The innermost first: each is deleted by itself.
+    for id in ["c", "b", "a"] {
         engine.delete(id).await?;
     }
     engine.maintain().await?;

@@ -7,6 +7,7 @@ mod common;
 
 mod children;
 mod events;
+mod families;
 mod late;
 mod listeners;
 mod races;

@@ -86,6 +86,19 @@ pub enum Error {
         /// Its status.
         status: Status,
     },
+    /// A run is to be deleted, and a child of it, or of a child, has not ended. Nothing was deleted.
+    #[error(
+        "run {run:?} cannot be deleted, since its child {child:?} is still {status}; cancel the child first, or cancel {run:?} \
+         if it has not ended"
+    )]
+    ChildStillActive {
+        /// The run.
+        run: RunId,
+        /// The child.
+        child: RunId,
+        /// The child's status.
+        status: Status,
+    },
     /// The call needs a run that has not ended, and this one has.
     #[error("run {run:?} has ended: it is {status}")]
     AlreadyEnded {

@@ -7,6 +7,7 @@ mod claims;
 mod cluster;
 mod elsewhere;
 mod executable;
+mod family;
 mod global;
 mod handle;
 mod home;

@@ -23,7 +23,8 @@ const RESUME_CHUNK: usize = 512;
 
 impl Engine {
     /// Goes on with a run that was interrupted, suspended, or that failed; a failed run tries again what failed, with a
-    /// fresh count of retries. A run in execution is attached to, one that was successful gives its stored output.
+    /// fresh count of retries. What it failed by is resumed with it: its failed [children](crate::child), and theirs. A run in
+    /// execution is attached to, one that was successful gives its stored output.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Canceled`], [`Error::Damaged`], [`Error::QueueFull`], [`Error::ShutDown`],
@@ -32,6 +33,9 @@ impl Engine {
         self.shared.check_runtime()?;
         forbid_in_step("resume")?;
         let id = RunId::new(id)?;
+        if self.seat(&id).is_none() {
+            self.resume_failed_children(&id).await?;
+        }
         let _lock = self.shared.locks.lock(&id).await;
         let attached = match self.seat(&id) {
             Some(seat) => Attached::to(&seat),
@@ -153,6 +157,15 @@ impl Engine {
         let (id, hash) = (child.id.clone(), child.hash);
         let _lock = self.shared.locks.lock(&id).await;
         let mut record = self.shared.storage.record(&id).await?;
+        // The child of an earlier run of the parent's id, which was deleted, is nobody's.
+        let is_left_over = |record: &RunRecord| {
+            let of = record.parent.as_ref();
+            record.status.is_final()
+                && of.is_some_and(|of| of.run == parent.run && of.incarnation != parent.incarnation)
+        };
+        if let Some(left_over) = record.take_if(|record| is_left_over(record)) {
+            self.shared.storage.delete(&id, left_over.epoch).await?;
+        }
         if record.is_none() {
             if to_begin.has_begun {
                 return Err(Error::NotFound { run: id });
@@ -290,7 +303,7 @@ impl Engine {
     }
 
     /// Claims a run and goes on with it, or queues it.
-    async fn take_over(&self, id: &RunId) -> Result<Attached> {
+    pub(super) async fn take_over(&self, id: &RunId) -> Result<Attached> {
         let admission = self.shared.take_place()?;
         match self.claim(id).await? {
             Some(record) => self.begin(id, record, admission).await,

@@ -310,13 +310,19 @@ impl Engine {
     }
 
     /// Removes a run with all that is stored of it; its id can then be used again. A run that has ended, is suspended or
-    /// resumable can be deleted.
+    /// resumable can be deleted. Its [children](crate::child), and theirs, are deleted with it, unless one of them is active.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::StillActive`] if it is pending or running: cancel it first.
+    /// [`Error::NotFound`]; [`Error::StillActive`] if it is pending or running, and [`Error::ChildStillActive`] if a child is:
+    /// cancel it first. Nothing is deleted then.
     pub async fn delete(&self, id: impl AsRef<str>) -> Result<()> {
         self.shared.check_runtime()?;
         let id = RunId::new(id)?;
+        self.delete_children(&id).await?;
+        self.delete_one(id).await
+    }
+
+    pub(super) async fn delete_one(&self, id: RunId) -> Result<()> {
         let _lock = self.shared.locks.lock(&id).await;
         loop {
             let record = self.record(&id).await?;
