@@ -77,3 +77,59 @@ fn a_rolling_deploy_of_two_versions_loses_nothing() {
     let done: BTreeSet<&str> = book.lines().collect();
     assert_eq!(done.len(), 2 * 3 * ORDERS);
 }
+
+/// Each version reads what the other one does not: what a worker cannot decode goes to one that can, in both directions.
+#[test]
+fn a_worker_declines_what_it_cannot_decode_while_another_one_can() {
+    const PARCELS: usize = 12;
+    let url = server::url();
+    let folder = programs();
+    let program =
+        |name: &str| folder.join(format!("rolling_{name}{}", std::env::consts::EXE_SUFFIX));
+    let (v1, v2) = (program("v1"), program("v2"));
+    let dir = tempfile::tempdir().unwrap();
+    let book = dir.path().join("book");
+    let tell = |program: &Path, what: &str| {
+        let n = PARCELS.to_string();
+        let told = command(program, &book, [what, &url, &n]).output().unwrap();
+        assert!(told.status.success(), "{told:?}");
+        let told = String::from_utf8(told.stdout).unwrap();
+        told.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let expected = |version: &str, what: &str| -> Vec<String> {
+        let delivered = |n| format!("parcel-{version}-{n} {what} by road");
+        (0..PARCELS).map(delivered).collect()
+    };
+
+    // Whichever of the two workers has a run in hand, about half are the other one's.
+    let (mut old, mut new) = (worker(&v1, &book, &url), worker(&v2, &book, &url));
+    for program in [&v1, &v2] {
+        assert_eq!(tell(program, "begin parcels"), [""; 0]);
+    }
+    assert_eq!(tell(&v2, "send v1"), [""; 0]);
+    assert_eq!(tell(&v1, "send v2"), [""; 0]);
+    assert_eq!(tell(&v1, "await parcels"), expected("v1", "weight 7"));
+    assert_eq!(tell(&v2, "await parcels"), expected("v2", "zone north"));
+
+    // Where no worker that lives can, the run is suspended and says why.
+    drop(new.stdin.take());
+    assert!(new.wait().unwrap().success());
+    let url = server::url();
+    let mut alone = worker(&v1, &book, &url);
+    drop(old.stdin.take());
+    assert!(old.wait().unwrap().success());
+    let tell = |program: &Path, what: &str| {
+        let told = command(program, &book, [what, &url, "2"]).output().unwrap();
+        String::from_utf8(told.stdout).unwrap()
+    };
+    assert_eq!(tell(&v2, "begin parcels"), "");
+    assert_eq!(tell(&v1, "send v2"), "");
+    let told = tell(&v2, "await parcels");
+    assert_eq!(told.lines().count(), 2, "{told}");
+    for line in told.lines() {
+        assert!(line.contains("is suspended"), "{told}");
+        assert!(line.contains("weight"), "{told}");
+    }
+    drop(alone.stdin.take());
+    assert!(alone.wait().unwrap().success());
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keepstep::prelude::*;
+use keepstep::storage::{Batch, DeleteOutcome, NodeId, RunDelete};
 
 use crate::common::{Do, Lab, World};
 
@@ -148,7 +149,17 @@ async fn what_an_earlier_run_of_the_parents_id_left_is_replaced() -> keepstep::R
     // As if the parent had forgotten its children.
     let id = keepstep::storage::RunId::new("parent").unwrap();
     let record = lab.store.record(&id).await?.unwrap();
-    assert!(lab.store.delete(&id, record.epoch).await?);
+    let delete = RunDelete {
+        run: id,
+        epoch: record.epoch,
+        node: NodeId(1),
+    };
+    let batch = Batch {
+        deletes: vec![delete],
+        ..Batch::default()
+    };
+    let deleted = lab.store.commit(batch).await?.deletes;
+    assert_eq!(deleted, [DeleteOutcome::Deleted]);
     let run = engine.run("parent", child("child", work("new"))).await?;
     assert_eq!(run, "new");
     engine.shutdown().await

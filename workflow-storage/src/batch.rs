@@ -141,6 +141,8 @@ pub enum ValueKey {
     Agenda,
     /// What a call of an actor came to, by the call's id.
     Result(String),
+    /// Which nodes could not go on with a run.
+    Declined,
 }
 
 /// The number of a message in a run's inbox, in order of arrival.

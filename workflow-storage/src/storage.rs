@@ -191,6 +191,13 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
         Ok(())
     }
 
+    /// The nodes whose leases last and that take up runs which nobody owns, with [`claim_free`](Self::claim_free).
+    ///
+    /// To be correct: a store that is not shared has none to tell of.
+    async fn workers(&self) -> Result<Vec<NodeId>> {
+        Ok(Vec::new())
+    }
+
     /// What other processes did since this was called last; waits until there is something. Hints: some may come without a
     /// cause, and after a time without a connection there is one [`Notice::Missed`].
     ///

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use keepstep::prelude::*;
 
+/// A workflow of a run's id.
+type Make = fn(String) -> Workflow<String>;
+
 /// Takes its time, and writes down that it was done.
 pub(crate) async fn work(step: &str, order: &str) {
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -17,13 +20,13 @@ pub(crate) async fn work(step: &str, order: &str) {
 }
 
 #[tokio::main]
-pub(crate) async fn drive(version: &str, order: fn(String) -> Workflow<String>) {
-    if let Err(error) = run(version, order).await {
+pub(crate) async fn drive(version: &str, order: Make, parcel: Make) {
+    if let Err(error) = run(version, order, parcel).await {
         println!("error: {error}");
     }
 }
 
-async fn run(version: &str, order: fn(String) -> Workflow<String>) -> keepstep::Result<()> {
+async fn run(version: &str, order: Make, parcel: Make) -> keepstep::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [command, url, n] = &args[..] else {
         panic!("{args:?}")
@@ -39,6 +42,22 @@ async fn run(version: &str, order: fn(String) -> Workflow<String>) -> keepstep::
         return engine.shutdown().await;
     }
     for n in 0..n.parse().unwrap_or(0) {
+        if let Some(of) = command.strip_prefix("send ") {
+            let to = format!("parcel-{of}-{n}");
+            engine.send_event(to, "go", "by road").await?;
+            continue;
+        }
+        if command.ends_with("parcels") {
+            let id = format!("parcel-{version}-{n}");
+            let handle = engine.start(&id, parcel(id.clone())).await?;
+            if command == "await parcels" {
+                match handle.await {
+                    Ok(delivered) => println!("{delivered}"),
+                    Err(error) => println!("{error}"),
+                }
+            }
+            continue;
+        }
         let id = format!("{version}-{n}");
         let handle = engine.start(&id, order(id.clone())).await?;
         if command == "await" {

@@ -3,6 +3,7 @@
 mod rolling;
 
 use keepstep::prelude::*;
+use serde::{Deserialize, Serialize};
 
 #[step(name = "shop/price")]
 async fn price(order: String) -> u64 {
@@ -27,6 +28,22 @@ fn order(id: String) -> Workflow<String> {
     ship(id.clone(), charge(id, cents))
 }
 
+/// Neither version reads what the other one writes.
+#[derive(Serialize, Deserialize)]
+struct Parcel {
+    weight: u32,
+}
+
+#[step(name = "shop/deliver")]
+async fn deliver(id: String, parcel: Parcel, how: String) -> String {
+    format!("{id} weight {} {how}", parcel.weight)
+}
+
+fn parcel(id: String) -> Workflow<String> {
+    let parcel = Parcel { weight: 7 };
+    deliver(id, parcel, event::<String>("go"))
+}
+
 fn main() {
-    rolling::drive("v1", order);
+    rolling::drive("v1", order, parcel);
 }

@@ -3,6 +3,7 @@
 mod rolling;
 
 use keepstep::prelude::*;
+use serde::{Deserialize, Serialize};
 
 #[step(name = "shop/price")]
 async fn price(order: String) -> u64 {
@@ -37,6 +38,24 @@ fn order(id: String) -> Workflow<String> {
     thank(ship(id, paid))
 }
 
+/// Neither version reads what the other one writes.
+#[derive(Serialize, Deserialize)]
+struct Parcel {
+    zone: String,
+}
+
+#[step(name = "shop/deliver")]
+async fn deliver(id: String, parcel: Parcel, how: String) -> String {
+    format!("{id} zone {} {how}", parcel.zone)
+}
+
+fn parcel(id: String) -> Workflow<String> {
+    let parcel = Parcel {
+        zone: "north".to_owned(),
+    };
+    deliver(id, parcel, event::<String>("go"))
+}
+
 fn main() {
-    rolling::drive("v2", order);
+    rolling::drive("v2", order, parcel);
 }

@@ -48,6 +48,7 @@ impl RunTask {
         }
         let full = entry.len() + MAX_ENTRY_BYTES;
         while let Some(taken) = next.take() {
+            let was_here = matches!(taken, Next::Happened(Happened::Body { task: None, .. }));
             let event = match taken {
                 Next::Happened(happened) => {
                     if let Happened::Body {
@@ -70,11 +71,7 @@ impl RunTask {
                     blobs.extend(event.blobs());
                     self.record_event(&mut entry, event)?;
                 }
-                Some(Err((step, reason))) => {
-                    // The body did not run, or gave nothing: the step is as before, and the run waits for better code.
-                    self.run.stopped(step);
-                    self.run.suspend(reason);
-                }
+                Some(Err((step, reason))) => self.cannot_execute(step, reason, was_here),
             }
             if entry.len() < full {
                 next = self.next_in_order();

@@ -10,6 +10,7 @@ mod body;
 mod children;
 mod committer;
 mod crew;
+mod decline;
 mod fold;
 mod hear;
 mod load;
@@ -154,6 +155,8 @@ pub(crate) struct RunTask {
     is_shutting_down: bool,
     /// Whether the run has a step that this program has not, and goes to another engine as soon as nothing is executing.
     is_leaving: bool,
+    /// Why this program cannot go on with the run, if others may.
+    declines: Option<SuspendReason>,
     /// Whether it has said how the run left the engine, or that it waits outside memory.
     has_left: bool,
 }
@@ -265,6 +268,7 @@ impl RunTask {
             waking: None,
             is_shutting_down: false,
             is_leaving: false,
+            declines: None,
             has_left: false,
         }
     }
@@ -358,6 +362,14 @@ impl RunTask {
                             what: what.to_owned(),
                         };
                         return Next::Exit(Exit::Ended(Ended::Suspended(reason)));
+                    }
+                }
+                if !self.is_committing && self.may_decline() {
+                    if let Err(ended) = self.decline().await {
+                        return Next::Exit(self.lost(ended));
+                    }
+                    if !self.run.is_active() {
+                        continue;
                     }
                 }
                 if !self.is_committing

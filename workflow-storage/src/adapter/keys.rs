@@ -119,6 +119,7 @@ pub(super) fn value(run: &RunId, key: &ValueKey) -> Vec<u8> {
             bytes.push(7);
             push_name(&mut bytes, call);
         }
+        ValueKey::Declined => bytes.push(8),
     }
     bytes
 }

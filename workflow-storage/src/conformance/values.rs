@@ -60,6 +60,7 @@ pub async fn keys_do_not_mix(stores: Stores<'_>) {
         ValueKey::Metadata,
         ValueKey::State,
         ValueKey::Agenda,
+        ValueKey::Declined,
     ];
     keys.extend(["", "a", "ab"].map(|call| ValueKey::Result(call.to_owned())));
     keys.extend(

@@ -401,6 +401,10 @@ impl Storage for Faulty {
         self.pass(Call::Read, self.inner.want(run)).await
     }
 
+    async fn workers(&self) -> Result<Vec<NodeId>> {
+        self.pass(Call::Read, self.inner.workers()).await
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.inner.notices().await
     }

@@ -277,6 +277,10 @@ impl Storage for Recorded {
         self.inner.want(run).await
     }
 
+    async fn workers(&self) -> Result<Vec<NodeId>> {
+        self.inner.workers().await
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.inner.notices().await
     }

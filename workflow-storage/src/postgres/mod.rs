@@ -297,6 +297,18 @@ impl Storage for Postgres {
         wanted.await.map(drop)
     }
 
+    async fn workers(&self) -> Result<Vec<NodeId>> {
+        let rows = self
+            .sessions
+            .query("look for workers", &self.sql.workers, &[]);
+        let rows = rows.await?;
+        let node = |row: &tokio_postgres::Row| {
+            let id: i64 = self.sessions.column(row, 0)?;
+            Ok(NodeId(id.cast_unsigned()))
+        };
+        rows.iter().map(node).collect()
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.listens.get_or_init(|| {
             let nodes = Arc::clone(&self.nodes);

@@ -33,6 +33,7 @@ pub(super) fn value(value: &ValueKey) -> (i16, Vec<u8>) {
         ValueKey::State => (5, Vec::new()),
         ValueKey::Agenda => (6, Vec::new()),
         ValueKey::Result(call) => (7, key(call)),
+        ValueKey::Declined => (8, Vec::new()),
     }
 }
 

@@ -18,7 +18,9 @@ CREATE TABLE keepstep.node (
     lease_until timestamptz NOT NULL,
     leased_since timestamptz NOT NULL DEFAULT clock_timestamp(),
     opened_at timestamptz NOT NULL DEFAULT now(),
-    address text
+    address text,
+    -- Whether it takes up runs that nobody owns.
+    takes_runs boolean NOT NULL DEFAULT false
 );
 
 -- The catalog. `no` is what other tables call a run by: an id that is deleted and used again gets another.
@@ -510,6 +512,7 @@ BEGIN
         RETURN QUERY SELECT r.* FROM keepstep.run r WHERE r.id = ANY (ids) AND r.owner = a_node;
         RETURN;
     END IF;
+    UPDATE keepstep.node n SET takes_runs = true WHERE n.id = a_node AND NOT n.takes_runs;
     -- Not "<> ALL", which compares every run with every one of them.
     ids := ARRAY(
         SELECT r.id FROM keepstep.run r

@@ -24,6 +24,7 @@ pub(super) struct Statements {
     pub(super) release: String,
     pub(super) watch: String,
     pub(super) want: String,
+    pub(super) workers: String,
     pub(super) agree_on_blobs: String,
     pub(super) begin_blob: String,
     pub(super) put_chunk: String,
@@ -115,6 +116,9 @@ impl Statements {
                     SELECT w.id FROM keepstep.run w WHERE w.id = ANY ($1) AND NOT w.is_watched AND w.status < 3
                     ORDER BY w.id FOR NO KEY UPDATE
                 ) x WHERE r.id = x.id",
+            ),
+            workers: sql(
+                "SELECT n.id FROM keepstep.node n WHERE n.takes_runs AND n.lease_until > clock_timestamp()",
             ),
             want: sql(
                 "SELECT pg_notify('keepstep', 'wanted ' || to_hex(r.owner) || ' ' || r.id) FROM keepstep.run r
