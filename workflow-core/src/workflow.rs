@@ -55,7 +55,8 @@ impl<T> Workflow<T> {
 
     /// A workflow that is already finished, with `value` as its result.
     ///
-    /// A value that cannot be encoded, or could not be read again, is reported when the workflow is run.
+    /// The value is owned, as what a step returns: a `String` and no `&str`. One that cannot be encoded, or could not be read again, is
+    /// reported when the workflow is run.
     pub fn value(value: T) -> Self
     where
         T: Serialize + DeserializeOwned,

@@ -179,7 +179,7 @@ impl Engine {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> keepstep_core::Result<()> {
     /// let engine = Engine::open("memory:").await?;
-    /// engine.schedule("nightly", "0 3 * * *", Workflow::value("done")).missed(Missed::Skip).await?;
+    /// engine.schedule("nightly", "0 3 * * *", Workflow::value(1)).missed(Missed::Skip).await?;
     /// assert_eq!(engine.schedules().await?[0].name, "nightly");
     /// engine.pause_schedule("nightly").await?;
     /// engine.remove_schedule("nightly").await?;
