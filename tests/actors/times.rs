@@ -232,3 +232,62 @@ async fn the_first_use_of_an_actor_wakes_the_others() {
         assert_eq!(counter.get().await.unwrap(), 2);
     }
 }
+
+/// How long calls take that come due together, by the clock on the wall.
+async fn due_together(n: usize) -> Duration {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let counter = Counter::on(&engine).get_or_create("c").await.unwrap();
+    let at = lab.clock.now() + 10 * MINUTE;
+    for _ in 0..n {
+        counter.incr().at(at).send().await.unwrap();
+    }
+    after(MINUTE).await;
+    assert_eq!(counter.get().await.unwrap(), 0);
+    let begun_at = std::time::Instant::now();
+    after(10 * MINUTE).await;
+    assert_eq!(counter.get().await.unwrap(), n as u64);
+    begun_at.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_come_due_together_take_time_in_proportion() {
+    let mut ratios = Vec::new();
+    // The machine may be busy with something else at any time, but not each time.
+    for _ in 0..4 {
+        let (few, many) = (due_together(1_000).await, due_together(4_000).await);
+        let ratio = many.as_secs_f64() / few.as_secs_f64();
+        if ratio < 8.0 {
+            return;
+        }
+        ratios.push(ratio);
+    }
+    panic!("four times the calls take so many times as long: {ratios:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_calls_and_reminders_survive_a_crash() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let counter = Counter::on(&engine).get_or_create("c").await.unwrap();
+    counter
+        .add(1_000_000)
+        .every("tick", 20 * MINUTE)
+        .await
+        .unwrap();
+    for n in 0..1_000u32 {
+        let delay = MINUTE + Duration::from_secs(u64::from(n % 10) * 60);
+        counter.incr().delay(delay).send().await.unwrap();
+    }
+    after(5 * MINUTE + MINUTE / 2).await;
+    assert_eq!(counter.get().await.unwrap(), 500);
+    drop(counter);
+    lab.crash(engine).await;
+    let engine = lab.builder().resume_on_open(true).build().await.unwrap();
+    after(6 * MINUTE).await;
+    let counter = Counter::on(&engine).get_actor("c").await.unwrap();
+    assert_eq!(counter.get().await.unwrap(), 1_000);
+    assert_eq!(counter.reminders().await.unwrap().len(), 1);
+    after(10 * MINUTE).await;
+    assert_eq!(counter.get().await.unwrap(), 1_001_000);
+}

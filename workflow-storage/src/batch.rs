@@ -143,6 +143,8 @@ pub enum ValueKey {
     Result(String),
     /// Which nodes could not go on with a run.
     Declined,
+    /// Some of the calls that an actor is to make later, by the number of the page.
+    AgendaPage(u64),
 }
 
 /// The number of a message in a run's inbox, in order of arrival.

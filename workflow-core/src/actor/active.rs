@@ -1,6 +1,6 @@
 //! What a task knows of its actor, and what changes it: calls that were made, and messages. `commit` makes it durable.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::agenda::Agenda;
 use super::def::StoredState;
 use super::execute::{Called, Stage};
 use super::job::{Done, From, Item, Job, reply_of};
-use super::stored::{self, Agenda, Call, CallResult, Message, State};
+use super::stored::{self, Call, CallResult, Message, State};
 use super::waits::ExclusiveWait;
 use crate::engine::{ChildEnd, Engine, Shared};
 use crate::error::{Error, Result};
@@ -58,10 +59,6 @@ pub(super) struct Actor {
     /// Whether that is not what the last commit wrote.
     pub(super) is_changed: bool,
     pub(super) agenda: Agenda,
-    pub(super) is_agenda_changed: bool,
-    /// What of the agenda is in the queue, or cannot be done by this program.
-    pub(super) taken_calls: HashSet<(Timestamp, u64)>,
-    pub(super) taken_reminders: HashSet<String>,
     /// The last message that was read.
     pub(super) read_to: Option<MessageId>,
     /// Changes that came with messages, and the messages.
@@ -73,6 +70,8 @@ pub(super) struct Actor {
     pub(super) committing: Option<Committing>,
     /// The end of the workflow that other calls wait for.
     pub(super) child: Option<BoxFuture<'static, Result<ChildEnd>>>,
+    /// Calls that steps of it make.
+    pub(super) own: VecDeque<Job>,
     /// Why that does not go on, if it is suspended.
     pub(super) suspended: Option<Error>,
     /// Says that they wait for it.
@@ -115,10 +114,8 @@ impl Actor {
             damage,
         })?;
         let State { version, value } = stored::decode(id, "state", &state)?;
-        let agenda = shared.storage.value(id, &ValueKey::Agenda).await?;
-        let agenda = agenda.map(|bytes| stored::decode(id, "agenda", &bytes));
-        let agenda: Agenda = agenda.transpose()?.unwrap_or_default();
-        let exclusive = agenda.exclusive.as_ref();
+        let agenda = Agenda::read(&*shared.storage, id).await?;
+        let exclusive = agenda.exclusive();
         let child = exclusive.map(|run| wait_for(shared, run.clone()));
         let exclusive = exclusive.map(|run| shared.wait_exclusively(id, run));
         Ok(Self {
@@ -126,9 +123,6 @@ impl Actor {
             state: StoredState { version, value },
             is_changed: false,
             agenda,
-            is_agenda_changed: false,
-            taken_calls: HashSet::new(),
-            taken_reminders: HashSet::new(),
             read_to: None,
             consumed: Vec::new(),
             results: FxHashMap::default(),
@@ -136,6 +130,7 @@ impl Actor {
             done: Vec::new(),
             committing: None,
             child,
+            own: VecDeque::new(),
             suspended: None,
             exclusive,
         })
@@ -146,7 +141,7 @@ impl Actor {
             && self.committing.is_none()
             && self.child.is_none()
             && self.done.is_empty()
-            && !self.is_agenda_changed
+            && !self.agenda.is_changed()
     }
 
     /// Whether what was done so far is committed, and nothing is under way.
@@ -154,53 +149,45 @@ impl Actor {
         self.work.is_none()
             && self.committing.is_none()
             && self.done.is_empty()
-            && !self.is_agenda_changed
-    }
-
-    /// When the agenda has something that is not in the queue.
-    pub(super) fn next_due(&self) -> Option<Timestamp> {
-        let calls = self.agenda.calls.keys();
-        let call = calls
-            .filter(|key| !self.taken_calls.contains(*key))
-            .map(|(at, _)| *at)
-            .next();
-        let reminders = self.agenda.reminders.iter();
-        let reminder = reminders
-            .filter(|(name, _)| !self.taken_reminders.contains(*name))
-            .map(|(_, reminder)| reminder.next_at);
-        reminder.chain(call).min()
+            && !self.agenda.is_changed()
     }
 
     /// Puts what is due into the queue.
     pub(super) fn take_due(&mut self, stage: &Stage, queue: &mut VecDeque<Item>) {
         let now = stage.shared.clock.timestamp();
-        if self.next_due().is_none_or(|due_at| due_at > now) {
-            return;
+        while let Some((key, call)) = self.agenda.take_call(now) {
+            queue.extend(job(stage, call, From::Agenda(key)).map(Item::Call));
         }
-        let calls = self.agenda.calls.range(..=(now, u64::MAX));
-        for (key, call) in calls {
-            if self.taken_calls.insert(*key) {
-                queue.extend(job(stage, call, From::Agenda(*key)).map(Item::Call));
-            }
-        }
-        for (name, reminder) in &self.agenda.reminders {
-            if reminder.next_at <= now && self.taken_reminders.insert(name.clone()) {
-                let from = From::Reminder(name.clone(), reminder.next_at);
-                queue.extend(job(stage, &reminder.call, from).map(Item::Call));
-            }
+        while let Some((name, due_at, call)) = self.agenda.take_reminder(now) {
+            let from = From::Reminder(name, due_at);
+            queue.extend(job(stage, call, from).map(Item::Call));
         }
     }
 
     /// Puts something into the queue, unless whoever asks for it is told at once that it cannot be done.
-    pub(super) fn put(&self, stage: &Stage, queue: &mut VecDeque<Item>, item: Item) {
+    pub(super) fn put(&mut self, stage: &Stage, queue: &mut VecDeque<Item>, item: Item) {
         let Some(error) = self.refusal(stage, &item) else {
-            return queue.push_back(item);
+            return match item {
+                Item::Call(job)
+                    if job.by.is_some() && job.by.as_ref() == self.agenda.exclusive() =>
+                {
+                    self.own.push_back(job);
+                }
+                item => queue.push_back(item),
+            };
         };
         // Whoever asked may have gone.
         match item {
             Item::Call(job) => drop(reply_of(job).map(|reply| reply.send(Err(error)))),
             Item::Delete(reply) => drop(reply.send(Err(error))),
             Item::Inbox => {}
+        }
+    }
+
+    /// Puts calls of the workflow that others wait for before those others.
+    pub(super) fn give_back_own(&mut self, queue: &mut VecDeque<Item>) {
+        while let Some(job) = self.own.pop_back() {
+            queue.push_front(Item::Call(job));
         }
     }
 
@@ -232,16 +219,12 @@ impl Actor {
         }
         if self.child.is_some() {
             // Other calls wait for a workflow, which would wait for its own.
-            let run = self.agenda.exclusive.as_ref();
-            let is_its_own = |item: &Item| matches!(item, Item::Call(job) if job.by.is_some() && job.by.as_ref() == run);
-            let Some(item) = queue
-                .iter()
-                .position(is_its_own)
-                .and_then(|at| queue.remove(at))
-            else {
+            let Some(job) = self.own.pop_front() else {
                 return;
             };
-            queue.push_front(item);
+            queue.push_front(Item::Call(job));
+        } else {
+            self.give_back_own(queue);
         }
         // Only what is committed can be deleted.
         let is_settled = self.committing.is_none() && self.done.is_empty();
@@ -352,8 +335,7 @@ impl Actor {
             let run = child.write.run.clone();
             // Nobody who waits already can wait for a run that is new.
             self.exclusive = Some(stage.shared.wait_exclusively(&stage.id, &run));
-            self.agenda.exclusive = Some(run);
-            self.is_agenda_changed = true;
+            self.agenda.set_exclusive(Some(run));
             // Calls behind it wait from now on; the run itself is there after the commit.
             self.child = Some(Box::pin(pending()));
         }
@@ -370,20 +352,12 @@ impl Actor {
             From::Caller(reply) => done.reply = Some(reply),
             From::Inbox(message) => done.consumed = Some(message),
             From::Agenda(key) => {
-                self.agenda.calls.remove(&key);
-                self.taken_calls.remove(&key);
-                self.is_agenda_changed = true;
+                self.agenda.call_made(&key);
             }
-            From::Reminder(name, due_at) => match self.agenda.reminders.get_mut(&name) {
-                // Another one has taken its place since it was due, and keeps its own time.
-                Some(reminder) if reminder.next_at != due_at => {}
-                Some(reminder) => {
-                    reminder.move_on(stage.shared.clock.timestamp());
-                    self.is_agenda_changed = true;
-                    self.taken_reminders.remove(&name);
-                }
-                None => drop(self.taken_reminders.remove(&name)),
-            },
+            From::Reminder(name, due_at) => {
+                let now = stage.shared.clock.timestamp();
+                self.agenda.reminder_made(&name, due_at, now);
+            }
         }
         self.done.push(done);
     }
@@ -411,21 +385,17 @@ impl Actor {
                     continue;
                 }
                 Message::Call { call, due_at } => {
-                    let key = (due_at.unwrap_or(now), self.agenda.next);
-                    self.agenda.next += 1;
-                    self.agenda.calls.insert(key, call);
+                    self.agenda.plan(due_at.unwrap_or(now), call);
                 }
                 Message::Remind { name, reminder } => {
                     self.forget_due(queue, &name, sent_by);
-                    self.taken_reminders.remove(&name);
-                    self.agenda.reminders.insert(name, reminder);
+                    self.agenda.remind(name, reminder);
                 }
                 Message::Forget { name } => {
                     self.forget_due(queue, &name, sent_by);
-                    self.agenda.reminders.remove(&name);
+                    self.agenda.forget(&name);
                 }
             }
-            self.is_agenda_changed = true;
             self.consumed.push(message.id);
         }
         jobs.sort_by_key(|(at, _)| *at);
@@ -449,7 +419,7 @@ impl Actor {
 
     /// A reminder was removed or replaced then: what was due of it later does not happen.
     fn forget_due(&mut self, queue: &mut VecDeque<Item>, name: &str, at: Timestamp) {
-        if !self.taken_reminders.contains(name) {
+        if !self.agenda.is_reminder_taken(name) {
             return;
         }
         queue.retain(|item| {
@@ -465,7 +435,7 @@ impl Actor {
         ended: Result<ChildEnd>,
     ) -> Result<()> {
         self.suspended = None;
-        match (ended, self.agenda.exclusive.clone()) {
+        match (ended, self.agenda.exclusive().cloned()) {
             (Ok(ChildEnd::Suspended(error)), Some(run)) => {
                 self.child = Some(until_resumed(&stage.shared, run));
                 self.suspended = Some(error);
@@ -486,8 +456,7 @@ impl Actor {
             }
             _ => {
                 self.exclusive = None;
-                self.agenda.exclusive = None;
-                self.is_agenda_changed = true;
+                self.agenda.set_exclusive(None);
                 Ok(())
             }
         }

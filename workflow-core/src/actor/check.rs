@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use keepstep_storage::{RunId, ValueKey};
 
+use super::agenda::Agenda;
 use super::def::{ActorDef, StoredState, actors};
-use super::stored::{self, Agenda, Call, Message, State};
+use super::stored::{self, Call, Message, State};
 use crate::check::{Cause, Certainty, guarded};
 use crate::engine::Shared;
 use crate::error::{Damage, Error, Result};
@@ -24,11 +25,8 @@ pub(crate) async fn findings(shared: &Arc<Shared>, id: &RunId) -> Result<Vec<(Ce
     if let Some(def) = def {
         findings.extend(state(shared, id, def).await?);
     }
-    let agenda = shared.storage.value(id, &ValueKey::Agenda).await?;
-    let agenda = agenda.map(|bytes| stored::decode::<Agenda>(id, "agenda", &bytes));
-    let agenda = agenda.transpose()?.unwrap_or_default();
-    let reminders = agenda.reminders.values().map(|reminder| &reminder.call);
-    for call in agenda.calls.values().chain(reminders) {
+    let agenda = Agenda::read(&*shared.storage, id).await?;
+    for call in agenda.calls() {
         has_calls = true;
         findings.extend(def.into_iter().flat_map(|def| waiting(shared, def, call)));
     }

@@ -31,7 +31,7 @@ pub(super) async fn outcome_of(committing: &mut Option<Committing>) -> Result<Ou
 impl Actor {
     /// Hands what has gathered to the committer, if it is not busy with this actor.
     pub(super) fn commit(&mut self, stage: &Stage) -> Result<()> {
-        if self.committing.is_some() || (self.done.is_empty() && !self.is_agenda_changed) {
+        if self.committing.is_some() || (self.done.is_empty() && !self.agenda.is_changed()) {
             return Ok(());
         }
         let mut done = std::mem::take(&mut self.done);
@@ -44,12 +44,8 @@ impl Actor {
             let state = stored::encode(&State { version, value })?;
             values.push((ValueKey::State, Some(state)));
         }
-        if std::mem::take(&mut self.is_agenda_changed) {
-            let agenda = match self.agenda.is_empty() && self.agenda.next == 0 {
-                true => None,
-                false => Some(stored::encode(&self.agenda)?),
-            };
-            values.push((ValueKey::Agenda, agenda));
+        if self.agenda.is_changed() {
+            values.extend(self.agenda.write()?);
         }
         let mut with = Vec::new();
         let mut consumed = std::mem::take(&mut self.consumed);
@@ -142,7 +138,7 @@ impl Actor {
                     }
                     _ => done.answer = Err(Error::IdConflict { run: run.clone() }),
                 }
-                if self.agenda.exclusive.as_ref() == Some(&run) {
+                if self.agenda.exclusive() == Some(&run) {
                     self.child = Some(wait_for(&stage.shared, run));
                 }
             }

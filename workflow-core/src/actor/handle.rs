@@ -13,11 +13,12 @@ use keepstep_storage::{
 use tokio::sync::oneshot;
 
 use super::NAMESPACE;
+use super::agenda::Agenda;
 use super::current::current_engine;
 use super::def::{ActorDef, ActorState};
 use super::execute::{Stage, panicked};
 use super::residents::Mail;
-use super::stored::{self, Agenda, Message, State};
+use super::stored::{self, Message, State};
 use super::waits::waiters_here;
 use crate::engine::{Engine, Shared, default_engine};
 use crate::error::{Error, Result};
@@ -74,16 +75,8 @@ impl ActorHandle {
     pub async fn reminders(&self) -> Result<Vec<ActorReminder>> {
         self.shared.check_runtime()?;
         self.must_exist().await?;
-        let agenda = self
-            .shared
-            .storage
-            .value(&self.id, &ValueKey::Agenda)
-            .await?;
-        let agenda: Agenda = match agenda {
-            Some(bytes) => stored::decode(&self.id, "agenda", &bytes)?,
-            None => Agenda::default(),
-        };
-        let mut reminders = agenda.reminders;
+        let agenda = Agenda::read(&*self.shared.storage, &self.id).await?;
+        let mut reminders = agenda.into_reminders();
         // Those on their way to the agenda.
         for message in self
             .shared

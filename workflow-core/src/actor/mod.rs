@@ -4,6 +4,7 @@
 //! sent to it. While it has something to do, one task makes its calls in order and commits what they came to.
 
 mod active;
+mod agenda;
 mod call;
 mod check;
 mod commit;

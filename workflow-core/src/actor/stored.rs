@@ -14,6 +14,8 @@ use crate::error::{Damage, Error, Result};
 use crate::value::Value;
 
 const VERSION: u8 = 1;
+/// In the place of the version, of an agenda whose calls are in pages.
+const PAGED: u8 = 2;
 
 /// The state, under `ValueKey::State`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -84,9 +86,9 @@ impl Reminder {
     }
 }
 
-/// What an actor is to do later, under `ValueKey::Agenda`.
+/// What an actor is to do later, under `ValueKey::Agenda`; of many calls, those are in pages.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Agenda {
+pub(super) struct Planned {
     /// Calls by time, then in the order in which they came.
     pub(super) calls: BTreeMap<(Timestamp, u64), Call>,
     /// The number of the next call.
@@ -96,17 +98,67 @@ pub(super) struct Agenda {
     pub(super) exclusive: Option<RunId>,
 }
 
-impl Agenda {
-    /// When there is something to do next.
-    pub(super) fn due_at(&self) -> Option<Timestamp> {
-        let call = self.calls.first_key_value().map(|((at, _), _)| *at);
-        let reminder = self.reminders.values().map(|reminder| reminder.next_at);
-        reminder.chain(call).min()
-    }
-
+impl Planned {
+    /// Whether it is as that of an actor that never had anything to do later.
     pub(super) fn is_empty(&self) -> bool {
-        self.calls.is_empty() && self.reminders.is_empty() && self.exclusive.is_none()
+        self.calls.is_empty()
+            && self.reminders.is_empty()
+            && self.exclusive.is_none()
+            && self.next == 0
     }
+}
+
+/// The pages that the calls are in, under `ValueKey::AgendaPage`; none if they are in the agenda itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pages(pub(super) Vec<u64>);
+
+/// An agenda without its calls.
+#[derive(Serialize)]
+struct PagedRef<'a> {
+    next: u64,
+    reminders: &'a BTreeMap<String, Reminder>,
+    exclusive: &'a Option<RunId>,
+    pages: &'a Pages,
+}
+
+#[derive(Deserialize)]
+struct Paged {
+    next: u64,
+    reminders: BTreeMap<String, Reminder>,
+    exclusive: Option<RunId>,
+    pages: Pages,
+}
+
+/// An agenda whose calls are in pages.
+pub(super) fn encode_paged(planned: &Planned, pages: &Pages) -> Result<Bytes> {
+    let paged = PagedRef {
+        next: planned.next,
+        reminders: &planned.reminders,
+        exclusive: &planned.exclusive,
+        pages,
+    };
+    encode_as(PAGED, &paged)
+}
+
+/// An agenda, and the pages that its calls are in.
+pub(super) fn decode_agenda(id: &RunId, bytes: &[u8]) -> Result<(Planned, Pages)> {
+    let what = "agenda";
+    if bytes.first() != Some(&PAGED) {
+        return Ok((decode(id, what, bytes)?, Pages::default()));
+    }
+    let Paged {
+        next,
+        reminders,
+        exclusive,
+        pages,
+    } = decode_as(PAGED, id, what, bytes)?;
+    let planned = Planned {
+        calls: BTreeMap::new(),
+        next,
+        reminders,
+        exclusive,
+    };
+    Ok((planned, pages))
 }
 
 /// What a call with an id came to, under `ValueKey::Result`.
@@ -134,7 +186,11 @@ pub(super) enum Answer {
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes> {
-    let mut bytes = vec![VERSION];
+    encode_as(VERSION, value)
+}
+
+fn encode_as<T: Serialize>(version: u8, value: &T) -> Result<Bytes> {
+    let mut bytes = vec![version];
     bincode::DefaultOptions::new()
         .serialize_into(&mut bytes, value)
         .map_err(|_| Error::PlanTooLarge)?;
@@ -146,11 +202,22 @@ pub(crate) fn decode<T: DeserializeOwned>(
     what: &'static str,
     bytes: &[u8],
 ) -> Result<T> {
+    decode_as(VERSION, id, what, bytes)
+}
+
+fn decode_as<T: DeserializeOwned>(
+    expected: u8,
+    id: &RunId,
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<T> {
     let damage = match bytes.split_first() {
-        Some((&VERSION, rest)) => match bincode::DefaultOptions::new().deserialize(rest) {
-            Ok(value) => return Ok(value),
-            Err(_) => Damage::Missing { what },
-        },
+        Some((version, rest)) if *version == expected => {
+            match bincode::DefaultOptions::new().deserialize(rest) {
+                Ok(value) => return Ok(value),
+                Err(_) => Damage::Missing { what },
+            }
+        }
         Some((&version, _)) => {
             return Err(Error::Storage(StorageError::UnknownFormat {
                 location: format!("{what} of {id}"),
@@ -203,8 +270,8 @@ mod tests {
         assert_eq!(encode(&message).unwrap()[..], expected);
         let forget = Message::Forget { name: "n".into() };
         assert_eq!(encode(&forget).unwrap()[..], [1, 2, 1, b'n']);
-        let agenda = Agenda {
-            calls: [((Timestamp(8), 3), call)].into(),
+        let agenda = Planned {
+            calls: [((Timestamp(8), 3), call.clone())].into(),
             next: 4,
             reminders: [("n".to_owned(), reminder)].into(),
             exclusive: Some(RunId::new("r").unwrap()),
@@ -217,6 +284,15 @@ mod tests {
             &[5, 6, 1, 1, b'r'],
         ];
         assert_eq!(encode(&agenda).unwrap()[..], expected.concat());
+        let paged = encode_paged(&agenda, &Pages(vec![0, 7])).unwrap();
+        let expected = [
+            &[2, 4, 1, 1, b'n'][..],
+            &called,
+            &[5, 6, 1, 1, b'r', 2, 0, 7],
+        ];
+        assert_eq!(paged[..], expected.concat());
+        let page = encode(&vec![((Timestamp(8), 3u64), &call)]).unwrap();
+        assert_eq!(page[..], [&[1, 1, 8, 3][..], &called].concat());
         let result = CallResult {
             method: "m".into(),
             answer: Answer::Value(value),

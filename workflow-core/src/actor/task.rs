@@ -70,7 +70,8 @@ impl Task {
                 Mail::Inbox | Mail::HandOver | Mail::LeaseLost | Mail::ShutDown => {}
             }
         }
-        if let Some(actor) = self.actor.take() {
+        if let Some(mut actor) = self.actor.take() {
+            actor.give_back_own(&mut self.queue);
             debug!(actor = %id, "actor is handed over");
             let released = [(id.clone(), actor.record.epoch)];
             if let Err(error) = shared.storage.release(&released).await {
@@ -181,7 +182,8 @@ impl Task {
             is_first
         });
         let mut replies = Vec::new();
-        if let Some(actor) = self.actor.take() {
+        if let Some(mut actor) = self.actor.take() {
+            actor.give_back_own(&mut self.queue);
             let committing = actor.committing.into_iter();
             let done: Vec<_> = committing.flat_map(|committing| committing.done).collect();
             // They may be there all the same; then they are nobody's.
@@ -237,7 +239,7 @@ impl Task {
             {
                 return Ok(Exit::HandedOver);
             }
-            let due_at = actor.next_due();
+            let due_at = actor.agenda.next_due();
             let mut looks_at = self.wanted_at.map(|wanted_at| later(wanted_at, TURN));
             if is_at_rest {
                 let leaves_at = later(idle_since, IDLE);

@@ -120,6 +120,10 @@ pub(super) fn value(run: &RunId, key: &ValueKey) -> Vec<u8> {
             push_name(&mut bytes, call);
         }
         ValueKey::Declined => bytes.push(8),
+        ValueKey::AgendaPage(page) => {
+            bytes.push(9);
+            bytes.extend_from_slice(&page.to_be_bytes());
+        }
     }
     bytes
 }
