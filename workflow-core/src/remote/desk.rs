@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
 use super::stored::read_result;
+use super::unserved::Unserved;
 use crate::engine::Shared;
 use crate::error::SuspendReason;
 use crate::executor::{Outcome, RunMessage, RunSender};
@@ -66,6 +67,7 @@ pub(super) struct Request {
 #[derive(Debug)]
 struct Waiting {
     task: TaskId,
+    pool: String,
     epoch: Epoch,
     to: RunSender,
     step: StepId,
@@ -97,6 +99,7 @@ struct Desk {
     shared: Arc<Shared>,
     waiting: FxHashMap<u64, Waiting>,
     by_task: FxHashMap<TaskId, u64>,
+    unserved: Unserved,
 }
 
 /// What is to be done in one round.
@@ -130,6 +133,7 @@ pub(super) fn start(shared: &Arc<Shared>, messages: mpsc::UnboundedReceiver<Mess
         shared: Arc::clone(shared),
         waiting: FxHashMap::default(),
         by_task: FxHashMap::default(),
+        unserved: Unserved::default(),
     };
     tokio::spawn(desk.serve(messages));
 }
@@ -191,6 +195,10 @@ impl Desk {
             looks.retain(|task| self.by_task.contains_key(task));
         }
         self.look(looks).await;
+        if round.looks_at_all && !shared.remote.is_local() {
+            let now = shared.clock.instant();
+            self.unserved.look(shared.remote.queue(), now).await;
+        }
     }
 
     async fn offer(&mut self, mut requests: Vec<Request>) {
@@ -206,11 +214,13 @@ impl Desk {
             let (mut offers, mut who) = (Vec::new(), Vec::new());
             for request in batch {
                 let epoch = request.offer.epoch;
+                let pool = request.offer.pool.clone();
                 offers.push(request.offer);
                 who.push((
                     request.ticket,
                     Waiting {
                         task: TaskId(0),
+                        pool,
                         epoch,
                         to: request.to,
                         step: request.step,
@@ -247,6 +257,8 @@ impl Desk {
         match result {
             Some(result) => waiting.tell(outcome_of(&result)),
             None => {
+                let now = self.shared.clock.instant();
+                self.unserved.offered(&waiting.pool, now);
                 self.by_task.insert(task, ticket);
                 self.waiting.insert(ticket, waiting);
             }
@@ -262,6 +274,8 @@ impl Desk {
         let Some(waiting) = self.take(task) else {
             return;
         };
+        let now = self.shared.clock.instant();
+        self.unserved.ended(&waiting.pool, now);
         if self.shared.remote.is_local() {
             // Nothing but what is in the journal outlives this. Memory does not fail.
             let removal = waiting.removal(true);
@@ -278,6 +292,7 @@ impl Desk {
                 continue;
             };
             self.by_task.remove(&waiting.task);
+            self.unserved.gone(&waiting.pool);
             removals.push(waiting.removal(!keeps_done));
             who.push(waiting);
         }
@@ -296,6 +311,7 @@ impl Desk {
         for ticket in tickets {
             if let Some(waiting) = self.waiting.remove(&ticket) {
                 self.by_task.remove(&waiting.task);
+                self.unserved.gone(&waiting.pool);
                 removals.push(waiting.removal(true));
             }
         }

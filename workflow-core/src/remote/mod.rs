@@ -8,6 +8,7 @@
 mod desk;
 mod results;
 mod stored;
+mod unserved;
 mod worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

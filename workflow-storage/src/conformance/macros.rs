@@ -162,6 +162,7 @@ macro_rules! __conformance {
                 a_task_that_is_offered_again_is_found,
                 a_result_of_one_who_lost_the_task_is_refused,
                 removed_tasks_are_gone,
+                a_pool_is_unserved_while_tasks_wait_and_none_is_held,
                 a_pool_is_limited,
                 each_key_of_a_pool_is_limited,
                 many_takers_share_the_tasks,

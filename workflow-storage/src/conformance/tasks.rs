@@ -289,6 +289,26 @@ pub async fn removed_tasks_are_gone(stores: Stores<'_>) {
     assert_eq!(steps(&tasks.take(NODE, ALL).await), [0, 1, 2]);
 }
 
+/// Whether somebody serves a pool is told by whether somebody holds one of its tasks.
+pub async fn a_pool_is_unserved_while_tasks_wait_and_none_is_held(stores: Stores<'_>) {
+    let tasks = Tasks::open(stores).await;
+    let pools = ["nothing", "pool"].map(str::to_owned);
+    let unserved = async || tasks.queue().unserved(&pools).await.unwrap();
+    assert!(unserved().await.is_empty());
+    tasks.offer(&[tasks.of(1), tasks.of(2)]).await;
+    assert_eq!(unserved().await, ["pool"]);
+    let taken = tasks.take(NODE, 1).await;
+    assert!(unserved().await.is_empty());
+    let outcome = tasks.finish(NODE, taken[0].held, "result").await;
+    assert_eq!(outcome, FinishOutcome::Accepted);
+    assert_eq!(unserved().await, ["pool"]);
+    let taken = tasks.take(NODE, 1).await;
+    assert!(unserved().await.is_empty());
+    let given = tasks.queue().give_back(NODE, &[taken[0].held]).await;
+    given.unwrap();
+    assert_eq!(unserved().await, ["pool"]);
+}
+
 /// No more of a pool are in hand than its limit allows; what is over makes room.
 pub async fn a_pool_is_limited(stores: Stores<'_>) {
     let tasks = Tasks::open(stores).await;

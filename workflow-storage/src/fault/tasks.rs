@@ -63,6 +63,11 @@ impl TaskQueue for Faulty {
         self.pass(Call::Tasks, removing).await
     }
 
+    async fn unserved(&self, pools: &[String]) -> Result<Vec<String>> {
+        let looking = self.queue()?.unserved(pools);
+        self.pass(Call::Read, looking).await
+    }
+
     async fn set_limit(&self, pool: &str, limit: Limit, at_once: Option<u32>) -> Result<()> {
         let setting = self.queue()?.set_limit(pool, limit, at_once);
         self.pass(Call::Tasks, setting).await

@@ -49,6 +49,7 @@ pub(super) struct Statements {
     pub(super) limit_at_once: String,
     pub(super) limit_per_key: String,
     pub(super) limits: String,
+    pub(super) unserved: String,
 }
 
 impl Statements {
@@ -180,6 +181,13 @@ impl Statements {
             remove_tasks: sql("SELECT keepstep.remove_tasks($1, $2, $3)"),
             limit_at_once: sql(&limit_of("at_once")),
             limit_per_key: sql(&limit_of("at_once_per_key")),
+            unserved: sql(
+                "SELECT p.name FROM unnest($1::text[]) WITH ORDINALITY AS p (name, n)
+                    WHERE EXISTS (SELECT FROM keepstep.task t WHERE t.pool = p.name AND t.state IN (0, 1))
+                    AND NOT EXISTS (SELECT FROM keepstep.task t JOIN keepstep.node n ON n.id = t.node
+                        WHERE t.pool = p.name AND t.state = 1 AND n.lease_until > clock_timestamp())
+                    ORDER BY p.n",
+            ),
             limits: sql("SELECT p.at_once, p.at_once_per_key FROM keepstep.pool p WHERE p.name = $1"),
         }
     }

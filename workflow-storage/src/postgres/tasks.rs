@@ -245,6 +245,16 @@ impl TaskQueue for Postgres {
         set.await.map(drop)
     }
 
+    async fn unserved(&self, pools: &[String]) -> Result<Vec<String>> {
+        let params: &[Param<'_>] = &[&pools];
+        let rows = self
+            .sessions
+            .query("look whether pools are served", &self.sql.unserved, params);
+        let names = rows.await?;
+        let names = names.iter().map(|row| self.sessions.column(row, 0));
+        names.collect()
+    }
+
     async fn limit(&self, pool: &str, limit: Limit) -> Result<Option<u32>> {
         let params: &[Param<'_>] = &[&pool];
         let rows = self

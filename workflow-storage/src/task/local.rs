@@ -357,6 +357,18 @@ impl TaskQueue for LocalTasks {
         Ok(())
     }
 
+    async fn unserved(&self, pools: &[String]) -> Result<Vec<String>> {
+        let queue = self.queue();
+        let is_unserved = |name: &&String| {
+            let pool = queue.pools.get(*name);
+            pool.is_some_and(|pool| {
+                let mut lanes = pool.lanes.values();
+                pool.n_taken == 0 && lanes.any(|lane| !lane.waiting.is_empty())
+            })
+        };
+        Ok(pools.iter().filter(is_unserved).cloned().collect())
+    }
+
     async fn limit(&self, pool: &str, limit: Limit) -> Result<Option<u32>> {
         let queue = self.queue();
         Ok(queue.pools.get(pool).and_then(|pool| match limit {

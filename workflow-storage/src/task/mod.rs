@@ -55,6 +55,13 @@ pub trait TaskQueue: Debug + Send + Sync {
     /// Removes tasks, unless their run has another epoch. Whoever holds one is told, where that is another process.
     async fn remove(&self, removals: &[Removal]) -> Result<()>;
 
+    /// Those of the pools of which tasks wait and nobody holds one whose lease lasts: for people, who are told that nobody serves them.
+    /// A queue that does not know says none.
+    async fn unserved(&self, pools: &[String]) -> Result<Vec<String>> {
+        let _ = pools;
+        Ok(Vec::new())
+    }
+
     /// Sets a limit of a pool, for all; `None` takes it away. What is executing already goes on.
     async fn set_limit(&self, pool: &str, limit: Limit, at_once: Option<u32>) -> Result<()>;
 
