@@ -74,6 +74,40 @@ async fn a_shutdown_hands_runs_over_at_once() -> keepstep::Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_worker_without_a_free_slot_wakes_what_a_lost_worker_left() -> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    cluster.world.tell("long", Do::Hold);
+    let doomed = cluster.short_lived().await;
+    let nap = keepstep::sleep(Duration::from_secs(3));
+    drop(
+        doomed
+            .start("sleeper", leaf("slept").build().after(&nap))
+            .await?,
+    );
+    let told = leaf("told").build().after(&keepstep::event::<()>("go"));
+    drop(doomed.start("told", told).await?);
+    soon(async {
+        while doomed.metadata("told").await.unwrap().started_at.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(doomed);
+
+    let full = cluster.builder().max_running_runs(1).build().await?;
+    let long = full.start("long", leaf("long").build()).await?;
+    soon(cluster.world.until("long")).await;
+    soon(cluster.world.until("slept")).await;
+    // Nobody owns it, and so nobody else could hear of its event.
+    full.send_event("told", "go", &()).await?;
+    soon(cluster.world.until("told")).await;
+    assert_eq!(full.status("long").await?, Status::Running);
+    cluster.world.tell("long", Do::Succeed);
+    assert_eq!(soon(long).await?, 1);
+    Ok(())
+}
+
 /// An engine in a thread of its own, which stands still as a process does that was stopped.
 #[tokio::test]
 async fn an_engine_that_stood_still_for_too_long_does_nothing_twice() -> keepstep::Result<()> {

@@ -15,6 +15,7 @@ mod queue;
 mod restart;
 mod resume;
 mod retries;
+mod slots;
 mod statuses;
 mod suspend;
 mod volatile;

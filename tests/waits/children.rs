@@ -98,6 +98,53 @@ async fn a_parent_that_waits_for_a_child_takes_no_place() -> keepstep::Result<()
     engine.shutdown().await
 }
 
+/// Brings nothing.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Silence;
+
+#[keepstep::event_listener]
+impl keepstep::EventListener for Silence {
+    type Event = String;
+
+    async fn poll(&mut self) -> Result<String, keepstep::BoxError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_one_slot_a_child_begins_while_its_parent_also_waits_for_something_else()
+-> keepstep::Result<()> {
+    let lab = Lab::new();
+    let engine = lab.builder().max_running_runs(1).build().await?;
+    let nap = || work("late").after(&sleep(Duration::from_secs(5)));
+    let begun = |id: &str| child(id, work(id));
+    let parents = [
+        ("limit", begun("a").timeout(Duration::from_secs(5))),
+        ("sleep", whichever(race(begun("b"), nap()))),
+        (
+            "listener",
+            whichever(race(begun("c"), keepstep::wait_for(Silence))),
+        ),
+        (
+            "event",
+            whichever(race(begun("d"), event::<String>("never"))),
+        ),
+    ];
+    for (id, workflow) in parents {
+        let output = tokio::time::timeout(Duration::from_secs(3), engine.run(id, workflow));
+        assert_eq!(output.await.expect(id)?.len(), 1, "{id}");
+    }
+    assert_eq!(lab.world.log(), ["a", "b", "c", "d"]);
+    engine.shutdown().await
+}
+
+#[step]
+async fn whichever(one: keepstep::Either<String, String>) -> String {
+    match one {
+        keepstep::Either::Left(value) | keepstep::Either::Right(value) => value,
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failure_of_a_child_is_its_parents_and_names_it() -> keepstep::Result<()> {
     let lab = Lab::new();

@@ -79,7 +79,7 @@ async fn wake_at(engine: &Engine, id: &str) -> SystemTime {
 #[tokio::test(start_paused = true)]
 async fn sleeping_runs_are_not_in_memory_and_each_wakes_at_its_time() -> keepstep::Result<()> {
     let lab = Lab::new();
-    // A run in memory takes up its place; these do not.
+    // What only waits takes no slot.
     let engine = lab.builder().max_running_runs(1).build().await?;
     for n in 0..200 {
         let nap = sleep(DAY + Duration::from_secs(60) * n);
@@ -102,7 +102,7 @@ async fn sleeping_runs_are_not_in_memory_and_each_wakes_at_its_time() -> keepste
 async fn a_run_that_waits_from_its_beginning_is_written_once_until_then() -> keepstep::Result<()> {
     let recorded = Arc::new(Recorded::new(keepstep::storage::memory()));
     let lab = Lab::on(recorded.clone());
-    // A run in memory takes up its place; these do not.
+    // What only waits takes no slot.
     let engine = lab.builder().max_running_runs(1).build().await?;
     let never = || event::<()>("never");
     let waits = [

@@ -5,7 +5,6 @@
     reason = "an engine is where tasks and randomness come in"
 )]
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use super::cluster::Cluster;
 use super::home::{self, Home};
 use super::pauses::Pauses;
 use super::shared::{Roster, Shared};
+use super::slots::Slots;
 use super::{Engine, build, executable, lock};
 use crate::actor::{Residents, actors};
 use crate::clock::Clock;
@@ -147,16 +147,19 @@ impl EngineBuilder {
         self
     }
 
-    /// How many runs are in execution at a time; at least 1. Others are pending, first come, first served. A run that waits
-    /// outside memory for a timer does not count, and when its time comes it goes on at once, also as one more than this.
-    /// Unlimited by default.
+    /// How many runs execute at a time; at least 1. Others are pending, first come, first served. Unlimited by default.
+    ///
+    /// A run that only waits, for a timer, an event, a child run or its next attempt, does not count. When what it waited
+    /// for has come, it gets the next slot that is free, before any run that has not begun. If none is free within a second,
+    /// it goes on as one more than this.
     pub fn max_running_runs(mut self, n: usize) -> Self {
         self.max_running_runs = Some(n.max(1));
         self
     }
 
-    /// How many runs may be pending; one more is refused with [`Error::QueueFull`](crate::Error::QueueFull). Unlimited by
-    /// default.
+    /// How many runs may be pending; one more new run is refused with [`Error::QueueFull`](crate::Error::QueueFull). Runs that
+    /// exist are never refused: child runs, and runs that are resumed, wait for a slot however many others do. Unlimited
+    /// by default.
     pub fn max_pending_runs(mut self, n: usize) -> Self {
         self.max_pending_runs = Some(n);
         self
@@ -419,7 +422,6 @@ impl EngineBuilder {
             blocking_permits: Arc::new(Semaphore::new(BLOCKING_STEPS)),
             threads,
             abandoned: Abandoned::default(),
-            max_running_runs: self.max_running_runs.unwrap_or(usize::MAX),
             max_pending_runs: self.max_pending_runs.unwrap_or(usize::MAX),
             compact_above: self.compact_above.unwrap_or(COMPACT_ABOVE),
             lacking: self.lacking,
@@ -432,7 +434,7 @@ impl EngineBuilder {
                     .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed),
             ),
             roster: Mutex::new(Roster {
-                queue: VecDeque::new(),
+                slots: Slots::new(self.max_running_runs.unwrap_or(usize::MAX)),
                 ..Roster::default()
             }),
             cluster,

@@ -10,9 +10,9 @@ use keepstep_storage::{
 
 use super::cluster::LOOK_EVERY;
 use super::handle::Attached;
+use super::shared::{Ended, Seat, Shared};
 #[cfg(feature = "schedules")]
-use super::shared::Admission;
-use super::shared::{Ended, Place, Seat, Shared};
+use super::slots::{Admission, Line};
 use super::{Engine, shortened, unexpected};
 use crate::error::{Error, Result};
 use crate::journal::{EntryWriter, MAX_PLAN_BYTES};
@@ -126,12 +126,12 @@ impl Shared {
         Ok(NewRun { write, run })
     }
 
-    /// Drives a run that is durable. It takes a place also if there is none: what started it may have one, and wait for it.
+    /// Drives a run that is durable. It takes a slot also if there is none: what started it may have one, and wait for it.
     pub(crate) fn drive_new(self: &Arc<Self>, new: NewRun) {
         let NewRun { write, run } = new;
-        let place: Place = self.take_place_back();
+        let slot = self.take_slot_anyway();
         let seat = Seat::new(write.record.plan_hash);
-        self.drive(write.run, seat, run, write.record, None, place);
+        self.drive(write.run, seat, run, write.record, None, slot.into());
     }
 
     /// Drives a run that is durable, or queues it.
@@ -140,11 +140,13 @@ impl Shared {
         let NewRun { write, run } = new;
         let seat = Seat::new(write.record.plan_hash);
         match admission {
-            Admission::Run(place) => {
-                self.drive(write.run, seat, run, write.record, None, place);
+            Admission::Run(slot) => {
+                self.drive(write.run, seat, run, write.record, None, slot.into());
                 Ok(())
             }
-            Admission::Queue(place) => self.enqueue(&write.run, seat, write.record.epoch, place),
+            Admission::Queue(_place) => {
+                self.enqueue(&write.run, seat, write.record.epoch, Line::Pending)
+            }
             Admission::Offer => Ok(()),
         }
     }

@@ -8,7 +8,8 @@ use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord};
 use tokio::sync::{Notify, mpsc};
 
 use super::leases::Leases;
-use super::shared::{Admission, SeatState, Shared};
+use super::resume::Begun;
+use super::shared::{SeatState, Shared};
 use super::{Engine, elsewhere};
 use crate::clock::later;
 use crate::error::{Error, Result};
@@ -209,10 +210,8 @@ async fn work(shared: Arc<Shared>) {
     };
     let engine = Engine::detached(Arc::clone(&shared));
     loop {
-        // After some there may be more: a claim passes over what somebody has locked at that moment, unless that is
-        // all there is.
-        let may_have_more = match engine.take_up_some().await {
-            Ok(n) => n > 0,
+        let may_be_more = match engine.take_up_some().await {
+            Ok(may_be_more) => may_be_more,
             Err(Error::ShutDown | Error::RuntimeEnded) => return,
             Err(error) => {
                 tracing::warn!(%error, "could not look for runs that nobody owns; trying again");
@@ -220,20 +219,25 @@ async fn work(shared: Arc<Shared>) {
                 true
             }
         };
-        if may_have_more {
+        if may_be_more {
             continue;
         }
         tokio::select! {
             () = cluster.may_work.notified() => {}
-            () = shared.clock.sleep(LOOK_EVERY) => {}
+            () = shared.clock.sleep(LOOK_EVERY) => {
+                if shared.roster().slots.n_free() == 0 {
+                    // What only waits needs no slot, and may have lost its owner.
+                    shared.look_up_timers();
+                }
+            }
             () = shared.halted.cancelled() => return,
         }
     }
 }
 
 impl Engine {
-    /// Takes up runs that nobody owns, at most as many as there are places for; how many that were.
-    async fn take_up_some(&self) -> Result<usize> {
+    /// Takes up runs that nobody owns, at most as many as there are slots for; whether there may be more.
+    async fn take_up_some(&self) -> Result<bool> {
         let shared = &self.shared;
         let free = {
             let mut roster = shared.roster();
@@ -242,12 +246,11 @@ impl Engine {
             }
             let now = shared.clock.instant();
             roster.left_to_others.retain(|_, until| *until > now);
-            let taken = roster.n_running + roster.queue.len();
-            shared.max_running_runs.saturating_sub(taken)
+            roster.slots.n_free()
         };
         let wanted = free.min(CLAIMED_AT_ONCE);
         if wanted == 0 {
-            return Ok(0);
+            return Ok(false);
         }
         let except: Vec<RunId> = {
             let roster = shared.roster();
@@ -281,7 +284,9 @@ impl Engine {
             // The store is not told of all that are left, and gives them to this engine time and again.
             shared.pause(AGAIN_AFTER).await;
         }
-        Ok(n)
+        // There may be more: what only waits has left the slots free, and a claim passes over what somebody has locked at
+        // that moment, unless that is all there is.
+        Ok(n > 0)
     }
 
     /// What a run is now that was claimed; `None` if it is taken care of, by this engine or another. The caller holds its lock.
@@ -321,11 +326,11 @@ impl Engine {
                 }
             };
             epoch = record.epoch;
-            match shared.take_place()? {
-                slot @ Admission::Run(_) => self.begin(&id, record, slot).await.map(drop),
+            match self.begin(&id, record, shared.take_slot_here()).await? {
+                Begun::Here(_) => Ok(()),
                 // Another run took the last slot while the claim was under way. Kept here, this one would wait for it
                 // while other workers are idle.
-                Admission::Queue(_) | Admission::Offer => {
+                Begun::NoSlot(_) => {
                     shared.give_up(id.clone(), epoch);
                     Ok(())
                 }

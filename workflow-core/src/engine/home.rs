@@ -158,7 +158,7 @@ impl Shared {
         }
         let (seats, was_closed) = {
             let mut roster = self.roster();
-            roster.queue.clear();
+            roster.slots.clear();
             let was_closed = std::mem::replace(&mut roster.is_closed, true);
             (std::mem::take(&mut roster.seats), was_closed)
         };

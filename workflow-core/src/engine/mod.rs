@@ -19,6 +19,7 @@ mod read;
 mod resume;
 mod send;
 mod shared;
+mod slots;
 mod stop;
 mod wake;
 
@@ -42,9 +43,10 @@ pub use list::{Cursor, Filter, Page, RunSummary};
 pub(crate) use pauses::Growth;
 pub use read::Metadata;
 pub use send::SendEvent;
-#[cfg(feature = "schedules")]
-pub(crate) use shared::Admission;
 pub(crate) use shared::{Ended, Seat, Shared, WakePermit, load_value};
+#[cfg(feature = "schedules")]
+pub(crate) use slots::Admission;
+pub(crate) use slots::Slot;
 
 use crate::actor::current_call;
 use crate::context::try_context;
@@ -56,9 +58,10 @@ use crate::source::Source;
 use crate::value::Value;
 use crate::workflow::Workflow;
 use handle::Attached;
+use shared::SeatState;
 #[cfg(not(feature = "schedules"))]
-use shared::Admission;
-use shared::{Place, QueuePlace, SeatState};
+use slots::Admission;
+use slots::{Line, Permits};
 
 /// Executes durable runs on a store.
 ///
@@ -257,10 +260,13 @@ impl Engine {
         let attached = Attached::to(&seat);
         let Begun { run, record } = *begun;
         match admission {
-            Admission::Run(place) => self
-                .shared
-                .drive(id.clone(), seat, run, record, None, place),
-            Admission::Queue(place) => self.shared.enqueue(id, seat, record.epoch, place)?,
+            Admission::Run(slot) => {
+                self.shared
+                    .drive(id.clone(), seat, run, record, None, slot.into());
+            }
+            Admission::Queue(_place) => {
+                self.shared.enqueue(id, seat, record.epoch, Line::Pending)?;
+            }
             // A child says by mail how it ended; nobody waits here.
             Admission::Offer if parent_run.is_some() => {}
             Admission::Offer => {
@@ -357,7 +363,7 @@ impl Engine {
         }
         {
             let mut roster = shared.roster();
-            roster.queue.clear();
+            roster.slots.clear();
             let mut queued = Vec::new();
             for (id, (state, seat)) in &roster.seats {
                 match state {
@@ -398,7 +404,7 @@ impl Engine {
 }
 
 impl Shared {
-    /// Starts the task of a run.
+    /// Starts the task of a run. Without a slot, the run asks for one before it executes anything.
     fn drive(
         self: &Arc<Self>,
         id: RunId,
@@ -406,7 +412,7 @@ impl Shared {
         run: Run,
         record: RunRecord,
         opening: Option<Event>,
-        place: Place,
+        permits: Permits,
     ) {
         let channel = run_channel();
         {
@@ -424,7 +430,6 @@ impl Shared {
                 ),
             );
         }
-        let waking = place.hand_over();
         let span = tracing::info_span!("run", run = %id, workflow = record.workflow);
         let mut task = Box::new(RunTask::new(
             Arc::clone(self),
@@ -435,17 +440,18 @@ impl Shared {
             opening,
             channel,
         ));
-        task.waking = waking;
+        task.waking = permits.waking;
+        task.begin_with(permits.slot);
         self.spawn(tracing::Instrument::instrument(task.drive(), span));
     }
 
-    /// Puts a run, which is stored as pending, at the end of the queue.
+    /// Makes a run outside memory wait for a slot.
     fn enqueue(
         self: &Arc<Self>,
         id: &RunId,
         seat: Arc<Seat>,
         epoch: Epoch,
-        place: QueuePlace,
+        line: Line,
     ) -> Result<()> {
         {
             let mut roster = self.roster();
@@ -458,11 +464,10 @@ impl Shared {
             roster
                 .seats
                 .insert(id.clone(), (SeatState::Queued(epoch), seat));
-            roster.queue.push_back(id.clone());
+            roster.slots.queue(id.clone(), line);
         }
-        drop(place);
-        // A place may have become free since this run did not get one.
-        self.fill_places();
+        // A slot may have become free since this run did not get one.
+        self.fill_slots();
         Ok(())
     }
 }

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep_storage::{
-    Parent, ReadRun, RunId, RunQuery, RunRecord, RunWrite, StorageError, StoredStatus, Timestamp,
+    JournalEntry, Parent, ReadRun, RunId, RunQuery, RunRecord, RunWrite, StorageError,
+    StoredStatus, Timestamp,
 };
 
 use super::handle::{Attached, Handle};
 use super::pauses::Growth;
-use super::shared::{Admission, Ended, Place, Seat, SeatState, Shared};
+use super::shared::{Ended, Seat, SeatState, Shared};
+use super::slots::{Line, Permits, Slot};
 use super::{Engine, forbid_in_step};
 use crate::error::{Damage, Error, Result};
 use crate::executor::{RunMessage, finish_load, load_run};
-use crate::run::{ChildToBegin, Event};
+use crate::run::{ChildToBegin, Event, Run};
 use crate::status::Status;
 
 /// How long a claim lasts on stores that several processes share.
@@ -26,9 +28,13 @@ impl Engine {
     /// fresh count of retries. What it failed by is resumed with it: its failed [children](crate::child), and theirs. A run in
     /// execution is attached to, one that was successful gives its stored output.
     ///
+    /// A run that has something to execute waits for a slot of
+    /// [`max_running_runs`](super::EngineBuilder::max_running_runs), but is never refused; one that waits for a time, an event
+    /// or a child run needs none.
+    ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Canceled`], [`Error::Damaged`], [`Error::QueueFull`], [`Error::ShutDown`],
-    /// [`Error::InsideStep`], [`Error::Storage`].
+    /// [`Error::NotFound`], [`Error::Canceled`], [`Error::Damaged`], [`Error::ShutDown`], [`Error::InsideStep`],
+    /// [`Error::Storage`].
     pub async fn resume<T>(&self, id: impl AsRef<str>) -> Result<Handle<T>> {
         self.shared.check_runtime()?;
         forbid_in_step("resume")?;
@@ -104,35 +110,22 @@ impl Engine {
         for id in sorted {
             locks.push(self.shared.locks.lock(id).await);
         }
-        let mut admitted = Vec::with_capacity(ids.len());
+        let mut to_claim = Vec::with_capacity(ids.len());
         let mut outcomes: Vec<Option<Result<Attached>>> = Vec::with_capacity(ids.len());
         for id in ids {
-            outcomes.push(match self.seat(id) {
-                Some(seat) => Some(Ok(Attached::to(&seat))),
-                None => match self.shared.take_place() {
-                    Ok(admission) => {
-                        admitted.push((outcomes.len(), admission));
-                        None
-                    }
-                    Err(error) => Some(Err(error)),
-                },
-            });
-        }
-        let to_claim: Vec<RunId> = admitted.iter().map(|(at, _)| ids[*at].clone()).collect();
-        match self.claim_all(&to_claim).await {
-            Ok(records) => {
-                for ((at, admission), record) in admitted.into_iter().zip(records) {
-                    let id = &ids[at];
-                    outcomes[at] = Some(match record {
-                        Some(record) => self.begin(id, record, admission).await,
-                        None => Err(Error::NotFound { run: id.clone() }),
-                    });
-                }
+            let seat = self.seat(id);
+            if seat.is_none() {
+                to_claim.push(id.clone());
             }
-            Err(error) => {
-                admitted
-                    .into_iter()
-                    .for_each(|(at, _)| outcomes[at] = Some(Err(error.clone())));
+            outcomes.push(seat.map(|seat| Ok(Attached::to(&seat))));
+        }
+        let mut claimed = self.claim_all(&to_claim).await.map(Vec::into_iter);
+        for (id, outcome) in ids.iter().zip(&mut outcomes) {
+            if outcome.is_none() {
+                *outcome = Some(match &mut claimed {
+                    Ok(records) => self.go_on(id, records.next().flatten()).await,
+                    Err(error) => Err(error.clone()),
+                });
             }
         }
         for (id, outcome) in ids.iter().zip(outcomes) {
@@ -194,13 +187,17 @@ impl Engine {
             return Ok(Some((self.stored_end(&id, &record).await?, ended_at)));
         }
         if self.seat(&id).is_none() && self.shared.status_of(&id, &record) == Status::Resumable {
-            let admission = self.shared.take_place_for_child()?;
+            let slot = match self.shared.is_worker() {
+                true => self.shared.take_slot_here(),
+                // Its parent is here because a call was made here.
+                false => Some(self.shared.take_slot_anyway()),
+            };
             // Nobody owns it: without a slot here, it is left to whichever worker has one. Where another engine was faster,
             // that one goes on with it.
-            if !matches!(admission, Admission::Offer)
+            if (slot.is_some() || !self.shared.takes_up_runs())
                 && let Some(record) = self.claim(&id).await?
             {
-                self.begin(&id, record, admission).await?;
+                self.begin(&id, record, slot).await?;
             }
         }
         Ok(None)
@@ -304,76 +301,97 @@ impl Engine {
 
     /// Claims a run and goes on with it, or queues it.
     pub(super) async fn take_over(&self, id: &RunId) -> Result<Attached> {
-        let admission = self.shared.take_place()?;
-        match self.claim(id).await? {
-            Some(record) => self.begin(id, record, admission).await,
-            None => {
-                let record = self.record(id).await?;
+        let record = self.claim(id).await?;
+        self.go_on(id, record).await
+    }
+
+    /// Goes on with a run that was claimed, or queues it, or leaves it to whichever worker has a slot; waits for it if it was
+    /// not, since another engine has it.
+    async fn go_on(&self, id: &RunId, claimed: Option<RunRecord>) -> Result<Attached> {
+        let Some(record) = claimed else {
+            let record = self.record(id).await?;
+            let seat = self.shared.wait_elsewhere(id, &record)?;
+            return Ok(Attached::to(&seat));
+        };
+        let epoch = record.epoch;
+        let begun = self.begin(id, record, self.shared.take_slot_here()).await;
+        let begun = begun.inspect_err(|_| {
+            if self.shared.is_shared() {
+                self.shared.give_up(id.clone(), epoch);
+            }
+        });
+        match begun? {
+            Begun::Here(attached) => Ok(attached),
+            Begun::NoSlot(record) => {
+                let released = [(id.clone(), record.epoch)];
+                self.shared.storage.release(&released).await?;
+                self.shared.roster().lost.remove(id);
                 let seat = self.shared.wait_elsewhere(id, &record)?;
+                self.shared.resumed.notify_waiters();
                 Ok(Attached::to(&seat))
             }
         }
     }
 
-    /// Goes on with a run that was claimed, or queues it.
+    /// Goes on with a run that was claimed. Without a slot, it only goes on if it has nothing to execute; otherwise it waits
+    /// for one, or is to be left to others if there are any.
     pub(super) async fn begin(
         &self,
         id: &RunId,
         record: RunRecord,
-        admission: Admission,
-    ) -> Result<Attached> {
+        slot: Option<Slot>,
+    ) -> Result<Begun> {
         if matches!(
             record.status,
             StoredStatus::Successful | StoredStatus::Canceled
         ) {
             // It ended since it was looked at.
             let progress = super::read::progress_of(&record);
-            return Ok(Attached::Ended(
-                self.stored_end(id, &record).await?,
-                progress,
-            ));
+            let ended = self.stored_end(id, &record).await?;
+            return Ok(Begun::Here(Attached::Ended(ended, progress)));
         }
-        let seat = self.shared.seat_for(id, record.plan_hash);
+        let shared = &self.shared;
+        let seat = shared.seat_for(id, record.plan_hash);
         let attached = Attached::to(&seat);
-        let opening = (!record.status.is_active()).then_some(Event::RunResumed);
+        let mut opening = (!record.status.is_active()).then_some(Event::RunResumed);
         let is_resumed = opening.is_some();
-        match admission {
-            Admission::Run(place) => {
-                self.shared
-                    .load_and_drive(id, seat, record, opening, place)
+        if slot.is_some() || shared.is_worker() && shared.only_waits(id, &record).await? {
+            shared
+                .load_and_drive(id, seat, record, opening, slot)
+                .await?;
+            if is_resumed {
+                shared.resumed.notify_waiters();
+            }
+            return Ok(Begun::Here(attached));
+        }
+        let line = match record.status {
+            StoredStatus::Running => Line::Interrupted,
+            _ => Line::Pending,
+        };
+        let record = match opening.take() {
+            Some(event) => {
+                self.append(id, &record, event, StoredStatus::Pending)
                     .await?
             }
-            Admission::Queue(place) => {
-                let record = match opening {
-                    Some(event) => {
-                        self.append(id, &record, event, StoredStatus::Pending)
-                            .await?
-                    }
-                    None => record,
-                };
-                self.shared.enqueue(id, seat, record.epoch, place)?;
-            }
-            Admission::Offer => {
-                let record = match opening {
-                    Some(event) => {
-                        self.append(id, &record, event, StoredStatus::Pending)
-                            .await?
-                    }
-                    None => record,
-                };
-                let released = [(id.clone(), record.epoch)];
-                self.shared.storage.release(&released).await?;
-                self.shared.roster().lost.remove(id);
-                let seat = self.shared.wait_elsewhere(id, &record)?;
-                self.shared.resumed.notify_waiters();
-                return Ok(Attached::to(&seat));
-            }
+            None => record,
+        };
+        if shared.is_shared() {
+            return Ok(Begun::NoSlot(record));
         }
+        shared.enqueue(id, seat, record.epoch, line)?;
         if is_resumed {
-            self.shared.resumed.notify_waiters();
+            shared.resumed.notify_waiters();
         }
-        Ok(attached)
+        Ok(Begun::Here(attached))
     }
+}
+
+/// What became of a run that was to go on.
+pub(super) enum Begun {
+    /// It goes on, or waits for a slot, at this engine; or it has ended.
+    Here(Attached),
+    /// It has something to execute, and no slot. Another worker may have one.
+    NoSlot(RunRecord),
 }
 
 impl Shared {
@@ -383,11 +401,12 @@ impl Shared {
         seat: Arc<Seat>,
         record: RunRecord,
         opening: Option<Event>,
-        place: Place,
+        slot: Option<Slot>,
     ) -> Result<()> {
         let run = load_run(&*self.storage, id, &record).await?;
         seat.report(run.progress());
-        self.drive(id.clone(), seat, run, record, opening, place);
+        let permits = Permits { slot, waking: None };
+        self.drive(id.clone(), seat, run, record, opening, permits);
         self.look_at_mail(id);
         Ok(())
     }
@@ -410,41 +429,44 @@ impl Shared {
                 let ended = Ended::Interrupted(error.clone());
                 seat.ended.send_replace(Some(ended));
                 roster.seats.remove(id);
-                roster.queue.retain(|queued| queued != id);
+                roster.slots.unqueue(id);
             }
         }
     }
 
-    /// Starts pending runs while there are places.
-    pub(super) fn fill_places(self: &Arc<Self>) {
-        loop {
-            let next = {
-                let mut roster = self.roster();
-                if roster.n_running >= self.max_running_runs || roster.is_closed {
-                    return;
-                }
-                let Some(next) = roster.queue.pop_front() else {
-                    return;
-                };
-                roster.n_running += 1;
-                next
-            };
-            let shared = Arc::clone(self);
-            let place = Place::taken(self);
-            // Not under the lock: a runtime that has ended drops the task at once, and the place gives itself back.
-            self.spawn(async move { shared.promote(next, place).await });
+    /// Whether a run that is to go on has nothing to execute until its time, event, child or next attempt comes.
+    async fn only_waits(&self, id: &RunId, record: &RunRecord) -> Result<bool> {
+        if record.status == StoredStatus::Pending {
+            // It has not begun, or was resumed with something to execute.
+            return Ok(false);
         }
+        let mut run = load_run(&*self.storage, id, record).await?;
+        if !record.status.is_active() {
+            let resumed = run.apply(Event::RunResumed);
+            resumed.map_err(|error| super::unexpected(id, error.0))?;
+        }
+        Ok(self.waits(&run))
+    }
+
+    /// Whether a run has nothing to execute. A listener only waits.
+    pub(super) fn waits(&self, run: &Run) -> bool {
+        run.ready().all(|step| {
+            let found = run
+                .step_ref(step)
+                .and_then(|step| self.find_step(&step.name, step.version));
+            found.is_some_and(|found| found.def.options.waits)
+        })
     }
 
     /// Takes a pending run into memory.
-    pub(super) async fn promote(self: Arc<Self>, id: RunId, place: Place) {
+    pub(super) async fn promote(self: Arc<Self>, id: RunId, slot: Slot) {
         let _lock = self.locks.lock(&id).await;
         let seat = match self.roster().seats.get(&id) {
             Some((SeatState::Queued(_), seat)) => Arc::clone(seat),
             // It was canceled or suspended while it waited.
             _ => return,
         };
-        self.go_on_with(&id, seat, place, None).await;
+        self.go_on_with(&id, seat, slot.into(), None).await;
     }
 
     /// Loads a run that this engine owns, if it was not `read` already, and drives it. Those who wait for it are told if that
@@ -453,7 +475,7 @@ impl Shared {
         self: &Arc<Self>,
         id: &RunId,
         seat: Arc<Seat>,
-        place: Place,
+        permits: Permits,
         read: Option<ReadRun>,
     ) {
         let mut epoch = None;
@@ -463,12 +485,18 @@ impl Shared {
                 None => (self.storage.record(id).await?, Vec::new()),
             };
             let record = record.ok_or_else(|| Error::NotFound { run: id.clone() })?;
-            epoch = Some(record.epoch);
-            if record.owner != Some(self.node) || !record.status.is_active() {
-                return Ok(None);
+            if record.owner == Some(self.node) && record.status.is_active() {
+                epoch = Some(record.epoch);
+                let run = finish_load(&*self.storage, id, &record, begun).await?;
+                return Ok::<_, Error>(Some((record, run)));
             }
-            let run = finish_load(&*self.storage, id, &record, begun).await?;
-            Ok::<_, Error>(Some((record, run)))
+            let record = self.claim_if_it_waits(id, record, begun).await?;
+            let Some(record) = record else {
+                return Ok(None);
+            };
+            epoch = Some(record.epoch);
+            let run = load_run(&*self.storage, id, &record).await?;
+            Ok(Some((record, run)))
         };
         let ended = match loaded.await {
             Ok(Some((record, run))) => {
@@ -478,7 +506,7 @@ impl Shared {
                 } else {
                     Seat::new(record.plan_hash)
                 };
-                self.drive(id.clone(), seat, run, record, None, place);
+                self.drive(id.clone(), seat, run, record, None, permits);
                 return self.look_at_mail(id);
             }
             Ok(None) => {
@@ -512,6 +540,26 @@ impl Shared {
         }
         drop(roster);
         seat.ended.send_replace(Some(ended));
+    }
+
+    /// Takes over a run that was to be woken and that nobody owns, such as one whose owner is gone, if it has nothing to execute
+    /// but what it waited for. No slot has to be free for that. A run that has is left to whoever has a slot.
+    async fn claim_if_it_waits(
+        self: &Arc<Self>,
+        id: &RunId,
+        record: RunRecord,
+        begun: Vec<JournalEntry>,
+    ) -> Result<Option<RunRecord>> {
+        let is_free = record.owner.is_none() && record.status == StoredStatus::Running;
+        if !is_free || !self.takes_up_runs() {
+            return Ok(None);
+        }
+        match finish_load(&*self.storage, id, &record, begun).await {
+            Ok(run) if self.waits(&run) => self.claim_one(id).await,
+            Err(error @ Error::Storage(_)) => Err(error),
+            // Whoever takes it up says what is wrong with it.
+            Ok(_) | Err(_) => Ok(None),
+        }
     }
 
     /// Takes away the seat of a run that could not be read, if nobody would be told of that; `false` if somebody is.

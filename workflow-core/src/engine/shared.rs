@@ -1,6 +1,6 @@
 //! What an engine's tasks share, and who sits in memory.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keepstep_storage::{
@@ -17,6 +17,7 @@ use super::cluster::Cluster;
 use super::home::Home;
 use super::lock::KeyedLocks;
 use super::pauses::{Growth, Pauses};
+use super::slots::Slots;
 use crate::actor::Residents;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
@@ -46,7 +47,6 @@ pub(crate) struct Shared {
     pub(crate) blocking_permits: Arc<Semaphore>,
     pub(crate) threads: Threads,
     pub(crate) abandoned: Abandoned,
-    pub(super) max_running_runs: usize,
     pub(super) max_pending_runs: usize,
     /// A journal with fewer bytes than this is not compacted.
     pub(crate) compact_above: u64,
@@ -83,12 +83,7 @@ pub(crate) struct Shared {
 pub(super) struct Roster {
     /// A map without a random order: runs are told of a shutdown in the order of their seats, and a simulation repeats it.
     pub(super) seats: FxHashMap<RunId, (SeatState, Arc<Seat>)>,
-    /// Runs that take up a place of `max_running_runs`.
-    pub(super) n_running: usize,
-    /// Pending runs, first come, first served.
-    pub(super) queue: VecDeque<RunId>,
-    /// Runs that are being made pending.
-    pub(super) n_queueing: usize,
+    pub(super) slots: Slots,
     /// Runs that this engine owns by the store, and whose task is gone: a write failed.
     pub(super) lost: HashSet<RunId>,
     /// Runs that this program cannot go on with, and until when it does not try again.
@@ -175,65 +170,8 @@ impl Drop for Shared {
     }
 }
 
-/// A place of `max_running_runs`, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Place {
-    of: Option<Arc<Shared>>,
-    /// Held by a run that was woken.
-    waking: Option<WakePermit>,
-}
-
 /// The right to be one of the runs that are being woken.
 pub(crate) type WakePermit = OwnedSemaphorePermit;
-
-impl Place {
-    /// A place that was counted already.
-    pub(super) fn taken(shared: &Arc<Shared>) -> Self {
-        Self {
-            of: Some(Arc::clone(shared)),
-            waking: None,
-        }
-    }
-
-    /// The place of a run that is being woken.
-    pub(super) fn waking(mut self, permit: WakePermit) -> Self {
-        self.waking = Some(permit);
-        self
-    }
-
-    /// Hands the place to a run's task, which gives it back when it ends.
-    pub(super) fn hand_over(mut self) -> Option<WakePermit> {
-        self.of = None;
-        self.waking.take()
-    }
-}
-
-/// A place in the queue, until the run is in it or is not to be.
-#[derive(Debug)]
-pub(crate) struct QueuePlace(Arc<Shared>);
-
-impl Drop for QueuePlace {
-    fn drop(&mut self) {
-        self.0.roster().n_queueing -= 1;
-    }
-}
-
-/// Whether a run may begin.
-#[derive(Debug)]
-pub(crate) enum Admission {
-    Run(Place),
-    Queue(QueuePlace),
-    /// There is no place here; whoever shares the store may have one.
-    Offer,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(shared) = self.of.take() {
-            shared.give_place_back();
-        }
-    }
-}
 
 /// The value itself, from the blobs it is in.
 pub(crate) async fn load_value(value: Value, storage: &dyn Storage) -> Result<Value, StorageError> {
@@ -399,72 +337,9 @@ impl Shared {
         load_value(value, &*self.storage).await
     }
 
-    /// Takes a place for a run, or one in the queue.
-    ///
-    /// # Errors
-    /// [`Error::QueueFull`] if there is no room in the queue either, [`Error::ShutDown`].
-    pub(crate) fn take_place(self: &Arc<Self>) -> Result<Admission> {
-        let mut roster = self.roster();
-        if roster.is_closed {
-            return Err(Error::ShutDown);
-        }
-        if !self.is_worker() {
-            return Ok(Admission::Offer);
-        }
-        if roster.n_running < self.max_running_runs && roster.queue.is_empty() {
-            roster.n_running += 1;
-            return Ok(Admission::Run(Place::taken(self)));
-        }
-        if self.is_shared() {
-            return Ok(Admission::Offer);
-        }
-        if roster.queue.len() + roster.n_queueing < self.max_pending_runs {
-            roster.n_queueing += 1;
-            return Ok(Admission::Queue(QueuePlace(Arc::clone(self))));
-        }
-        Err(Error::QueueFull {
-            limit: self.max_pending_runs,
-        })
-    }
-
-    /// Takes a place for a run that another one waits for: it cannot be refused, so the queue takes it however full it is.
-    /// Where other workers share the store, it does not wait here: one of them may be idle.
-    pub(super) fn take_place_for_child(self: &Arc<Self>) -> Result<Admission> {
-        let mut roster = self.roster();
-        if roster.is_closed {
-            return Err(Error::ShutDown);
-        }
-        if roster.n_running < self.max_running_runs && roster.queue.is_empty() {
-            roster.n_running += 1;
-            return Ok(Admission::Run(Place::taken(self)));
-        }
-        if self.takes_up_runs() {
-            return Ok(Admission::Offer);
-        }
-        roster.n_queueing += 1;
-        Ok(Admission::Queue(QueuePlace(Arc::clone(self))))
-    }
-
-    /// Takes a place even if there is none: for a run that had one and left memory to wait.
-    pub(super) fn take_place_back(self: &Arc<Self>) -> Place {
-        self.roster().n_running += 1;
-        Place::taken(self)
-    }
-
     /// Whether the engine shuts down, or has halted.
     pub(crate) fn is_closing(&self) -> bool {
         self.roster().is_closed || self.halted.is_cancelled()
-    }
-
-    /// Whether runs wait for a place.
-    pub(crate) fn has_queue(&self) -> bool {
-        !self.roster().queue.is_empty()
-    }
-
-    fn give_place_back(self: &Arc<Self>) {
-        self.roster().n_running -= 1;
-        self.fill_places();
-        self.may_work();
     }
 
     /// Has a run with mail told of it, or woken.
@@ -513,7 +388,7 @@ impl Shared {
         self.unpark(parent.run.clone(), None);
     }
 
-    /// A run's task is over.
+    /// A run's task is over. It gives its slot back itself.
     pub(crate) fn leave(
         self: &Arc<Self>,
         id: &RunId,
@@ -538,7 +413,7 @@ impl Shared {
                 if let (Ended::LeaseLost | Ended::LeftToOthers, Some(epoch)) = (&ended, epoch) {
                     self.give_up(id.clone(), epoch);
                 }
-                return self.give_place_back();
+                return;
             }
         }
         let mut given_up = None;
@@ -590,7 +465,6 @@ impl Shared {
             _ => self.pauses.succeeded(id),
         }
         seat.ended.send_replace(Some(ended));
-        self.give_place_back();
     }
 
     /// Lets a run leave memory until a timer; `false` if a message came for it.
@@ -615,7 +489,6 @@ impl Shared {
                 roster.seats.remove(id);
             }
         }
-        self.give_place_back();
         true
     }
 }

@@ -205,7 +205,7 @@ impl Engine {
         };
         let seat = {
             let mut roster = self.shared.roster();
-            roster.queue.retain(|queued| queued != id);
+            roster.slots.unqueue(id);
             if appended.is_ok() {
                 roster.lost.remove(id);
             }

@@ -6,6 +6,7 @@ use keepstep_storage::RunId;
 
 use super::lock::KeyedGuard;
 use super::shared::{Seat, SeatState, Shared, WakePermit};
+use super::slots::Permits;
 use crate::executor::FIRST_PAGE_BYTES;
 
 /// A run that nobody else changes while it is taken back.
@@ -48,8 +49,11 @@ impl Shared {
         let mut read = read.unwrap_or_default().into_iter();
         for held in held {
             let read = read.next().flatten();
-            let place = self.take_place_back().waking(held.permit);
-            self.go_on_with(&held.id, held.seat, place, read).await;
+            let permits = Permits {
+                slot: None,
+                waking: Some(held.permit),
+            };
+            self.go_on_with(&held.id, held.seat, permits, read).await;
         }
     }
 
@@ -61,12 +65,11 @@ impl Shared {
             let Some(seat) = shared.waits_outside(&id) else {
                 return;
             };
-            let place = shared.take_place_back();
-            let place = match permit {
-                Some(permit) => place.waking(permit),
-                None => place,
+            let permits = Permits {
+                slot: None,
+                waking: permit,
             };
-            shared.go_on_with(&id, seat, place, None).await;
+            shared.go_on_with(&id, seat, permits, None).await;
         });
     }
 

@@ -167,6 +167,7 @@ impl RunTask {
                 self.run.suspend(SuspendReason::Requested);
                 self.stop_steps();
             }
+            RunMessage::Slot(slot) => self.take_slot(slot),
             RunMessage::Running(reply) => drop(reply.send(self.steps.running())),
             RunMessage::LeaseLost => return Some(Exit::Ended(Ended::LeaseLost)),
             RunMessage::ShutDown => {

@@ -17,6 +17,7 @@ mod load;
 mod mail;
 mod order;
 mod remote;
+mod slot;
 mod steps;
 mod threads;
 mod timers;
@@ -49,7 +50,7 @@ pub(crate) use watched::Watched;
 
 use crate::clock::later;
 use crate::context::RunLink;
-use crate::engine::{Ended, Seat, Shared, WakePermit};
+use crate::engine::{Ended, Seat, Shared, Slot, WakePermit};
 use crate::error::SuspendReason;
 use crate::run::{Event, Failure, Impossible, Run, Settled, StepId};
 use crate::status::Progress;
@@ -58,6 +59,7 @@ use crate::value::Value;
 use children::{Found, Look};
 use hear::Stretch;
 use mail::Mailbox;
+use slot::RunSlot;
 use steps::Steps;
 
 /// A run that waits for an event or another run leaves memory when it has heard nothing for so long: reading it back takes the
@@ -98,6 +100,8 @@ pub(crate) enum RunMessage {
     Cancel,
     /// Suspend the run.
     Suspend,
+    /// The run has got the slot that it waited for.
+    Slot(Slot),
     /// Which steps are executing now?
     Running(oneshot::Sender<Vec<StepId>>),
     /// The engine's leases have ended: stop without a trace, since another may have the run.
@@ -127,6 +131,7 @@ pub(crate) struct RunTask {
     /// What happened and is not yet folded.
     happened: VecDeque<Happened>,
     steps: Steps,
+    slot: RunSlot,
     mailbox: Mailbox,
     /// How many child runs are being begun or looked at.
     n_looking: usize,
@@ -253,6 +258,7 @@ impl RunTask {
             sender,
             happened: VecDeque::new(),
             steps: Steps::default(),
+            slot: RunSlot::None,
             mailbox: Mailbox::default(),
             n_looking: 0,
             n_beginning: 0,
@@ -326,6 +332,7 @@ impl RunTask {
                 }
             }
         }
+        self.give_slot_back();
     }
 
     async fn drive_on(&mut self) -> Next {
@@ -412,16 +419,20 @@ impl RunTask {
             if self.is_in_place {
                 return Next::Leave;
             }
+            if !self.is_committing {
+                self.give_slot_back_if_waiting();
+            }
             let clock = &self.shared.clock;
             tokio::select! {
                 biased;
                 n = self.messages.recv_many(&mut self.inbox, hear::AT_ONCE) => {
                     debug_assert!(n > 0, "the task holds a sender itself");
                 }
-                permit = self.steps.permit(&self.shared.step_permits) => {
+                permit = self.steps.permit(&self.shared.step_permits), if self.slot.is_held() => {
                     self.steps.spare = permit;
                 }
                 () = self.steps.until_overdue() => self.steps.abort_overdue(),
+                () = self.slot.until_due() => self.take_slot_anyway(),
                 () = async { match timer {
                     Some(due_at) => clock.sleep_towards(due_at).await,
                     None => std::future::pending().await,

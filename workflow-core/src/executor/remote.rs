@@ -93,7 +93,7 @@ impl RunTask {
             at: At::Worker(ticket),
             stopping: None,
         };
-        self.steps.running.insert(step, running);
+        self.steps.insert(step, running);
         self.steps.n_offered += 1;
         Some(())
     }

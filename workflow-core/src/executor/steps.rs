@@ -45,6 +45,8 @@ pub(super) struct Steps {
     pub(super) spare: Option<OwnedSemaphorePermit>,
     /// Bodies that were told to stop.
     n_stopping: usize,
+    /// Of those that are running, how many only wait: listeners.
+    n_listening: usize,
     /// Executions that are offered, or under way at workers.
     pub(super) n_offered: usize,
     is_forbidden: bool,
@@ -116,6 +118,17 @@ impl Steps {
         !self.allowed.is_empty() || !self.to_offer.is_empty()
     }
 
+    /// An execution begins, or is offered.
+    pub(super) fn insert(&mut self, step: StepId, running: Running) {
+        self.n_listening += usize::from(running.def.options.waits);
+        self.running.insert(step, running);
+    }
+
+    /// How many bodies execute, those that only wait left out.
+    pub(super) fn n_executing(&self) -> usize {
+        self.running.len() - self.n_listening
+    }
+
     /// Whether no body is executing.
     pub(super) fn is_idle(&self) -> bool {
         self.running.is_empty()
@@ -142,6 +155,7 @@ impl Steps {
             return None;
         }
         let ended = entry.remove();
+        self.n_listening -= usize::from(ended.def.options.waits);
         if ended.stopping.is_some() {
             self.n_stopping -= 1;
         }
@@ -186,10 +200,11 @@ impl Steps {
 
     /// Tells every body here to stop. Those at workers are left to the run's next owner.
     pub(super) fn stop_all(&mut self) {
-        let n_stopping = &mut self.n_stopping;
+        let (n_stopping, n_listening) = (&mut self.n_stopping, &mut self.n_listening);
         self.running.retain(|_, running| {
             let is_here = matches!(running.at, At::Here(_));
             *n_stopping -= usize::from(!is_here && running.stopping.is_some());
+            *n_listening -= usize::from(!is_here && running.def.options.waits);
             is_here
         });
         self.n_offered = 0;
@@ -204,6 +219,7 @@ impl Steps {
             .drain()
             .for_each(|(_, running)| running.at.abort());
         self.n_stopping = 0;
+        self.n_listening = 0;
         self.n_offered = 0;
     }
 
@@ -228,6 +244,7 @@ impl Steps {
     pub(super) fn abort_overdue(&mut self) {
         let now = Instant::now();
         let (n_stopping, n_offered) = (&mut self.n_stopping, &mut self.n_offered);
+        let n_listening = &mut self.n_listening;
         self.running.retain(|_, running| match running.stopping {
             Some((until, Stage::Asked)) if until <= now => {
                 running.at.abort();
@@ -239,6 +256,7 @@ impl Steps {
                     context.abandon(AbandonReason::Stopped);
                 }
                 *n_stopping -= 1;
+                *n_listening -= usize::from(running.def.options.waits);
                 *n_offered -= usize::from(matches!(running.at, At::Worker(_)));
                 false
             }
@@ -262,6 +280,17 @@ impl RunTask {
 
     /// Starts what may start, as far as there are places.
     pub(super) fn start_steps(&mut self) {
+        if !self.steps.has_work() {
+            self.steps.spare = None;
+            return;
+        }
+        if !self.slot.is_held() {
+            // What only waits needs no slot.
+            self.start_listeners();
+            if !self.steps.has_work() || !self.may_execute() {
+                return;
+            }
+        }
         self.offer_steps();
         if self.steps.allowed.is_empty() {
             self.steps.spare = None;
@@ -316,6 +345,27 @@ impl RunTask {
         self.steps.spare = None;
     }
 
+    /// Starts listeners while the run has no slot.
+    fn start_listeners(&mut self) {
+        let is_listener = |step: &mut StepId| {
+            let step = self.run.step_ref(*step);
+            let found = step.and_then(|step| self.shared.find_step(&step.name, step.version));
+            found.is_some_and(|found| found.def.options.waits)
+        };
+        let mut listeners: Vec<StepId> = self.steps.allowed.extract_if(.., is_listener).collect();
+        while let Some(step) = listeners.pop() {
+            let Some(permit) = self.take_permit() else {
+                listeners.push(step);
+                break;
+            };
+            if let Some(member) = self.start_step(step, permit) {
+                member.body().spawn();
+            }
+        }
+        self.steps.spare = None;
+        self.steps.allowed.extend(listeners);
+    }
+
     fn start_step(&mut self, step: StepId, permit: OwnedSemaphorePermit) -> Option<Member> {
         let start = self.run.start(step)?;
         let step_ref = start.plan.step_of(start.index)?;
@@ -356,7 +406,7 @@ impl RunTask {
             at: At::Here(context),
             stopping: None,
         };
-        self.steps.running.insert(step, running);
+        self.steps.insert(step, running);
         Some(Member {
             execution,
             report,

@@ -39,6 +39,8 @@ pub(crate) enum Wake {
     Mail(RunId),
     /// Whatever the store says is due.
     LookUp,
+    /// Whatever waits for a slot: one is free.
+    Slots,
 }
 
 type Timer = (Timestamp, RunId);
@@ -277,6 +279,7 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
                     }
                     Some(Wake::Mail(_)) => {}
                     Some(Wake::Again(due_at, run)) => near.again.insert(due_at, run),
+                    Some(Wake::Slots) => shared.fill_slots(),
                     Some(Wake::LookUp) => {
                         (has_far, next_lookup) = (true, Some((now.moment, now.wall)));
                     }

@@ -166,6 +166,12 @@ impl Run {
         std::mem::take(&mut self.ready)
     }
 
+    /// The steps that [`take_ready`](Self::take_ready) would give.
+    pub(crate) fn ready(&self) -> impl Iterator<Item = StepId> {
+        let is_active = self.phase == Phase::Active;
+        self.ready.iter().copied().filter(move |_| is_active)
+    }
+
     /// Forgets of the steps that became ready those that have not stayed so: after a journal was folded.
     pub(crate) fn tidy_ready(&mut self) {
         let mut ready = std::mem::take(&mut self.ready);

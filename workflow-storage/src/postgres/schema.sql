@@ -413,7 +413,9 @@ BEGIN
             unsent := '{}';
         END IF;
         FOR target IN
-            SELECT DISTINCT m.id, r.owner FROM unnest(m_to, sent) AS m (id, outcome) JOIN keepstep.run r ON r.id = m.id
+            -- What a process owned that is gone, anybody may take up.
+            SELECT DISTINCT m.id, n.id AS owner FROM unnest(m_to, sent) AS m (id, outcome) JOIN keepstep.run r ON r.id = m.id
+            LEFT JOIN keepstep.node n ON n.id = r.owner AND n.lease_until > clock_timestamp()
             WHERE m.outcome = 0 AND (r.owner IS NULL OR r.owner <> ALL (a_nodes))
         LOOP
             PERFORM pg_notify(channel, 'mail ' || coalesce(to_hex(target.owner), '*') || ' ' || target.id);
