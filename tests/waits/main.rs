@@ -6,6 +6,7 @@
 mod common;
 
 mod children;
+mod clocks;
 mod events;
 mod families;
 mod late;

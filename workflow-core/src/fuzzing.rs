@@ -154,7 +154,7 @@ fn outside(run: &mut Run, value: &Value) -> Option<Event> {
         let value = value.clone();
         return Some(Event::StepSucceeded { step, value });
     }
-    let due = run.first_due(Timestamp::MAX);
+    let due = run.first_due(Timestamp::MAX, Timestamp::MAX);
     due.and_then(|due| run.event_of_due(due))
 }
 

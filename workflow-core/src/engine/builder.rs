@@ -25,7 +25,7 @@ use crate::actor::{Residents, actors};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::executor::{
-    Abandoned, COMPACT_ABOVE, Committer, MAX_WAKING, Threads, run_committer, run_timers,
+    Abandoned, COMPACT_ABOVE, Committer, MAX_WAKING, Overdue, Threads, run_committer, run_timers,
 };
 use crate::object::Objects;
 use crate::registry::Registry;
@@ -444,6 +444,7 @@ impl EngineBuilder {
             tasks: TaskTracker::new(),
             resumed: tokio::sync::Notify::new(),
             pauses: Pauses::default(),
+            overdue: Overdue::default(),
             closing: halted.child_token(),
             home: Arc::new(Home::here(owns_store)),
             halted: halted.clone(),

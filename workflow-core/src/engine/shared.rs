@@ -22,7 +22,7 @@ use crate::actor::Residents;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
 use crate::executor::{
-    Abandoned, CommitRequest, Committer, Reply, RunMessage, RunSender, Threads, Wake,
+    Abandoned, CommitRequest, Committer, Overdue, Reply, RunMessage, RunSender, Threads, Wake,
 };
 use crate::object::Objects;
 use crate::registry::{Found, Registry};
@@ -70,6 +70,7 @@ pub(crate) struct Shared {
     pub(super) resumed: Notify,
     /// What failed, and until when it is not tried again.
     pub(crate) pauses: Pauses,
+    pub(crate) overdue: Overdue,
     /// Canceled when the engine is dropped or begins to shut down: nothing begins any more.
     pub(crate) closing: CancellationToken,
     /// Where all its tasks are.
@@ -284,6 +285,12 @@ impl Shared {
 
     pub(crate) fn set_timer(&self, due_at: Timestamp, run: RunId) {
         drop(self.timers.send(Wake::At(due_at, run)));
+    }
+
+    /// Has a run woken whose pause ends at this time, and also at this moment if the clock is set back until then.
+    pub(crate) fn set_pause(&self, ends_at: Timestamp, moment: tokio::time::Instant, run: RunId) {
+        drop(self.timers.send(Wake::Paused(ends_at, moment, run.clone())));
+        self.set_timer(ends_at, run);
     }
 
     /// Has due times looked up in the store that an earlier opening left there.

@@ -79,7 +79,7 @@ impl RunTask {
         }
         let steps = self.run.take_clocks();
         if !steps.is_empty() {
-            let at = self.shared.clock.timestamp();
+            let at = self.times().passed;
             self.record_event(&mut entry, Event::ClockStarted { at, steps })?;
         }
         if self.happened.is_empty() && !self.steps.has_work() {

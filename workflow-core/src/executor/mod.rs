@@ -21,6 +21,7 @@ mod slot;
 mod steps;
 mod threads;
 mod timers;
+mod times;
 mod watched;
 
 use std::collections::VecDeque;
@@ -46,6 +47,7 @@ pub(crate) use mail::Mail;
 pub(crate) use steps::{ABANDON_AFTER, GRACE};
 pub(crate) use threads::Threads;
 pub(crate) use timers::{MAX_WAKING, Wake, run_timers};
+pub(crate) use times::Overdue;
 pub(crate) use watched::Watched;
 
 use crate::clock::later;
@@ -153,6 +155,8 @@ pub(crate) struct RunTask {
     is_in_place: bool,
     /// An event to begin with: the run goes on after a failure or a suspension.
     opening: Option<Event>,
+    /// What time it was for the run, and at which moment.
+    passed: Option<(Timestamp, tokio::time::Instant)>,
     /// How long the last snapshot was.
     snapshot_bytes: u64,
     /// Held from when the run is woken until what was due is durable.
@@ -219,8 +223,8 @@ enum Next {
 /// Why a run's task is over.
 enum Exit {
     Ended(Ended),
-    /// Until then, or until there is mail.
-    Parked(Option<Timestamp>),
+    /// Until there is mail, or something is due.
+    Parked,
 }
 
 impl RunTask {
@@ -241,6 +245,8 @@ impl RunTask {
             record.parent.is_some(),
         );
         let stretch = Stretch::new(shared.clock.instant());
+        let passed = shared.overdue.take(&id);
+        let passed = passed.filter(|(due_at, _)| run.next_pause() == Some(*due_at));
         let may_block = alone::may_block_on(shared.home.runtime());
         Self {
             shared,
@@ -266,6 +272,7 @@ impl RunTask {
             folded: Vec::new(),
             to_cancel: Vec::new(),
             lingers_until: None,
+            passed,
             lone: None,
             may_block,
             is_in_place: false,
@@ -325,10 +332,15 @@ impl RunTask {
                 let parent = self.record.parent.as_ref();
                 self.shared.leave(&self.id, parent, &self.seat, ended);
             }
-            Exit::Parked(wake_at) => {
+            Exit::Parked => {
                 debug!(run = %self.id, "run waits outside memory");
-                if let Some(wake_at) = wake_at {
-                    self.shared.set_timer(wake_at, self.id.clone());
+                let times = self.times();
+                if let Some(ends_at) = self.run.next_pause() {
+                    let moment = later(times.moment, times.passed.until(ends_at));
+                    self.shared.set_pause(ends_at, moment, self.id.clone());
+                }
+                if let Some(date) = self.run.next_date() {
+                    self.shared.set_timer(date, self.id.clone());
                 }
             }
         }
@@ -353,8 +365,9 @@ impl RunTask {
                 if let Err(ended) = self.read_mail().await {
                     return Next::Exit(self.lost(ended));
                 }
-                if self.run.next_timer().is_some() && self.run.is_active() {
-                    self.run.retry_due(self.shared.clock.timestamp());
+                if self.run.next_pause().is_some() && self.run.is_active() {
+                    let now = self.times().passed;
+                    self.run.retry_due(now);
                 }
                 // A body that was dropped without anybody asking for it is tried again.
                 self.allow_ready();
@@ -385,16 +398,19 @@ impl RunTask {
                     return Next::Exit(exit);
                 }
             }
-            let timer = self
-                .run
-                .next_timer()
-                .filter(|_| self.run.is_active() && self.may_fold() && self.n_catching_up == 0);
-            // Not before what this task has been told, such as that it is canceled.
-            if self.messages.is_empty()
-                && timer.is_some_and(|due_at| due_at <= self.shared.clock.timestamp())
+            let mut timer = None;
+            if self.run.next_timer().is_some()
+                && self.run.is_active()
+                && self.may_fold()
+                && self.n_catching_up == 0
             {
-                self.timers_fired();
-                continue;
+                let times = self.times();
+                timer = self.next_due(&times);
+                // Not before what this task has been told, such as that it is canceled.
+                if self.messages.is_empty() && timer.is_some_and(|due_at| due_at <= times.shown) {
+                    self.timers_fired();
+                    continue;
+                }
             }
             if !self.is_committing {
                 self.waking = None;
@@ -541,13 +557,15 @@ impl RunTask {
                 },
             )),
             Settled::Waiting(Some(due_at)) if !self.steps.has_work() => {
-                let far = self.shared.clock.timestamp().until(due_at) > PARK_AFTER;
+                let times = self.times();
+                let next_due = self.next_due(&times);
+                let far = next_due.is_some_and(|at| times.shown.until(at) > PARK_AFTER);
                 // The store wakes it at the time that is written there.
                 let is_known = self.record.wake_at == Some(due_at);
-                (far && is_known && self.may_leave()).then_some(Exit::Parked(Some(due_at)))
+                (far && is_known && self.may_leave()).then_some(Exit::Parked)
             }
             Settled::Waiting(None) if self.run.waits_for_others() => {
-                self.may_leave().then_some(Exit::Parked(None))
+                self.may_leave().then_some(Exit::Parked)
             }
             Settled::Waiting(None) if !self.steps.has_work() => {
                 self.run.suspend(SuspendReason::Invariant {

@@ -44,11 +44,12 @@ impl RunTask {
         let message = self.mailbox.first_for(&self.run);
         let message_at = message.as_ref().map(|(_, sent_at)| *sent_at);
         if self.run.next_timer().is_some() {
-            let now = self.shared.clock.timestamp();
-            let others = [happened_at, message_at].into_iter().flatten();
+            let now = self.times();
+            let others = [happened_at, message_at].into_iter().flatten().min();
             // A message of a sender whose clock is ahead is not from the future.
-            let until = others.fold(now, Timestamp::min);
-            if let Some(due) = self.run.first_due(until) {
+            let before = |time: Timestamp| others.map_or(time, |other| other.min(time));
+            let due = self.run.first_due(before(now.passed), before(now.shown));
+            if let Some(due) = due {
                 return Some(Next::Due(due));
             }
         }

@@ -506,7 +506,7 @@ impl RunTask {
         };
         let random = self.shared.random();
         let pause = retry::pause(attempts + 1, retries, def.options.backoff, random);
-        let retry_at = pause.map(|pause| self.shared.clock.timestamp().after(pause));
+        let retry_at = pause.map(|pause| self.times().passed.after(pause));
         tracing::debug!(run = %self.id, %step, attempt = attempts + 1, message = failure.message, ?retry_at, "attempt failed");
         Event::AttemptFailed {
             step,

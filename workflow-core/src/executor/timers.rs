@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::times::Overdue;
 use crate::clock::{Clock, later};
 use crate::engine::Shared;
 
@@ -23,6 +24,10 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const PAGE: usize = 2048;
 /// How many times are kept in memory; of more, the earliest.
 const MAX_NEAR: usize = 4 * PAGE;
+/// How many pauses are known by their moments; of more, those that end first.
+const MAX_PAUSED: usize = 16_384;
+/// A timer of the clock that is late by less than this comes by itself.
+const LATE: Duration = Duration::from_secs(1);
 /// How many runs are being woken at a time: read, and what was due not yet durable.
 pub(crate) const MAX_WAKING: usize = 1024;
 /// How many of them are read with one call.
@@ -35,6 +40,8 @@ pub(crate) enum Wake {
     At(Timestamp, RunId),
     /// This one, at this moment, because it failed: the store may not know that it has something to do.
     Again(Instant, RunId),
+    /// This run, at this moment, if the clock does not show this time by then: it was set back.
+    Paused(Timestamp, Instant, RunId),
     /// This run, because it has mail.
     Mail(RunId),
     /// Whatever the store says is due.
@@ -141,6 +148,8 @@ struct Near {
     read_to: Option<Timer>,
     /// What failed, however far its time is: nobody else knows it.
     again: Timers<Instant>,
+    /// When pauses end by monotonic time, and by the clock; of many, those that end first.
+    paused: BTreeSet<(Instant, RunId, Timestamp)>,
     /// What is to be woken whatever the time, and the same in order.
     at_once: VecDeque<RunId>,
     is_at_once: FxHashSet<RunId>,
@@ -156,6 +165,26 @@ impl Near {
     fn wake_at_once(&mut self, run: RunId) {
         if self.is_at_once.insert(run.clone()) {
             self.at_once.push_back(run);
+        }
+    }
+
+    fn pause(&mut self, ends_at: Timestamp, moment: Instant, run: RunId) {
+        self.paused.insert((moment, run, ends_at));
+        if self.paused.len() > MAX_PAUSED {
+            self.paused.pop_last();
+        }
+    }
+
+    /// Wakes what has paused for as long as it was to, and would not be woken in time because the clock was set back.
+    fn wake_overdue(&mut self, now: Now, overdue: &Overdue) {
+        while let Some((moment, _, _)) = self.paused.first()
+            && *moment <= now.moment
+            && let Some((moment, run, ends_at)) = self.paused.pop_first()
+        {
+            if now.wall.until(ends_at) > LATE {
+                overdue.insert(&run, ends_at, moment);
+                self.timers.insert(now.wall, run);
+            }
         }
     }
 
@@ -257,7 +286,7 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
     loop {
         let n_due = near.n_due(Now::of(&shared.clock));
         let mut next = near.next();
-        let mut moments = [near.next_again(), None, None];
+        let mut moments = [near.next_again(), None, None, None];
         if let Some((moment, time)) = next_lookup {
             next = next.min(time);
             moments[1] = Some(moment);
@@ -265,6 +294,7 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
         if near.wants_more() {
             moments[2] = Some(next_page);
         }
+        moments[3] = near.paused.first().map(|(moment, _, _)| *moment);
         let next_moment = moments.into_iter().flatten().min();
         tokio::select! {
             // In one order, so that a simulation can be repeated. What is due is looked for after each turn, so none starves.
@@ -278,6 +308,7 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
                         near.wake_at_once(run);
                     }
                     Some(Wake::Mail(_)) => {}
+                    Some(Wake::Paused(ends_at, moment, run)) => near.pause(ends_at, moment, run),
                     Some(Wake::Again(due_at, run)) => near.again.insert(due_at, run),
                     Some(Wake::Slots) => shared.fill_slots(),
                     Some(Wake::LookUp) => {
@@ -305,6 +336,7 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
             } }, if n_due == 0 => {}
         }
         let now = Now::of(&shared.clock);
+        near.wake_overdue(now, &shared.overdue);
         let is_time = has_far
             && next_lookup.is_some_and(|(moment, time)| moment <= now.moment || time <= now.wall);
         if is_time || near.wants_more() && next_page <= now.moment {

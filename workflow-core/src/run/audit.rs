@@ -77,7 +77,7 @@ pub(crate) fn audit_counts(run: &Run) {
     }
     assert_eq!(run.n_running, n_running);
     assert_eq!(run.timers, timers);
-    assert_eq!(*run.sleeps_for_audit(), sleeps);
+    assert_eq!(run.sleeps_for_audit(), sleeps);
     waits.check(run);
     if run.history.is_none() {
         assert_eq!(run.live_bytes, bytes);

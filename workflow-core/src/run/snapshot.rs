@@ -259,7 +259,8 @@ impl Run {
                     StoredState::GoneFailed => State::Gone(Ending::Failed),
                     StoredState::GoneSkipped => State::Gone(Ending::Skipped),
                 };
-                run.restore_wait(id, &node.state);
+                let kind = &segment.plan.node(index as u32).kind;
+                run.restore_wait(id, kind, &node.state);
                 if matches!(node.state, State::Gone(_)) {
                     segment.n_live -= 1;
                 }

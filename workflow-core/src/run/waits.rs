@@ -24,6 +24,8 @@ pub(super) struct Waits {
     clocks: Vec<StepId>,
     /// Nodes that wait for a time.
     sleeps: BTreeSet<(Timestamp, StepId)>,
+    /// Nodes that wait for a date: only the wall clock says when that is.
+    dates: BTreeSet<(Timestamp, StepId)>,
     /// When nodes fail that are not done by then.
     limits: BTreeMap<StepId, Timestamp>,
     limits_by_time: BTreeSet<(Timestamp, StepId)>,
@@ -77,7 +79,7 @@ impl Run {
         let state = match &node.kind {
             NodeKind::Sleep(Until::After(_)) => State::Reached,
             NodeKind::Sleep(Until::At(due_at)) => {
-                self.waits.sleeps.insert((*due_at, id));
+                self.waits.dates.insert((*due_at, id));
                 State::Sleeping(*due_at)
             }
             NodeKind::Event(name) => {
@@ -108,6 +110,7 @@ impl Run {
             }
             State::Sleeping(due_at) => {
                 self.waits.sleeps.remove(&(*due_at, id));
+                self.waits.dates.remove(&(*due_at, id));
             }
             State::Listening => {
                 if let Some((_, segment, index)) = self.locate(id)
@@ -236,11 +239,16 @@ impl Run {
 
     /// What is due by this time and was due first, until the event of it is folded. Whoever has other things to fold asks for what
     /// was due before each of them: a run that nobody had in memory then goes the same way as one that somebody had.
-    pub(crate) fn first_due(&self, until: Timestamp) -> Option<Due> {
-        let first = |times: &BTreeSet<(Timestamp, StepId)>| {
+    ///
+    /// `shown` is the same time on the wall clock, by which dates come; after that was set back, the two are not the same.
+    pub(crate) fn first_due(&self, until: Timestamp, shown: Timestamp) -> Option<Due> {
+        let first = |times: &BTreeSet<(Timestamp, StepId)>, until: Timestamp| {
             times.first().copied().filter(|(at, _)| *at <= until)
         };
-        match (first(&self.waits.sleeps), first(&self.waits.limits_by_time)) {
+        let sleep = first(&self.waits.sleeps, until);
+        let date = first(&self.waits.dates, shown);
+        let sleep = sleep.into_iter().chain(date).min();
+        match (sleep, first(&self.waits.limits_by_time, until)) {
             // What is done in time is done, to the very last moment.
             (Some(sleep), limit) if limit.is_none_or(|limit| sleep.0 <= limit.0) => {
                 Some(Due::Woken(sleep.1))
@@ -268,8 +276,19 @@ impl Run {
 
     /// When something is due next.
     pub(crate) fn next_timer(&self) -> Option<Timestamp> {
+        let next = [self.next_pause(), self.next_date()];
+        next.into_iter().flatten().min()
+    }
+
+    /// When something is due next that was to last for a while.
+    pub(crate) fn next_pause(&self) -> Option<Timestamp> {
         let next = [&self.timers, &self.waits.sleeps, &self.waits.limits_by_time];
         next.into_iter().filter_map(earliest).min()
+    }
+
+    /// The next date that is waited for.
+    pub(crate) fn next_date(&self) -> Option<Timestamp> {
+        earliest(&self.waits.dates)
     }
 
     /// Whether something outside may go on with the run although none of its timers is due.
@@ -390,8 +409,8 @@ impl Run {
     }
 
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(super) fn sleeps_for_audit(&self) -> &BTreeSet<(Timestamp, StepId)> {
-        &self.waits.sleeps
+    pub(super) fn sleeps_for_audit(&self) -> BTreeSet<(Timestamp, StepId)> {
+        &self.waits.sleeps | &self.waits.dates
     }
 
     #[cfg(any(test, feature = "fuzzing"))]
@@ -409,13 +428,17 @@ impl Run {
     }
 
     /// Takes over what a snapshot says of a node that waits.
-    pub(super) fn restore_wait(&mut self, id: StepId, state: &State) {
+    pub(super) fn restore_wait(&mut self, id: StepId, kind: &NodeKind, state: &State) {
         match state {
             State::Backoff(due_at) => {
                 self.timers.insert((*due_at, id));
             }
             State::Sleeping(due_at) => {
-                self.waits.sleeps.insert((*due_at, id));
+                let times = match kind {
+                    NodeKind::Sleep(Until::At(_)) => &mut self.waits.dates,
+                    _ => &mut self.waits.sleeps,
+                };
+                times.insert((*due_at, id));
             }
             State::Away { .. } => {
                 self.waits.away.insert(id);

@@ -90,7 +90,7 @@ proptest! {
                 Deed::Stopped(step) => run.stopped(step),
                 Deed::Wake => {
                     run.retry_due(Timestamp(5));
-                    let _ = run.first_due(Timestamp(5));
+                    let _ = run.first_due(Timestamp(5), Timestamp(5));
                 }
                 Deed::Cancel => run.cancel(),
                 Deed::Suspend => run.suspend(SuspendReason::Requested),

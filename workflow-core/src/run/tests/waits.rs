@@ -21,7 +21,7 @@ impl Script {
     fn at(&mut self, time: u64) {
         let at = Timestamp(time);
         self.run.retry_due(at);
-        while let Some(due) = self.run.first_due(at) {
+        while let Some(due) = self.run.first_due(at, at) {
             let event = self.run.event_of_due(due);
             self.apply(event.expect("what is due is waited for"));
         }
@@ -411,7 +411,7 @@ fn a_child_that_failed_is_left_alone() {
 fn what_was_due_when_a_run_was_suspended_is_due_when_it_goes_on() {
     let mut script = Script::new(&[sleep("nap")]);
     script.at(0);
-    let due = script.run.first_due(Timestamp(100));
+    let due = script.run.first_due(Timestamp(100), Timestamp(100));
     assert_eq!(due, Some(Due::Woken(StepId(0))));
     let reason = crate::SuspendReason::Requested;
     script.apply(Event::RunSuspended { reason });
@@ -483,8 +483,9 @@ fn next(run: &mut Run, now: &mut u64, pick: usize) -> Option<Event> {
     possible.extend(run.listener("paid"));
     if pick % 5 == 4 || possible.is_empty() {
         *now = run.next_timer().map_or(*now + 1, |at| at.0);
-        run.retry_due(Timestamp(*now));
-        let due = run.first_due(Timestamp(*now));
+        let at = Timestamp(*now);
+        run.retry_due(at);
+        let due = run.first_due(at, at);
         if let Some(event) = due.and_then(|due| run.event_of_due(due)) {
             return Some(event);
         }
