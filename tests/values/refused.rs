@@ -259,6 +259,31 @@ async fn an_argument_that_could_not_be_read_is_refused_before_the_run_is_stored(
     engine.shutdown().await.unwrap();
 }
 
+/// Writes a field that it does not read, which is what somebody wants.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Priced {
+    net: u32,
+    #[serde(skip_deserializing)]
+    gross: u32,
+}
+
+#[tokio::test]
+async fn a_plain_type_may_write_more_than_it_reads() {
+    #[step]
+    async fn priced() -> Priced {
+        Priced {
+            net: 100,
+            gross: 123,
+        }
+    }
+    let engine = Engine::open("memory:").await.unwrap();
+    for id in ["a", "b"] {
+        let priced = engine.run(id, priced()).await.unwrap();
+        assert_eq!(priced, Priced { net: 100, gross: 0 });
+    }
+    engine.shutdown().await.unwrap();
+}
+
 /// Writes something else than it reads, always.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Renamed {

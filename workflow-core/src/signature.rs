@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::shape::Shape;
 use crate::step::{StepFault, StepInput};
+use crate::value::Reading;
 
 /// What the parameters of a step and its result are, as generated code knows them.
 #[doc(hidden)]
@@ -92,11 +93,15 @@ impl StepTypes {
         plain.get(index).copied().unwrap_or(false)
     }
 
-    /// Whether a result of so many bytes need not be read again: its type tells that it can be. The first result in a process
-    /// is read all the same, as a type may write something else than it reads.
-    pub(crate) fn is_plain_result(&self, len: usize) -> bool {
+    /// How far a result of so many bytes is read again. The first one in a process is read even if its type tells that it can
+    /// be: a type may write something else than it reads.
+    pub(crate) fn reading_of_result(&self, len: usize) -> Reading {
         let was_read = || self.was_read.load(Ordering::Relaxed) || len > MAX_TRIED_BYTES;
-        self.known().result_is_plain && was_read()
+        match self.known().result_is_plain {
+            false => Reading::Compared,
+            true if was_read() => Reading::Not,
+            true => Reading::Tried,
+        }
     }
 
     /// A result was read again.

@@ -433,9 +433,9 @@ pub trait Storable<M>: Send + Sized + 'static {
 impl<T: StepValue> Storable<Fits> for T {
     fn end(&self, def: &'static StepDef) -> StepResult {
         let types = &def.types;
-        let is_plain = |len| types.is_plain_result(len);
+        let reading = |len| types.reading_of_result(len);
         let named = |path: &str| types.result().named(path);
-        match Value::encode_of_shape(self, def.options.codec, is_plain, named) {
+        match Value::encode_of_shape(self, def.options.codec, reading, named) {
             Ok(value) => {
                 types.result_was_read();
                 Ok(StepOutput(Output::Value(value)))

@@ -20,7 +20,7 @@ mod tests;
 
 use crate::object::{Pins, Reference};
 use crate::source::{DecodeError, Source};
-pub(crate) use encoding::EncodeError;
+pub(crate) use encoding::{EncodeError, Reading};
 pub(crate) use parts::{header_len, is_plain, names_at, split_header};
 
 /// How the value of a step is turned into bytes.

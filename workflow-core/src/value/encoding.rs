@@ -44,21 +44,28 @@ impl Value {
         Ok(encoded)
     }
 
-    /// Encodes `value`, and reads it again unless all that can stand in its type is known to be readable. `named` makes the path of a
-    /// field in bincode, which has numbers, one with names.
+    /// Encodes `value`, and reads it again as far as its type does not tell that it can be read: `reading` says, of a value of so many
+    /// bytes, how far that is. `named` makes the path of a field in bincode, which has numbers, one with names.
     ///
     /// # Errors
     /// As [`encode_readable`](Self::encode_readable).
     pub(crate) fn encode_of_shape<T: Serialize + DeserializeOwned>(
         value: &T,
         codec: Codec,
-        is_plain: impl FnOnce(usize) -> bool,
+        reading: impl FnOnce(usize) -> Reading,
         named: impl FnOnce(&str) -> String,
     ) -> Result<Self, EncodeError> {
         let (encoded, doubts) = Self::encode_with(value, codec)?;
         // A wide number is in doubt only where the type does not say that one stands there.
-        if doubts.skipped || doubts.tagged || !is_plain(encoded.len()) {
-            encoded.read_again_with::<T>(codec, named)?;
+        let reading = match doubts.skipped || doubts.tagged {
+            true => Reading::Compared,
+            false => reading(encoded.len()),
+        };
+        match reading {
+            Reading::Not => {}
+            _ if !encoded.is_settled() => {}
+            Reading::Tried => drop(encoded.read::<T>(codec, named)?),
+            Reading::Compared => encoded.is_of(&encoded.read::<T>(codec, named)?, codec)?,
         }
         Ok(encoded)
     }
@@ -71,25 +78,24 @@ impl Value {
         &self,
         codec: Codec,
     ) -> Result<(), EncodeError> {
-        self.read_again_with::<T>(codec, ToOwned::to_owned)
-    }
-
-    fn read_again_with<T: Serialize + DeserializeOwned>(
-        &self,
-        codec: Codec,
-        named: impl FnOnce(&str) -> String,
-    ) -> Result<(), EncodeError> {
         if !self.is_settled() {
             // What it refers to has no address yet.
             return Ok(());
         }
-        let read = self.decode::<T>().map_err(|mut error| {
+        self.is_of(&self.read::<T>(codec, ToOwned::to_owned)?, codec)
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        codec: Codec,
+        named: impl FnOnce(&str) -> String,
+    ) -> Result<T, EncodeError> {
+        self.decode::<T>().map_err(|mut error| {
             if codec == Codec::Bincode {
                 error.field = named(&error.field);
             }
             EncodeError::unreadable(error)
-        })?;
-        self.is_of(&read, codec)
+        })
     }
 
     /// Checks that this MessagePack value, of which a value was read, is what that is encoded as.
@@ -110,13 +116,19 @@ impl Value {
     /// # Errors
     /// If it was not.
     pub(crate) fn must_be(&self, again: &Self) -> Result<(), EncodeError> {
-        match is_same_content(self, again) {
-            true => Ok(()),
-            false => Err(EncodeError(
-                "it reads back as another value: where several variants of an untagged enum fit, serde takes the first"
-                    .to_owned(),
-            )),
+        if is_same_content(self, again) {
+            return Ok(());
         }
+        let json = |value: &Self| value.decode::<serde_json::Value>().ok();
+        let at = match (json(self), json(again)) {
+            (Some(written), Some(read)) => difference(&written, &read),
+            _ => None,
+        };
+        let at = at.map_or_else(String::new, |path| format!("{}: ", shown(&path)));
+        Err(EncodeError(texts::kept(format_args!(
+            "{at}it reads back as another value: serde takes the first variant of an untagged enum that fits, and leaves out fields that \
+             it does not read"
+        ))))
     }
 
     /// Whether the value has something in it that not every type which writes it can read. Known of a value that was encoded and
@@ -159,6 +171,45 @@ impl Value {
             ..Held::default()
         };
         Ok((Self(Bytes::Held(Arc::new(held))), doubts))
+    }
+}
+
+/// How far a value is read again before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Its type tells that it can be read.
+    Not,
+    /// As far as to know whether the type reads what it writes.
+    Tried,
+    /// And compared: parts of its type take anything.
+    Compared,
+}
+
+/// The path of the first place at which two values differ.
+fn difference(a: &serde_json::Value, b: &serde_json::Value) -> Option<Vec<Cow<'static, str>>> {
+    use serde_json::Value::{Array, Null, Object};
+
+    let within = |part: String, a, b| {
+        let mut path = difference(a, b)?;
+        path.insert(0, Cow::Owned(part));
+        Some(path)
+    };
+    match (a, b) {
+        (Object(a), Object(b)) => {
+            let keys = a.keys().chain(b.keys());
+            keys.filter(|key| a.get(*key) != b.get(*key))
+                .find_map(|key| {
+                    let (a, b) = (a.get(key).unwrap_or(&Null), b.get(key).unwrap_or(&Null));
+                    // One of them may lack what is null in the other.
+                    let path = within(format!(".{key}"), a, b);
+                    path.or_else(|| Some(vec![Cow::Owned(format!(".{key}"))]))
+                })
+        }
+        (Array(a), Array(b)) if a.len() == b.len() => {
+            let mut pairs = a.iter().zip(b).enumerate();
+            pairs.find_map(|(n, (a, b))| within(format!("[{n}]"), a, b))
+        }
+        _ => (a != b).then(Vec::new),
     }
 }
 
