@@ -404,7 +404,10 @@ async fn large_arguments_and_results_travel_in_blobs() -> keepstep::Result<()> {
 async fn a_call_that_the_worker_cannot_decode_suspends_the_run() -> keepstep::Result<()> {
     let cluster = Cluster::new();
     let (owner, _worker) = (cluster.owner().await, cluster.another("worker").await);
-    let waiting = owner.start("run", undecodable(Never(7))).await?;
+    // An argument would be read when the run is started; who sends an event does not know what reads it.
+    let number = keepstep::event::<Never>("number");
+    let waiting = owner.start("run", undecodable(number)).await?;
+    owner.send_event("run", "number", &Never(7)).await?;
     let error = soon(waiting).await.unwrap_err();
     assert!(
         format!("{error:?}").contains("7 is never right"),
