@@ -6,13 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use keepstep::storage::{BlobId, NodeId, RunId, RunRecord, StoredStatus};
+use tokio::time::Instant;
 
 mod durable;
 
 use crate::post::Post;
 use crate::tokens::{token, tokens_in};
+
+/// How long an engine may go on with a body after another one began it too: it stops what it has lost, and gives bodies
+/// that ask for it a few seconds.
+const OVERLAP: Duration = Duration::from_secs(20);
 
 /// What an execution came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +61,8 @@ struct StepLog {
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) record: RunRecord,
+    /// When it was last written, claimed or given up.
+    pub(crate) changed_at: Instant,
     /// Every status it has had.
     pub(crate) had: BTreeSet<StoredStatus>,
     /// What `run` or `output` returned first.
@@ -77,6 +85,8 @@ struct State {
     saw: BTreeMap<String, Saw>,
     post: Post,
     violations: Vec<String>,
+    /// Bodies that execute now: which step, on which engine, and since when.
+    executing: Vec<(String, usize, Instant)>,
     n_bodies: u64,
     n_fenced: u64,
     is_mended: bool,
@@ -206,6 +216,18 @@ impl Ledger {
         }
     }
 
+    /// Looks at all that the store holds.
+    pub(crate) fn each_stored(&self, mut look: impl FnMut(&RunId, &Stored)) {
+        for (run, stored) in &self.state().runs {
+            look(run, stored);
+        }
+    }
+
+    /// Which engine a node is.
+    pub(crate) fn engine_of(&self, node: NodeId) -> Option<usize> {
+        self.state().nodes.get(&node).copied()
+    }
+
     /// Looks at the messages.
     pub(crate) fn post<R>(&self, look: impl FnOnce(&mut Post) -> R) -> R {
         look(&mut self.state().post)
@@ -257,6 +279,7 @@ impl Ledger {
                 ));
             }
         }
+        state.executing.push((step.clone(), engine, Instant::now()));
         drop(state);
         let what = format!(
             "body {label} of {run} attempt {} on {engine}",
@@ -265,6 +288,7 @@ impl Ledger {
         self.trace(&what);
         Execution {
             ledger: Arc::clone(self),
+            engine,
             step,
             is_volatile,
             has_ended: false,
@@ -278,6 +302,24 @@ impl Ledger {
 }
 
 impl State {
+    /// A body does not execute any more. Two engines may not have executed it side by side.
+    fn stops(&mut self, step: &str, engine: usize) {
+        let is_this = |(of, on, _): &(String, usize, Instant)| of == step && *on == engine;
+        let Some(at) = self.executing.iter().position(is_this) else {
+            return;
+        };
+        let (_, _, began) = self.executing.swap_remove(at);
+        let beside = self.executing.iter().find_map(|(of, on, other)| {
+            let is_long = (*other).max(began).elapsed() > OVERLAP;
+            (of == step && *on != engine && is_long).then_some(*on)
+        });
+        if let Some(other) = beside {
+            self.violated(format!(
+                "1: {step} is executed by engines {engine} and {other} at a time"
+            ));
+        }
+    }
+
     fn violated(&mut self, what: String) {
         if self.say {
             println!("VIOLATED {what}");
@@ -290,6 +332,7 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Execution {
     ledger: Arc<Ledger>,
+    engine: usize,
     step: String,
     is_volatile: bool,
     has_ended: bool,
@@ -312,6 +355,7 @@ impl Execution {
 
 impl Drop for Execution {
     fn drop(&mut self) {
+        self.ledger.state().stops(&self.step, self.engine);
         if !self.has_ended
             && let Some(log) = self.ledger.state().steps.get_mut(&self.step)
         {

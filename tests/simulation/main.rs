@@ -4,6 +4,7 @@
 
 mod calls;
 mod faults;
+mod hours;
 mod invariants;
 mod ledger;
 mod maker;

@@ -213,6 +213,7 @@ impl Sim {
             runs,
             pending: (runs.is_some() && rng.bool()).then(|| rng.usize(..3)),
             resumes: rng.u8(..3) == 0,
+            only_submits: false,
         };
         let faulty = Arc::clone(&self.world.faulty);
         loop {

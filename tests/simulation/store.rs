@@ -1,7 +1,7 @@
 //! The layers of a simulated store: a [`Wire`] for each engine, which is slow, can be cut, and lies over a `Faulty`; and one
 //! [`Bottom`] under that, which tells the ledger what became durable.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ use keepstep::storage::{
 };
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
+use crate::hours::Leases;
 use crate::ledger::Ledger;
 
 /// What the memory holds, and the ledger of it.
@@ -118,9 +119,14 @@ impl Storage for Bottom {
         lease: Duration,
         limit: usize,
     ) -> Result<Vec<ListedRun>> {
-        self.memory
-            .claim_free(kind, except, node, lease, limit)
-            .await
+        let free = self.memory.claim_free(kind, except, node, lease, limit);
+        let free = free.await?;
+        let (runs, records): (Vec<_>, Vec<_>) = free
+            .iter()
+            .map(|listed| (listed.run.clone(), Some(listed.record.clone())))
+            .unzip();
+        self.ledger.claimed(&records, &runs);
+        Ok(free)
     }
 
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
@@ -252,6 +258,17 @@ pub(crate) struct Wire {
     /// Closed when the process is dead: nothing of it reaches the store any more, nor does what was on its way.
     pub(crate) alive: Semaphore,
     pub(crate) is_closed: AtomicBool,
+    /// Where others share the store: what this engine is told of them.
+    pub(crate) shared: Option<(
+        Arc<Leases>,
+        tokio::sync::Mutex<mpsc::UnboundedReceiver<Notice>>,
+    )>,
+    /// What every call fails with that changes something, for as long as it is there.
+    pub(crate) outage: Mutex<Option<StorageError>>,
+    /// Renewals get no answer.
+    pub(crate) holds_renewals: AtomicBool,
+    /// Calls so far.
+    pub(crate) n_calls: AtomicU64,
 }
 
 impl Wire {
@@ -269,6 +286,7 @@ impl Wire {
 
     async fn call<T>(&self, what: &str, doing: impl Future<Output = Result<T>>) -> Result<T> {
         self.check()?;
+        self.n_calls.fetch_add(1, Ordering::Relaxed);
         self.bottom
             .ledger
             .trace(&format!("engine {} {what}", self.engine));
@@ -287,6 +305,30 @@ impl Wire {
                 .trace(&format!("engine {} {what}: {error}", self.engine));
         }
         done
+    }
+
+    /// As [`call`](Self::call), of what changes something.
+    async fn write<T>(&self, what: &str, doing: impl Future<Output = Result<T>>) -> Result<T> {
+        let outage = self.outage();
+        let doing = async move {
+            match outage {
+                Some(error) => Err(error),
+                None => doing.await,
+            }
+        };
+        self.call(what, doing).await
+    }
+
+    fn outage(&self) -> Option<StorageError> {
+        let outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        outage.clone()
+    }
+
+    fn is_node(&self, node: NodeId) {
+        self.bottom.ledger.is_node(node, self.engine);
+        if let Some((leases, _)) = &self.shared {
+            leases.is_node(node, self.engine);
+        }
     }
 
     async fn wait(&self) {
@@ -333,13 +375,13 @@ impl Storage for Wire {
         for write in &batch.writes {
             what += &format!(" {} {:?}", write.run, write.record.status);
             if let Some(node) = write.record.owner {
-                self.bottom.ledger.is_node(node, self.engine);
+                self.is_node(node);
             }
         }
         for delete in &batch.deletes {
             what += &format!(" without {}", delete.run);
         }
-        self.call(&what, self.faulty.commit(batch)).await
+        self.write(&what, self.faulty.commit(batch)).await
     }
 
     fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
@@ -420,9 +462,9 @@ impl Storage for Wire {
         node: NodeId,
         lease: Duration,
     ) -> Result<Vec<Option<RunRecord>>> {
-        self.bottom.ledger.is_node(node, self.engine);
+        self.is_node(node);
         let claiming = self.faulty.claim(runs, node, lease);
-        self.call(&format!("claims {runs:?}"), claiming).await
+        self.write(&format!("claims {runs:?}"), claiming).await
     }
 
     async fn claim_free(
@@ -433,30 +475,42 @@ impl Storage for Wire {
         lease: Duration,
         limit: usize,
     ) -> Result<Vec<ListedRun>> {
-        self.bottom
-            .claim_free(kind, except, node, lease, limit)
-            .await
+        self.is_node(node);
+        let claiming = self.faulty.claim_free(kind, except, node, lease, limit);
+        self.write("claims what is free", claiming).await
     }
 
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
-        self.call("renews", self.faulty.renew(node, lease)).await
+        self.is_node(node);
+        while self.holds_renewals.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        self.write("renews", self.faulty.renew(node, lease)).await
     }
 
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
-        self.call(&format!("releases {runs:?}"), self.faulty.release(runs))
+        self.write(&format!("releases {runs:?}"), self.faulty.release(runs))
             .await
     }
 
     async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
-        self.bottom.watch(runs).await
+        self.call("watches", self.bottom.watch(runs)).await
     }
 
     async fn want(&self, run: &RunId) -> Result<()> {
-        self.bottom.want(run).await
+        self.call(&format!("wants {run}"), self.bottom.want(run))
+            .await
     }
 
     async fn notices(&self) -> Vec<Notice> {
-        self.bottom.notices().await
+        let Some((_, notices)) = &self.shared else {
+            return self.bottom.notices().await;
+        };
+        let mut told = Vec::new();
+        if notices.lock().await.recv_many(&mut told, 100).await == 0 || self.check().is_err() {
+            let () = std::future::pending().await;
+        }
+        told
     }
 
     async fn notified(&self) {
@@ -464,7 +518,7 @@ impl Storage for Wire {
     }
 
     async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
-        self.call("stores a blob", self.faulty.put_blob(bytes))
+        self.write("stores a blob", self.faulty.put_blob(bytes))
             .await
     }
 

@@ -1,12 +1,13 @@
 //! A simulated machine: a memory that outlives engines, a store over it that goes wrong on demand, and engines on that.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Once};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, Once};
 
 use keepstep::storage::{Storage, fault::Faulty, memory};
-use keepstep::{Clock, Engine, Result};
+use keepstep::{Clock, Engine, EngineBuilder, Result};
 use tokio::sync::Semaphore;
 
+use crate::hours::Leases;
 use crate::ledger::Ledger;
 use crate::programs::Probe;
 use crate::store::{Bottom, Pace, Wire};
@@ -22,6 +23,8 @@ pub(crate) struct World {
     pub(crate) bottom: Arc<Bottom>,
     pub(crate) faulty: Arc<Faulty>,
     pub(crate) pace: Arc<Pace>,
+    /// Where several engines share the store.
+    pub(crate) leases: Option<Arc<Leases>>,
     clock: Clock,
     seed: u64,
     n_engines: usize,
@@ -33,14 +36,25 @@ pub(crate) struct Opened {
     pub(crate) engine: Engine,
     pub(crate) number: usize,
     pub(crate) wire: Arc<Wire>,
+    pub(crate) clock: Clock,
 }
 
 impl World {
     /// A new world. To be called in a runtime whose time is paused.
     pub(crate) fn new(seed: u64) -> Self {
+        Self::on(memory(), None, seed)
+    }
+
+    /// A world whose store several engines share.
+    pub(crate) fn shared(seed: u64) -> Self {
+        let leases = Arc::new(Leases::new(memory()));
+        Self::on(Arc::clone(&leases) as Arc<dyn Storage>, Some(leases), seed)
+    }
+
+    fn on(memory: Arc<dyn Storage>, leases: Option<Arc<Leases>>, seed: u64) -> Self {
         let ledger = Arc::new(Ledger::default());
         let bottom = Arc::new(Bottom {
-            memory: memory(),
+            memory,
             ledger: Arc::clone(&ledger),
         });
         Self {
@@ -48,6 +62,7 @@ impl World {
             ledger,
             bottom,
             pace: Arc::new(Pace::seeded(seed)),
+            leases,
             clock: Clock::tokio(),
             seed,
             n_engines: 0,
@@ -65,6 +80,17 @@ impl World {
 
     /// Opens another engine, which may read, and fail.
     pub(crate) async fn try_open(&mut self, limits: Limits) -> Result<Opened> {
+        let clock = self.clock.clone();
+        self.open_with(limits, clock, |builder, _, _| builder).await
+    }
+
+    /// Opens another engine with a clock of its own, and whatever else it is given.
+    pub(crate) async fn open_with(
+        &mut self,
+        limits: Limits,
+        clock: Clock,
+        with: impl FnOnce(EngineBuilder, usize, &Arc<Wire>) -> EngineBuilder,
+    ) -> Result<Opened> {
         self.n_engines += 1;
         let number = self.n_engines;
         let wire = Arc::new(Wire {
@@ -74,10 +100,18 @@ impl World {
             pace: Arc::clone(&self.pace),
             alive: Semaphore::new(0),
             is_closed: AtomicBool::new(false),
+            shared: self.leases.as_ref().map(|leases| {
+                let notices = tokio::sync::Mutex::new(leases.listen(number));
+                (Arc::clone(leases), notices)
+            }),
+            outage: Mutex::default(),
+            holds_renewals: AtomicBool::new(false),
+            n_calls: AtomicU64::new(0),
         });
         let mut builder = Engine::builder()
             .storage(Arc::clone(&wire))
-            .clock(self.clock.clone())
+            .clock(clock.clone())
+            .worker(!limits.only_submits)
             .seed(self.seed.wrapping_add(number as u64))
             .resource(Probe {
                 engine: number,
@@ -92,7 +126,7 @@ impl World {
         if let Some(runs) = limits.pending {
             builder = builder.max_pending_runs(runs);
         }
-        let engine = builder
+        let engine = with(builder, number, &wire)
             .compact_above(COMPACT_ABOVE)
             .resume_on_open(limits.resumes)
             .build()
@@ -101,6 +135,7 @@ impl World {
             engine,
             number,
             wire,
+            clock,
         })
     }
 }
@@ -113,6 +148,8 @@ pub(crate) struct Limits {
     pub(crate) pending: Option<usize>,
     /// Opening goes on with what was interrupted.
     pub(crate) resumes: bool,
+    /// It executes nothing.
+    pub(crate) only_submits: bool,
 }
 
 impl Opened {

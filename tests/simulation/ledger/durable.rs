@@ -8,6 +8,8 @@ use keepstep::storage::{
 };
 
 use super::{Came, Ledger, State, Stored, Token};
+use tokio::time::Instant;
+
 use crate::tokens::tokens_in;
 
 impl Ledger {
@@ -45,6 +47,7 @@ impl Ledger {
             match state.runs.get_mut(&write.run) {
                 Some(stored) => {
                     stored.record = record;
+                    stored.changed_at = Instant::now();
                     stored.had.insert(status);
                 }
                 None => {
@@ -52,6 +55,7 @@ impl Ledger {
                     let output = None;
                     let stored = Stored {
                         record,
+                        changed_at: Instant::now(),
                         had,
                         output,
                     };
@@ -102,6 +106,7 @@ impl Ledger {
             }
             if let Some(stored) = state.runs.get_mut(run) {
                 stored.record = record.clone();
+                stored.changed_at = Instant::now();
             }
         }
     }
@@ -114,6 +119,7 @@ impl Ledger {
                 && stored.record.epoch == *epoch
             {
                 stored.record.owner = None;
+                stored.changed_at = Instant::now();
                 stored.record.epoch = epoch.next();
             }
         }

@@ -1,0 +1,386 @@
+//! A store that several engines share, with leases and notices, over one in memory: what PostgreSQL does, in virtual time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use keepstep::storage::{
+    Batch, BlobId, BlobReader, Committed, DeleteOutcome, Description, Epoch, JournalEntry,
+    ListedRun, Maintained, Message, MessageId, NodeId, Notice, Position, ReadRun, Result, RunId,
+    RunKind, RunPage, RunQuery, RunRecord, SendOutcome, Storage, StoredStatus, TaskQueue,
+    Timestamp, ValueKey, WriteOutcome,
+};
+use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Leases over a store that only one process could open.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    memory: Arc<dyn Storage>,
+    began: Instant,
+    state: Mutex<State>,
+    /// A claim or a commit looks first and writes then: one at a time.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    until: BTreeMap<NodeId, Instant>,
+    since: BTreeMap<NodeId, Timestamp>,
+    engines: BTreeMap<NodeId, usize>,
+    listeners: BTreeMap<usize, mpsc::UnboundedSender<Notice>>,
+    watched: BTreeSet<RunId>,
+}
+
+impl Leases {
+    pub(crate) fn new(memory: Arc<dyn Storage>) -> Self {
+        Self {
+            memory,
+            began: Instant::now(),
+            state: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Where an engine hears of what others do.
+    pub(crate) fn listen(&self, engine: usize) -> mpsc::UnboundedReceiver<Notice> {
+        let (listener, notices) = mpsc::unbounded_channel();
+        self.state().listeners.insert(engine, listener);
+        notices
+    }
+
+    /// An engine was seen to own runs by this name.
+    pub(crate) fn is_node(&self, node: NodeId, engine: usize) {
+        self.state().engines.insert(node, engine);
+    }
+
+    /// Whether a node's lease lasts.
+    pub(crate) fn lasts(&self, node: NodeId) -> bool {
+        self.state().lasts(node)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown(&self, mut record: RunRecord) -> RunRecord {
+        record.owner = record.owner.filter(|owner| self.lasts(*owner));
+        record
+    }
+
+    fn listed(&self, runs: Vec<ListedRun>) -> Vec<ListedRun> {
+        let shown = |listed: ListedRun| ListedRun {
+            record: self.shown(listed.record),
+            ..listed
+        };
+        runs.into_iter().map(shown).collect()
+    }
+
+    /// Whether somebody else has it.
+    fn is_taken(&self, record: &RunRecord, node: NodeId) -> bool {
+        let is_others = |owner: NodeId| owner != node && self.lasts(owner);
+        record.status.is_active()
+            && record.kind != RunKind::Schedule
+            && record.owner.is_some_and(is_others)
+    }
+}
+
+impl State {
+    fn lasts(&self, node: NodeId) -> bool {
+        self.until
+            .get(&node)
+            .is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Tells the owner of a run, or everybody if nobody owns it.
+    fn tell(&self, owner: Option<NodeId>, notice: &Notice) {
+        let owner = owner.and_then(|owner| self.engines.get(&owner));
+        for (engine, listener) in &self.listeners {
+            if owner.is_none_or(|owner| owner == engine) {
+                // It may be dead.
+                drop(listener.send(notice.clone()));
+            }
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Storage for Leases {
+    fn describe(&self) -> Description {
+        self.memory.describe()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn commit(&self, mut batch: Batch) -> Result<Committed> {
+        let _turn = self.turn.lock().await;
+        let mut owned = BTreeSet::new();
+        for (at, delete) in batch.deletes.iter().enumerate() {
+            let record = self.memory.record(&delete.run).await?;
+            if record.is_some_and(|record| self.is_taken(&record, delete.node)) {
+                owned.insert(at);
+            }
+        }
+        let mut at = 0;
+        batch.deletes.retain(|_| {
+            at += 1;
+            !owned.contains(&(at - 1))
+        });
+        let mut committed = self.memory.commit(batch.clone()).await?;
+        for (message, outcome) in batch.messages.iter().zip(&committed.messages) {
+            if matches!(outcome, SendOutcome::Accepted(_)) {
+                let record = self.memory.record(&message.to).await?;
+                let owner = record.and_then(|record| self.shown(record).owner);
+                self.state().tell(owner, &Notice::Mail(message.to.clone()));
+            }
+        }
+        let mut state = self.state();
+        for (write, outcome) in batch.writes.iter().zip(&committed.writes) {
+            if *outcome != WriteOutcome::Written {
+                continue;
+            }
+            let record = &write.record;
+            if !record.status.is_active() && state.watched.remove(&write.run) {
+                state.tell(None, &Notice::Changed(write.run.clone()));
+            }
+            if record.status.is_active()
+                && record.owner.is_none()
+                && record.kind == RunKind::Workflow
+            {
+                state.tell(None, &Notice::Free);
+            }
+        }
+        for (delete, outcome) in batch.deletes.iter().zip(&committed.deletes) {
+            if *outcome == DeleteOutcome::Deleted && state.watched.remove(&delete.run) {
+                state.tell(None, &Notice::Changed(delete.run.clone()));
+            }
+        }
+        for at in owned {
+            committed.deletes.insert(at, DeleteOutcome::Owned);
+        }
+        Ok(committed)
+    }
+
+    fn commit_blocking(&self, batch: Batch) -> std::result::Result<Result<Committed>, Batch> {
+        Err(batch)
+    }
+
+    async fn record(&self, run: &RunId) -> Result<Option<RunRecord>> {
+        let record = self.memory.record(run).await?;
+        Ok(record.map(|record| self.shown(record)))
+    }
+
+    async fn list(&self, query: &RunQuery) -> Result<RunPage> {
+        let page = self.memory.list(query).await?;
+        Ok(RunPage {
+            runs: self.listed(page.runs),
+            ..page
+        })
+    }
+
+    async fn list_by_id(
+        &self,
+        kind: RunKind,
+        id_prefix: &str,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        let listed = self
+            .memory
+            .list_by_id(kind, id_prefix, after, limit)
+            .await?;
+        Ok(self.listed(listed))
+    }
+
+    async fn unread(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<RunId>> {
+        self.memory.unread(after, limit).await
+    }
+
+    async fn journal(&self, run: &RunId, from: Position, max: usize) -> Result<Vec<JournalEntry>> {
+        self.memory.journal(run, from, max).await
+    }
+
+    async fn value(&self, run: &RunId, key: &ValueKey) -> Result<Option<Bytes>> {
+        self.memory.value(run, key).await
+    }
+
+    async fn read_runs(&self, runs: &[RunId], max: usize) -> Result<Vec<Option<ReadRun>>> {
+        let mut read = self.memory.read_runs(runs, max).await?;
+        for run in read.iter_mut().flatten() {
+            run.record = self.shown(run.record.clone());
+        }
+        Ok(read)
+    }
+
+    async fn due(
+        &self,
+        kind: RunKind,
+        after: Option<&(Timestamp, RunId)>,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, RunId)>> {
+        self.memory.due(kind, after, until, limit).await
+    }
+
+    async fn inbox(
+        &self,
+        run: &RunId,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Message>> {
+        self.memory.inbox(run, after, limit).await
+    }
+
+    async fn claim(
+        &self,
+        runs: &[RunId],
+        node: NodeId,
+        lease: Duration,
+    ) -> Result<Vec<Option<RunRecord>>> {
+        let _turn = self.turn.lock().await;
+        self.renew(node, lease).await?;
+        let mut claimed = Vec::with_capacity(runs.len());
+        for run in runs {
+            let before = self.memory.record(run).await?;
+            if before.is_some_and(|record| self.is_taken(&record, node)) {
+                claimed.push(None);
+                continue;
+            }
+            let one = std::slice::from_ref(run);
+            claimed.extend(self.memory.claim(one, node, lease).await?);
+        }
+        Ok(claimed)
+    }
+
+    async fn claim_free(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+        node: NodeId,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
+        let _turn = self.turn.lock().await;
+        let mut free = Vec::new();
+        for status in [StoredStatus::Pending, StoredStatus::Running] {
+            let query = RunQuery {
+                kind,
+                statuses: vec![status],
+                limit: 10_000,
+                ..RunQuery::default()
+            };
+            free.extend(self.list(&query).await?.runs);
+        }
+        free.retain(|listed| listed.record.owner.is_none() && !except.contains(&listed.run));
+        free.sort_by_key(|listed| (listed.record.created_at, listed.run.clone()));
+        free.truncate(limit);
+        if free.is_empty() {
+            return Ok(free);
+        }
+        self.renew(node, lease).await?;
+        let runs: Vec<RunId> = free.into_iter().map(|listed| listed.run).collect();
+        let claimed = self.memory.claim(&runs, node, lease).await?;
+        let listed = |(run, record): (RunId, Option<RunRecord>)| {
+            record.map(|record| ListedRun { run, record })
+        };
+        Ok(runs.into_iter().zip(claimed).filter_map(listed).collect())
+    }
+
+    async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
+        let now = Instant::now();
+        let micros = now.duration_since(self.began).as_micros() as u64;
+        let mut state = self.state();
+        let lasted = state.lasts(node);
+        state.until.insert(node, now + lease);
+        let since = state.since.entry(node).or_insert(Timestamp(micros));
+        if !lasted {
+            *since = Timestamp(micros);
+        }
+        Ok(*since)
+    }
+
+    async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        self.memory.release(runs).await?;
+        self.state().tell(None, &Notice::Free);
+        Ok(())
+    }
+
+    async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
+        self.state().watched.extend(runs.iter().cloned());
+        let mut records = Vec::with_capacity(runs.len());
+        for run in runs {
+            records.push(self.record(run).await?);
+        }
+        Ok(records)
+    }
+
+    async fn want(&self, run: &RunId) -> Result<()> {
+        let record = self.memory.record(run).await?;
+        if let Some(owner) = record.and_then(|record| record.owner) {
+            self.state().tell(Some(owner), &Notice::Wanted(run.clone()));
+        }
+        Ok(())
+    }
+
+    async fn notices(&self) -> Vec<Notice> {
+        // Each engine listens by itself.
+        std::future::pending().await
+    }
+
+    async fn notified(&self) {
+        self.memory.notified().await;
+    }
+
+    async fn put_blob(&self, bytes: Bytes) -> Result<BlobId> {
+        self.memory.put_blob(bytes).await
+    }
+
+    async fn put_blob_from(
+        &self,
+        reader: &mut (dyn AsyncRead + std::marker::Send + Unpin),
+    ) -> Result<(BlobId, u64)> {
+        self.memory.put_blob_from(reader).await
+    }
+
+    async fn blob(&self, id: &BlobId) -> Result<Bytes> {
+        self.memory.blob(id).await
+    }
+
+    async fn blob_reader(&self, id: &BlobId) -> Result<BlobReader> {
+        self.memory.blob_reader(id).await
+    }
+
+    async fn blob_len(&self, id: &BlobId) -> Result<Option<u64>> {
+        self.memory.blob_len(id).await
+    }
+
+    fn maps_blobs(&self) -> bool {
+        self.memory.maps_blobs()
+    }
+
+    fn tasks(&self) -> Option<&dyn TaskQueue> {
+        self.memory.tasks()
+    }
+
+    fn pin_blob(&self, id: &BlobId) {
+        self.memory.pin_blob(id);
+    }
+
+    fn unpin_blob(&self, id: &BlobId) {
+        self.memory.unpin_blob(id);
+    }
+
+    async fn maintain(&self) -> Result<Maintained> {
+        self.memory.maintain().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,244 @@
+//! What must hold: whatever can go on does so within a bounded time, once nothing is wrong.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keepstep::Error;
+use keepstep::storage::{RunKind, RunQuery, StoredStatus, Timestamp};
+use tokio::time::Instant;
+
+use super::actors::TallyHost;
+use super::{HOUR, Hours, MINUTE, Trouble};
+use crate::oracle::Witness;
+use crate::programs::{Message, Out};
+
+/// How late something may be that is due.
+const LATE: Duration = Duration::from_secs(3 * 60);
+/// How long a run may stay pending at an engine that has no place while another engine has nothing to do.
+const IDLE: Duration = Duration::from_secs(3 * 60);
+/// How long a call may take that waits for no run's end.
+const ANSWER: Duration = Duration::from_secs(15 * 60);
+/// How long after everything is well runs may go on: all that they do and wait for takes less.
+const REST: Duration = Duration::from_secs(6 * 3600);
+
+impl Hours {
+    /// Looks whether all goes on.
+    pub(super) fn look(&mut self) {
+        self.waiting.retain(|waiting| !waiting.task.is_finished());
+        let Some(well_since) = self.well_since else {
+            return;
+        };
+        let well_for = well_since.elapsed();
+        if well_for > ANSWER {
+            let slow = |of: &&super::Waiting| !of.is_long && of.since.elapsed() > ANSWER;
+            if let Some(waiting) = self.waiting.iter().find(slow) {
+                self.violated(format!("{} is not answered", waiting.what));
+            }
+        }
+        // Where a write failed and nobody else may go on, that is for the next opening.
+        if well_for > LATE && (self.is_shared() || !self.may_have_stopped) {
+            self.nothing_is_late();
+            self.nobody_is_idle();
+        }
+    }
+
+    fn nothing_is_late(&self) {
+        let now = Timestamp::from(self.now());
+        let mut late = Vec::new();
+        self.world.ledger.each_stored(|run, stored| {
+            let record = &stored.record;
+            let due = record.wake_at.filter(|_| record.status.is_active());
+            let is_late = due.is_some_and(|due| due.until(now) > LATE);
+            // A schedule waits for room in the queue.
+            let may_wait = match record.kind {
+                RunKind::Workflow => false,
+                RunKind::Schedule => self.limits.pending.is_some(),
+                RunKind::Actor => true,
+            };
+            if is_late && stored.changed_at.elapsed() > LATE && !may_wait {
+                late.push(format!("12: {run} was due at {due:?}, and it is {now:?}"));
+            }
+        });
+        late.into_iter().for_each(|what| self.violated(what));
+    }
+
+    /// No run waits for a place at one engine while another one has nothing at all.
+    fn nobody_is_idle(&self) {
+        let Some(leases) = &self.world.leases else {
+            return;
+        };
+        let ledger = &self.world.ledger;
+        let (mut busy, mut pending) = (Vec::new(), Vec::new());
+        ledger.each_stored(|run, stored| {
+            let record = &stored.record;
+            if !record.status.is_active() || record.kind != RunKind::Workflow {
+                return;
+            }
+            let owner = record.owner.filter(|owner| leases.lasts(*owner));
+            busy.extend(owner);
+            if record.status == StoredStatus::Pending && stored.changed_at.elapsed() > IDLE {
+                pending.push((run.clone(), owner));
+            }
+        });
+        let busy: Vec<usize> = busy
+            .into_iter()
+            .filter_map(|node| ledger.engine_of(node))
+            .collect();
+        let idle = self.engines.iter().find(|of| !busy.contains(&of.number));
+        if let (Some(idle), Some((run, owner))) = (idle, pending.first()) {
+            let number = idle.number;
+            self.violated(format!(
+                "11: {run} is pending at {owner:?} while engine {number} is idle"
+            ));
+        }
+    }
+
+    /// Nothing is wrong from now on, and users send what runs wait for. All must end.
+    pub(super) async fn come_to_rest(&mut self) {
+        if !self.world.ledger.violations().is_empty() {
+            return;
+        }
+        self.trace("all is well");
+        self.world.ledger.mend();
+        self.well_since = Some(Instant::now());
+        if !self.is_shared() && self.may_have_stopped {
+            self.shut_down(0).await;
+            self.may_have_stopped = false;
+        }
+        let until = Instant::now() + REST;
+        loop {
+            self.send_what_is_missing().await;
+            self.pass(MINUTE).await;
+            if !self.world.ledger.violations().is_empty() {
+                return;
+            }
+            let left = self.left();
+            if left.is_empty() {
+                break;
+            }
+            if Instant::now() > until {
+                return self.violated(format!("these do not end: {}", left.join("; ")));
+            }
+        }
+        // Nothing of theirs is left that keeps a schedule from starting more.
+        self.pass(40 * MINUTE).await;
+        self.schedule_goes_on().await;
+        self.outputs_are_right().await;
+        self.tally_is_right().await;
+    }
+
+    /// What has not ended, and why it should.
+    fn left(&self) -> Vec<String> {
+        let now = Timestamp::from(self.now());
+        let mut left = Vec::new();
+        self.world.ledger.each_stored(|run, stored| {
+            let record = &stored.record;
+            let is_harmful = self.harmful.iter().any(|id| id == run.as_str());
+            let has_stopped = record.status.is_final()
+                // The engine stops what does no good. What never keeps its lease can't end.
+                || is_harmful
+                    && (record.status == StoredStatus::Suspended
+                        || self.trouble == Trouble::Blocked);
+            // What a schedule started may have begun a moment ago.
+            let is_old = !run.as_str().contains('@') || stored.changed_at.elapsed() > LATE;
+            if record.kind == RunKind::Workflow && !has_stopped && is_old {
+                left.push((run.clone(), record.clone()));
+            }
+        });
+        let told = left.into_iter().map(|(run, record)| {
+            let (status, wake_at) = (record.status, record.wake_at);
+            let wakes_in = wake_at.map(|at| now.until(at));
+            let owner = record.owner;
+            let owner = owner.and_then(|node| self.world.ledger.engine_of(node));
+            format!("{run} {status:?} of engine {owner:?}, wakes in {wakes_in:?}")
+        });
+        told.collect()
+    }
+
+    async fn send_what_is_missing(&self) {
+        let ledger = &self.world.ledger;
+        let engine = &self.engines[0].engine;
+        let known = self
+            .known
+            .iter()
+            .map(|known| (known.id.clone(), known.prog.clone()));
+        let children = self.known.iter().flat_map(|known| known.prog.children());
+        for (id, prog) in known.chain(children) {
+            let status = ledger.stored(&id, |stored| stored.record.status);
+            if status.is_none_or(StoredStatus::is_final) {
+                continue;
+            }
+            for (name, n) in prog.waits_for() {
+                for _ in ledger.post(|post| post.n_arrived(&id, &name))..n {
+                    let text = ledger.post(|post| post.write(&id, &name, None));
+                    let message = Message { text };
+                    let sending = async {
+                        drop(engine.send_event(&id, &name, &message).await);
+                    };
+                    if tokio::time::timeout(ANSWER, sending).await.is_err() {
+                        self.violated(format!("a message to {id} is not answered"));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn schedule_goes_on(&self) {
+        if self.limits.pending.is_some() {
+            // Its run may have been refused.
+            return;
+        }
+        let query = RunQuery {
+            id_prefix: "often@".to_owned(),
+            limit: 10_000,
+            ..RunQuery::default()
+        };
+        let runs = self.world.bottom.memory.list(&query).await;
+        let runs = runs.expect("memory does not fail").runs;
+        let now = Timestamp::from(self.now());
+        let is_new = |at: Timestamp| at <= now && at.until(now) < 12 * MINUTE;
+        if !runs.iter().any(|run| is_new(run.record.created_at)) {
+            let last = runs
+                .iter()
+                .map(|run| run.record.created_at.until(now))
+                .min();
+            self.violated(format!(
+                "20: the schedule started its last run {last:?} ago"
+            ));
+        }
+    }
+
+    async fn outputs_are_right(&self) {
+        let engine = &self.engines[0].engine;
+        let ledger = &self.world.ledger;
+        for known in &self.known {
+            let id = &known.id;
+            let status = ledger.stored(id, |stored| stored.record.status);
+            if status != Some(StoredStatus::Successful) {
+                continue;
+            }
+            let reading = tokio::time::timeout(HOUR, engine.output::<Out>(id)).await;
+            let expected = known.prog.value(Witness { ledger, run: id });
+            match reading {
+                Ok(Ok(out)) if Some(out.value) == expected => {}
+                other => self.violated(format!("{id} is {other:?}, not {expected:?}")),
+            }
+        }
+    }
+
+    /// Every call that was accepted was made once.
+    async fn tally_is_right(&self) {
+        let engine = &self.engines[0].engine;
+        let added = self.added.load(Ordering::Relaxed);
+        let sum = async {
+            let tally = TallyHost::get_or_create(engine).await?;
+            tally.add(0).await
+        };
+        match tokio::time::timeout(HOUR, sum).await {
+            // A call whose answer was lost may have been made.
+            Ok(Ok(sum)) if sum >= added && (sum == added || self.trouble != Trouble::Together) => {}
+            Ok(Err(Error::QueueFull { .. })) => {}
+            other => self.violated(format!("the tally is {other:?}, and {added} were added")),
+        }
+    }
+}
