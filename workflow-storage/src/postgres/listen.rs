@@ -119,9 +119,8 @@ async fn listen(
     nodes: &(impl Fn() -> Vec<i64> + Sync),
 ) -> Result<(), Failure> {
     let settings = &sessions.settings;
-    let connecting = settings.config.connect(sessions.tls.clone());
     let connect_within = settings.connect_within();
-    let connected = timeout(connect_within, connecting).await;
+    let connected = timeout(connect_within, sessions.hosts.connect()).await;
     let (client, mut connection) = connected.map_err(|_| Failure::NoAnswer(connect_within))??;
     let answer_within = settings.silence();
     let ask = async |sql: String| client.simple_query(&sql).await;

@@ -10,6 +10,7 @@ mod blobs;
 mod bucket;
 mod commit;
 mod error;
+mod hosts;
 mod listen;
 mod names;
 mod numbers;

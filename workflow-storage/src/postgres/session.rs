@@ -11,9 +11,9 @@ use deadpool_postgres::{
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::Failure;
+use super::hosts::Hosts;
 use super::url::Settings;
 use super::{schema, tls};
 use crate::{Result, StorageError};
@@ -41,7 +41,7 @@ pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 /// The way to the server.
 pub(super) struct Sessions {
     pub(super) settings: Settings,
-    pub(super) tls: MakeRustlsConnect,
+    pub(super) hosts: Hosts,
     pool: Pool,
     /// A connection apart: leases are renewed however many wait for the others. It is used in the runtime of the
     /// thread that renews them, and in no other: a connection lives in the runtime that opened it, and stands still
@@ -98,18 +98,18 @@ pub(super) struct Attempts {
 
 impl Sessions {
     pub(super) fn new(settings: Settings) -> Result<Self> {
-        let tls = tls::connector(&settings)?;
+        let hosts = Hosts::new(&settings, tls::connector(&settings)?);
         let stale = Arc::new(Stale {
             opened_at: std::time::Instant::now(),
             micros: AtomicU64::new(0),
         });
         Ok(Self {
-            pool: pool(&settings, &tls, &stale, settings.connections)?,
-            lease_pool: pool(&settings, &tls, &stale, 1)?,
-            pin_pool: pool(&settings, &tls, &stale, 1)?,
+            pool: pool(&settings, &hosts, &stale, settings.connections)?,
+            lease_pool: pool(&settings, &hosts, &stale, 1)?,
+            pin_pool: pool(&settings, &hosts, &stale, 1)?,
             stale,
             settings,
-            tls,
+            hosts,
             is_closed: AtomicBool::new(false),
         })
     }
@@ -315,13 +315,13 @@ impl Session {
 /// At most so many connections, each opened when it is needed first.
 fn pool(
     settings: &Settings,
-    tls: &MakeRustlsConnect,
+    hosts: &Hosts,
     stale: &Arc<Stale>,
     connections: usize,
 ) -> Result<Pool> {
-    let manager = Manager::from_config(
+    let manager = Manager::from_connect(
         settings.config.clone(),
-        tls.clone(),
+        hosts.clone(),
         ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         },

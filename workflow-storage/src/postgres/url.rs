@@ -17,6 +17,8 @@ const DEFAULT_SCHEMA: &str = "keepstep";
 const DEFAULT_CONNECTIONS: usize = 8;
 /// Less than a lease: who cannot write for that long finds out by itself.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(20);
+/// For how long a host is tried to be reached, if the URL does not say.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For how long a host may take to let somebody in, once it is reached.
 const GREET_WITHIN: Duration = Duration::from_secs(5);
 /// PostgreSQL cuts longer names off.
@@ -46,12 +48,14 @@ impl Settings {
     /// For how long a connection may be in the making: each host may keep it waiting.
     pub(super) fn connect_within(&self) -> Duration {
         let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(1);
-        let each = self
-            .config
-            .get_connect_timeout()
-            .copied()
-            .unwrap_or_default();
-        (each + GREET_WITHIN) * hosts.max(1)
+        self.connect_to_each_within() * hosts.max(1)
+    }
+
+    /// For how long one host may keep it waiting: until it is reached, and until it has let somebody in.
+    pub(super) fn connect_to_each_within(&self) -> Duration {
+        let reached_within = self.config.get_connect_timeout().copied();
+        let reached_within = reached_within.unwrap_or(CONNECT_TIMEOUT);
+        reached_within + reached_within.min(GREET_WITHIN)
     }
 }
 
@@ -144,7 +148,7 @@ pub(super) fn parse(url: &str, surroundings: &Surroundings) -> Result<Settings> 
     config.keepalives_retries(3);
     config.tcp_user_timeout(Duration::from_secs(20));
     if config.get_connect_timeout().is_none() {
-        config.connect_timeout(Duration::from_secs(10));
+        config.connect_timeout(CONNECT_TIMEOUT);
     }
     if config.get_application_name().is_none() {
         config.application_name("keepstep");

@@ -137,3 +137,17 @@ async fn after_a_failover_everything_goes_to_the_server_that_writes() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_host_that_takes_connections_and_is_silent_keeps_nobody_from_the_next() {
+    // It takes connections, and nobody reads what is sent.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let url = server::url();
+    let (who, rest) = url.split_once('@').unwrap();
+    let url = format!("{who}@{address},{rest}&connect_timeout=1");
+    let store = soon(open(&url)).await;
+    create(Arc::clone(&store), "run".to_owned()).await;
+    while !soon(store.notices()).await.contains(&Notice::Missed) {}
+    assert_eq!(record(&*store, "run").await.owner, Some(NODE));
+}
