@@ -18,6 +18,7 @@ mod objects;
 mod owners;
 mod pools;
 mod prompt;
+mod quiet;
 mod remote;
 mod remote_faults;
 mod runs;
