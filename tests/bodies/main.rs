@@ -7,6 +7,7 @@ mod common;
 
 mod ends;
 mod gone;
+mod interruptions;
 mod threads;
 
 use std::time::Duration;

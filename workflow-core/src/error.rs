@@ -533,4 +533,15 @@ pub enum SuspendReason {
         /// What the migration said.
         message: String,
     },
+    /// The process died, time and again, while a step executed.
+    #[error(
+        "step {step:?} was executing when its process died, {times} times in a row; find out whether the step ends the process (memory, \
+         stack, abort), or whether the process is killed before the step can end"
+    )]
+    Interrupted {
+        /// The step.
+        step: String,
+        /// How often.
+        times: u32,
+    },
 }

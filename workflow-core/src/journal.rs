@@ -284,6 +284,13 @@ mod tests {
             ),
             (Event::ChildBegan { step }, "0bfb2c01"),
             (
+                Event::Interrupted {
+                    at: keepstep_storage::Timestamp(5),
+                    steps: vec![step],
+                },
+                "0c0501fb2c01",
+            ),
+            (
                 Event::StepExpanded {
                     step,
                     plan: waits.into(),

@@ -32,6 +32,7 @@ fn record(entries: u64) -> RunRecord {
         steps: StepCounts::default(),
         parent: None,
         build: Build::default(),
+        n_orphaned: 0,
     }
 }
 

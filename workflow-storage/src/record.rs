@@ -132,6 +132,11 @@ pub struct RunRecord {
     pub parent: Option<Parent>,
     /// The program that started it.
     pub build: Build,
+    /// How often, one time after another, the run was claimed from a node that had not released it, and had written no entry since it
+    /// had claimed it in this way itself: those nodes died, or were silent for longer than their leases. Only what
+    /// [`claim`](crate::Storage::claim) and [`claim_free`](crate::Storage::claim_free) return says so; elsewhere it is 0.
+    #[serde(skip)]
+    pub n_orphaned: u32,
 }
 
 /// A run in a listing.

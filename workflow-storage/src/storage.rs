@@ -128,7 +128,8 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// Takes ownership of runs: for each, the record with `node` as its owner and its epoch raised; `None` if the run
     /// does not exist or another node holds a lease on it.
     ///
-    /// To be correct: durable when it returns; a run that `node` already owns is claimed again, with a new epoch. A
+    /// To be correct: durable when it returns; a run that `node` already owns is claimed again, with a new epoch. What it returns
+    /// [counts](RunRecord::n_orphaned) claims from nodes that had not released the run. A
     /// store that only one process can open grants every claim, and `lease` means nothing to it.
     async fn claim(
         &self,

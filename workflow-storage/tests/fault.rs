@@ -37,6 +37,7 @@ fn creation(run: &str) -> RunWrite {
             steps: StepCounts::default(),
             parent: None,
             build: Build::default(),
+            n_orphaned: 0,
         },
         entry: Some("entry".into()),
         truncate: false,

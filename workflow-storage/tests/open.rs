@@ -47,6 +47,7 @@ async fn add_run(store: &dyn Storage, run: &str) {
             steps: StepCounts::default(),
             parent: None,
             build: Build::default(),
+            n_orphaned: 0,
         },
         entry: None,
         truncate: false,

@@ -298,6 +298,7 @@ pub(crate) fn creation(
             steps: StepCounts::default(),
             parent: None,
             build: shared.build.clone(),
+            n_orphaned: 0,
         },
         entry: None,
         truncate: false,

@@ -18,6 +18,7 @@ use super::claims::{Claims, run_claims};
 use super::cluster::Cluster;
 use super::home::{self, Home};
 use super::pauses::Pauses;
+use super::probation::Probation;
 use super::shared::{Roster, Shared};
 use super::slots::Slots;
 use super::{Engine, build, executable, lock};
@@ -38,6 +39,9 @@ const DEFAULT_CONCURRENT_STEPS: usize = 1024;
 const DEFAULT_OBJECT_CACHE: u64 = 256 << 20;
 /// How many bodies of plain functions execute at a time: each has a thread of its own.
 const BLOCKING_STEPS: usize = 384;
+
+/// How often an execution may be cut short in a row where nothing says otherwise.
+const MAX_INTERRUPTIONS: u32 = 10;
 
 /// Where an engine keeps its runs: see [`EngineBuilder::storage`].
 #[derive(Debug, Clone)]
@@ -83,6 +87,7 @@ pub struct EngineBuilder {
     max_pending_runs: Option<usize>,
     max_concurrent_steps: Option<usize>,
     resume_on_open: bool,
+    max_interruptions: Option<u32>,
     clock: Option<Clock>,
     seed: Option<u64>,
     compact_above: Option<u64>,
@@ -277,6 +282,32 @@ impl EngineBuilder {
         self
     }
 
+    /// How often, one time after another, an execution of a step may be cut short because its process died, before the engine suspends
+    /// the run ([`SuspendReason::Interrupted`](crate::SuspendReason::Interrupted)); at least 2. 10 by default; `u32::MAX` never
+    /// suspends it.
+    ///
+    /// A step that ends its process, such as by running out of memory or of stack, would otherwise do so for ever. The engine counts an
+    /// execution that was under way, or about to begin, when the process died without [`shutdown`](Engine::shutdown), and was tried
+    /// again. Whatever comes of the step, also a failure, ends the count. Executions that only waited do not count: those of
+    /// [listeners](crate::EventListener), timers, events and child runs.
+    ///
+    /// Runs that were cut short more than once begin one after another, those that were cut short most often first. Each executes alone
+    /// among them for some seconds. So runs that were only executing beside such a step are not taken for it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> keepstep_core::Result<()> {
+    /// # use keepstep_core::Engine;
+    /// let builder = Engine::builder().resume_on_open(true).max_interruptions(3);
+    /// let engine = builder.open("memory:").await?;
+    /// # engine.shutdown().await
+    /// # }
+    /// ```
+    pub fn max_interruptions(mut self, times: u32) -> Self {
+        self.max_interruptions = Some(times);
+        self
+    }
+
     /// What people call this program: a release, a commit. Every run records what it was started by, with a hash of the program's
     /// steps: see [`Metadata::build`](crate::Metadata::build). At most 64 bytes are kept.
     ///
@@ -447,6 +478,8 @@ impl EngineBuilder {
             overdue: Overdue::default(),
             closing: halted.child_token(),
             home: Arc::new(Home::here(owns_store)),
+            max_interruptions: self.max_interruptions.unwrap_or(MAX_INTERRUPTIONS).max(2),
+            probation: Probation::default(),
             halted: halted.clone(),
         });
         home::watch(&shared);

@@ -109,6 +109,7 @@ impl Shared {
             steps: run.counts(),
             parent,
             build: self.build.clone(),
+            n_orphaned: 0,
         };
         let metadata =
             metadata.map(|json| (ValueKey::Metadata, Some(Bytes::from(String::from(json)))));

@@ -269,8 +269,14 @@ impl Engine {
             shared
                 .storage
                 .claim_free(kind, &except, shared.node, shared.lease(), wanted);
-        let claimed = claiming.await?;
+        let mut claimed = claiming.await?;
         let n = claimed.len();
+        {
+            let mut roster = shared.roster();
+            for listed in &mut claimed {
+                roster.note_orphan(&listed.run, &mut listed.record);
+            }
+        }
         if n > 0 {
             tracing::debug!(n, "took up runs that nobody owned");
         }

@@ -15,6 +15,7 @@ mod leases;
 mod list;
 mod lock;
 mod pauses;
+mod probation;
 mod read;
 mod resume;
 mod send;
@@ -41,6 +42,7 @@ pub use global::{
 pub use handle::{Handle, ProgressStream};
 pub use list::{Cursor, Filter, Page, RunSummary};
 pub(crate) use pauses::Growth;
+pub(crate) use probation::OnProbation;
 pub use read::Metadata;
 pub use send::SendEvent;
 pub(crate) use shared::{Ended, Seat, Shared, WakePermit, load_value};
@@ -415,6 +417,12 @@ impl Shared {
         permits: Permits,
     ) {
         let channel = run_channel();
+        let mut run = run;
+        let is_orphan = self.roster().orphans.remove(&id);
+        let (opening, probation) = match opening {
+            None if is_orphan.is_some() => self.after_interruption(&id, is_orphan, &mut run),
+            opening => (opening, None),
+        };
         {
             let mut roster = self.roster();
             roster.lost.remove(&id);
@@ -441,6 +449,7 @@ impl Shared {
             channel,
         ));
         task.waking = permits.waking;
+        task.probation = probation;
         task.begin_with(permits.slot);
         self.spawn(tracing::Instrument::instrument(task.drive(), span));
     }

@@ -225,18 +225,20 @@ impl Engine {
             // Until a task drives them, they are this engine's by the store alone.
             roster.lost.extend(ids.iter().cloned());
         }
-        let claimed = self.shared.claim(ids).await.inspect_err(|error| {
+        let mut claimed = self.shared.claim(ids).await.inspect_err(|error| {
             self.shared.give_up_waiting(ids, error);
             self.shared.give_up_if_mine(ids.to_vec());
         })?;
         let mut roster = self.shared.roster();
-        for (id, _) in ids
-            .iter()
-            .zip(&claimed)
-            .filter(|(_, record)| record.is_none())
-        {
-            roster.lost.remove(id);
+        for (id, record) in ids.iter().zip(&mut claimed) {
+            match record {
+                Some(record) => roster.note_orphan(id, record),
+                None => {
+                    roster.lost.remove(id);
+                }
+            }
         }
+        drop(roster);
         Ok(claimed)
     }
 

@@ -17,6 +17,7 @@ use super::cluster::Cluster;
 use super::home::Home;
 use super::lock::KeyedLocks;
 use super::pauses::{Growth, Pauses};
+use super::probation::Probation;
 use super::slots::Slots;
 use crate::actor::Residents;
 use crate::clock::Clock;
@@ -73,6 +74,9 @@ pub(crate) struct Shared {
     pub(crate) overdue: Overdue,
     /// Canceled when the engine is dropped or begins to shut down: nothing begins any more.
     pub(crate) closing: CancellationToken,
+    /// How often executions may be cut short in a row.
+    pub(super) max_interruptions: u32,
+    pub(super) probation: Probation,
     /// Where all its tasks are.
     pub(crate) home: Arc<Home>,
     /// Canceled when the engine is dropped or has shut down: everything stops where it is.
@@ -89,6 +93,8 @@ pub(super) struct Roster {
     pub(super) lost: HashSet<RunId>,
     /// Runs that this program cannot go on with, and until when it does not try again.
     pub(super) left_to_others: FxHashMap<RunId, tokio::time::Instant>,
+    /// Runs that this engine has claimed from one that died, and how often that was so in a row, until they are driven.
+    pub(super) orphans: FxHashMap<RunId, u32>,
     /// Runs to release when the engine has shut down.
     pub(super) to_release: Vec<(RunId, Epoch)>,
     pub(super) is_closed: bool,

@@ -31,7 +31,7 @@ impl SuspendReason {
             | Self::Undecodable { .. }
             | Self::MissingResource { .. }
             | Self::Unmigratable { .. } => true,
-            Self::Requested | Self::Invariant { .. } => false,
+            Self::Requested | Self::Invariant { .. } | Self::Interrupted { .. } => false,
         }
     }
 }

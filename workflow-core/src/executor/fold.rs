@@ -32,19 +32,20 @@ impl RunTask {
         let mut entry = EntryWriter::default();
         let mut blobs = Vec::new();
         let mut consumed = self.mailbox.take_taken();
-        // What a run begins with is durable before it takes in anything else.
-        let is_opening = self.opening.is_some();
+        // What a run begins with is durable before it takes in anything else; on probation, it begins later.
+        let is_opening = self.opening.is_some() && !self.waits_for_admission();
         let mut next = match is_opening {
             true => None,
             false => self.next_in_order(),
         };
         let is_compacted = next.is_some() && self.is_worth_compacting();
-        if let Some(event) = self.opening.take() {
+        if is_opening && let Some(event) = self.opening.take() {
             self.record_event(&mut entry, event)?;
         }
         if is_compacted {
             write(&mut entry, &Event::Snapshot(Box::new(self.run.snapshot())))?;
             self.snapshot_bytes = entry.len() as u64;
+            self.run.forget_interruptions();
         }
         let full = entry.len() + MAX_ENTRY_BYTES;
         while let Some(taken) = next.take() {

@@ -52,7 +52,7 @@ pub(crate) use watched::Watched;
 
 use crate::clock::later;
 use crate::context::RunLink;
-use crate::engine::{Ended, Seat, Shared, Slot, WakePermit};
+use crate::engine::{Ended, OnProbation, Seat, Shared, Slot, WakePermit};
 use crate::error::SuspendReason;
 use crate::run::{Event, Failure, Impossible, Run, Settled, StepId};
 use crate::status::Progress;
@@ -161,6 +161,8 @@ pub(crate) struct RunTask {
     snapshot_bytes: u64,
     /// Held from when the run is woken until what was due is durable.
     pub(crate) waking: Option<WakePermit>,
+    /// The run was cut short more than once.
+    pub(crate) probation: Option<OnProbation>,
     is_shutting_down: bool,
     /// Whether the run has a step that this program has not, and goes to another engine as soon as nothing is executing.
     is_leaving: bool,
@@ -279,6 +281,7 @@ impl RunTask {
             opening,
             snapshot_bytes: 0,
             waking: None,
+            probation: None,
             is_shutting_down: false,
             is_leaving: false,
             declines: None,
@@ -449,6 +452,7 @@ impl RunTask {
                 }
                 () = self.steps.until_overdue() => self.steps.abort_overdue(),
                 () = self.slot.until_due() => self.take_slot_anyway(),
+                () = OnProbation::admission(&mut self.probation) => {}
                 () = async { match timer {
                     Some(due_at) => clock.sleep_towards(due_at).await,
                     None => std::future::pending().await,
@@ -502,6 +506,9 @@ impl RunTask {
     /// Does what durable events allow.
     fn go_on(&mut self) {
         self.cancel_children();
+        if !self.run.is_suspect() && !self.waits_for_admission() {
+            self.probation = None;
+        }
         if self.is_shutting_down {
             return;
         }
@@ -511,7 +518,7 @@ impl RunTask {
     /// Starts what has become ready. All that was folded must be durable; a run that was pending, failed or suspended is
     /// first made running.
     fn allow_ready(&mut self) {
-        if self.record.status == StoredStatus::Running {
+        if self.record.status == StoredStatus::Running && self.opening.is_none() {
             let ready = self.run.take_ready();
             if !ready.is_empty() {
                 self.allow_steps(ready);
@@ -539,6 +546,9 @@ impl RunTask {
         }
         if self.is_leaving && self.run.is_active() && self.record.status.is_active() {
             return Some(Exit::Ended(Ended::LeftToOthers));
+        }
+        if self.waits_for_admission() {
+            return None;
         }
         match self.run.settle(true) {
             Settled::Successful => {
@@ -575,6 +585,11 @@ impl RunTask {
             }
             _ => None,
         }
+    }
+
+    /// Whether the run may not execute yet. One that is to stop does not wait for that.
+    fn waits_for_admission(&self) -> bool {
+        self.run.is_active() && OnProbation::waits(self.probation.as_ref())
     }
 
     /// Lets the run leave memory, unless it has just heard something of others, or does now.

@@ -124,7 +124,7 @@ impl Remote {
     }
 
     /// Whether the queue is in memory: nothing of it outlives the process.
-    fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         self.storage.tasks().is_none()
     }
 

@@ -32,6 +32,10 @@ impl Run {
         ) {
             return false;
         }
+        self.not_interrupted(step);
+        let Some(node) = self.node_mut(step) else {
+            return false;
+        };
         // After a crash, an input that was not stored may be missing to a step that has run all the same.
         let state = std::mem::replace(&mut node.state, State::Waiting);
         if matches!(state, State::Running) {
@@ -235,9 +239,11 @@ impl Run {
     pub(super) fn call_off(&mut self, step: StepId, state: &State) {
         match state {
             State::Running => {
+                self.not_interrupted(step);
                 self.stops.push(step);
                 self.n_running -= 1;
             }
+            State::Ready => self.not_interrupted(step),
             state if state.has_child() => self.abandon_child(step),
             _ => {}
         }

@@ -61,6 +61,8 @@ pub(crate) enum Event {
     ClockStarted { at: Timestamp, steps: Vec<StepId> },
     /// The run that a node waits for is there.
     ChildBegan { step: StepId },
+    /// These steps were cut short once more, for the second time at least, and execute again from this time on.
+    Interrupted { at: Timestamp, steps: Vec<StepId> },
 }
 
 impl Event {

@@ -19,6 +19,7 @@ mod event;
 mod expand;
 mod fail;
 mod inspect;
+mod interruptions;
 pub(crate) mod retry;
 mod segment;
 mod snapshot;
@@ -36,6 +37,7 @@ pub use event::StepId;
 pub(crate) use event::{Event, Failure};
 use inspect::History;
 pub(crate) use inspect::{Standing, ViewState};
+use interruptions::Interruptions;
 use segment::{Node, Segment, State};
 use waits::Waits;
 pub(crate) use waits::{ChildToBegin, Due};
@@ -67,6 +69,8 @@ pub(crate) struct Run {
     n_running: u64,
     /// About how many bytes a snapshot would have.
     live_bytes: u64,
+    /// Boxed, since hardly any run has some.
+    interruptions: Option<Box<Interruptions>>,
     /// Kept only to answer questions about the past.
     history: Option<History>,
 }
@@ -154,6 +158,7 @@ impl Run {
             Event::RunResumed => self.resume(),
             Event::ClockStarted { at, steps } => self.start_clocks(at, &steps),
             Event::ChildBegan { step } => self.child_began(step),
+            Event::Interrupted { at, steps } => self.interrupted(at, &steps),
         }
         Ok(())
     }
@@ -416,6 +421,7 @@ impl Run {
     /// Goes on after a failure or a suspension: what failed may try again from its first attempt.
     fn resume(&mut self) {
         self.phase = Phase::Active;
+        self.interruptions = None;
         let mut again = Vec::new();
         for (base, segment) in &mut self.segments {
             for (node, id) in segment.nodes.iter_mut().zip(*base..) {

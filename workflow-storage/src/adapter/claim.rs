@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::{Epoch, NodeId, Result, RunId, RunRecord};
 
 use super::core::Core;
-use super::head::Head;
+use super::head::{Head, Orphaned};
 
 impl Core {
     pub(super) fn claim(&self, runs: Vec<RunId>, node: NodeId) -> Result<Vec<Option<RunRecord>>> {
@@ -19,9 +19,17 @@ impl Core {
                 None => self.head(&run)?,
             };
             claimed.push(head.map(|mut head| {
+                let at = head.record.next_entry;
+                let is_orphan = head.record.owner.is_some_and(|owner| owner != node);
+                let before = head.orphaned.filter(|orphaned| orphaned.at == at);
+                head.orphaned = is_orphan.then(|| Orphaned {
+                    at,
+                    times: before.map_or(1, |before| before.times.saturating_add(1)),
+                });
                 head.record.owner = Some(node);
                 head.record.epoch = head.record.epoch.next();
-                let record = head.record.clone();
+                let mut record = head.record.clone();
+                record.n_orphaned = head.orphaned.map_or(0, |orphaned| orphaned.times);
                 heads.insert(run, head);
                 record
             }));

@@ -173,6 +173,7 @@ impl<'a> Commit<'a> {
         }
         self.name(run, &write.blobs);
         let next_message = old.as_ref().map_or(0, |head| head.next_message);
+        let orphaned = old.as_ref().and_then(|head| head.orphaned);
         index(
             &mut self.ops,
             run,
@@ -182,6 +183,7 @@ impl<'a> Commit<'a> {
         let head = Head {
             record,
             next_message,
+            orphaned,
         };
         self.untaken.remove(run);
         self.heads.insert(write.run, Some(head));

@@ -6,7 +6,7 @@ use bincode::Options;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{RunId, RunRecord};
+use crate::{Position, RunId, RunRecord};
 
 use super::frame;
 
@@ -19,6 +19,17 @@ pub(super) struct Head {
     pub(super) record: RunRecord,
     /// The number of the next message to the run.
     pub(super) next_message: u64,
+    /// The last claim from a node that had not released the run.
+    pub(super) orphaned: Option<Orphaned>,
+}
+
+/// A claim from a node that had not released the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Orphaned {
+    /// The run's next entry then.
+    pub(super) at: Position,
+    /// How many such claims there were in a row with no entry in between.
+    pub(super) times: u32,
 }
 
 /// Why the bytes of a head could not be read.
@@ -109,8 +120,7 @@ impl Recent {
 pub(super) mod tests {
     use super::*;
     use crate::{
-        BlobId, Build, Epoch, NodeId, Parent, Position, RunKind, StepCounts, StoredStatus,
-        Timestamp,
+        BlobId, Build, Epoch, NodeId, Parent, RunKind, StepCounts, StoredStatus, Timestamp,
     };
 
     pub(in super::super) fn record() -> RunRecord {
@@ -144,6 +154,7 @@ pub(super) mod tests {
                 steps: 12,
                 executable: Some(BlobId([7; 32])),
             },
+            n_orphaned: 0,
         }
     }
 
@@ -152,6 +163,10 @@ pub(super) mod tests {
         let head = Head {
             record: record(),
             next_message: 300,
+            orphaned: Some(Orphaned {
+                at: Position(5),
+                times: 2,
+            }),
         };
         let bytes = head.encode(b"key").unwrap();
         let expected = [
@@ -170,6 +185,7 @@ pub(super) mod tests {
             &[2, b'v', b'1', 12, 1], // build: label, steps, executable
             &[7; 32],
             &[251, 0x2c, 0x01], // next message
+            &[1, 5, 2],         // orphaned: at entry, times
         ]
         .concat();
         assert_eq!(bytes[..bytes.len() - 4], expected);
@@ -191,6 +207,7 @@ pub(super) mod tests {
         let head = Head {
             record: record(),
             next_message: 0,
+            orphaned: None,
         };
         for n in 0..5 * MANY {
             recent.set(RunId::new(n.to_string()).unwrap(), Some(head.clone()));

@@ -122,6 +122,33 @@ pub async fn the_same_node_may_claim_again(stores: Stores<'_>) {
     );
 }
 
+/// A claim from a node that had neither released the run nor written an entry since such a claim of its own is counted.
+pub async fn claims_from_nodes_that_died_are_counted(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let mut run = Owned::new("a").create(&*store).await;
+    for (node, n_orphaned) in [(OTHER_NODE, 1), (NODE, 2), (OTHER_NODE, 3)] {
+        for node in [NODE, OTHER_NODE] {
+            store.renew(node, Duration::ZERO).await.unwrap();
+        }
+        let claimed = claim(&*store, &[&run.run], node).await.remove(0).unwrap();
+        assert_eq!(claimed.n_orphaned, n_orphaned);
+        assert_eq!(record(&*store, &run.run).await.unwrap().n_orphaned, 0);
+        run.record = claimed;
+    }
+    run.record.n_orphaned = 0;
+    run.appended(&*store, "it goes on").await;
+    store.renew(OTHER_NODE, Duration::ZERO).await.unwrap();
+    let claimed = claim(&*store, &[&run.run], NODE).await.remove(0).unwrap();
+    assert_eq!(claimed.n_orphaned, 1);
+    // Neither a claim of its own nor a release leaves an orphan.
+    let claimed = claim(&*store, &[&run.run], NODE).await.remove(0).unwrap();
+    assert_eq!(claimed.n_orphaned, 0);
+    let release = [(run.run.clone(), claimed.epoch)];
+    store.release(&release).await.unwrap();
+    let claimed = claim(&*store, &[&run.run], OTHER_NODE).await.remove(0);
+    assert_eq!(claimed.unwrap().n_orphaned, 0);
+}
+
 /// A release leaves everything but the owner and the epoch, and says so in listings.
 pub async fn a_released_run_has_no_owner(stores: Stores<'_>) {
     let store = stores.open().await;

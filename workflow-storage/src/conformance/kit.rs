@@ -76,6 +76,7 @@ impl Owned {
                 steps: StepCounts::default(),
                 parent: None,
                 build: Build::default(),
+                n_orphaned: 0,
             },
         }
     }

@@ -80,6 +80,7 @@ macro_rules! __conformance {
                 a_claim_changes_nothing_else,
                 an_unknown_run_is_not_claimed,
                 the_same_node_may_claim_again,
+                claims_from_nodes_that_died_are_counted,
                 a_released_run_has_no_owner,
                 a_release_fences_what_is_under_way,
                 a_released_run_is_claimed_by_another,

@@ -27,7 +27,7 @@ pub(super) const SELECT: &str = "SELECT r.id, r.kind, r.status, \
 pub(super) const CLAIMED: &str = "SELECT r.id, r.kind, r.status, r.owner, r.epoch, r.incarnation, r.workflow, r.plan_hash, \
     r.created_at, r.started_at, r.ended_at, r.wake_at, r.first_entry, r.next_entry, r.journal_bytes, r.steps_total, \
     r.steps_done, r.steps_failed, r.parent_run, r.parent_incarnation, r.parent_step, \
-    r.build_label, r.build_steps, r.build_executable FROM";
+    r.build_label, r.build_steps, r.build_executable, r.n_orphaned FROM";
 
 /// How many journals are read at a time, where many are.
 const JOURNALS_AT_ONCE: usize = 8;
@@ -94,6 +94,11 @@ impl Sessions {
                     label: row.try_get(21)?,
                     steps: row.try_get::<_, i64>(22)?.cast_unsigned(),
                     executable: executable.map(BlobId),
+                },
+                // Only a claim says so.
+                n_orphaned: match row.len() {
+                    ..=24 => 0,
+                    _ => row.try_get::<_, i32>(24)?.unsigned_abs(),
                 },
             };
             Ok(Some(ListedRun { run, record }))

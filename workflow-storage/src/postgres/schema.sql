@@ -56,7 +56,11 @@ CREATE TABLE keepstep.run (
     -- ended by then.
     times_taken smallint NOT NULL DEFAULT 0,
     taken_at timestamptz,
-    taken_with bigint
+    taken_with bigint,
+    -- How often, one time after another, the run was claimed from a node that had not released it, with no entry in between; and its
+    -- next entry at the last of these claims.
+    n_orphaned int NOT NULL DEFAULT 0,
+    orphaned_at_entry bigint
     -- A step of a run changes no indexed column, so that its row is rewritten in its page, if that has room.
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX run_by_creation ON keepstep.run (kind, created_at, id);
@@ -469,13 +473,23 @@ CREATE FUNCTION keepstep.is_taken(a_owner bigint, a_node bigint) RETURNS boolean
         AND EXISTS (SELECT FROM keepstep.node n WHERE n.id = a_owner AND n.lease_until > clock_timestamp())
 $$;
 
+-- How often a run has been orphaned in a row, if a node claims it now.
+CREATE FUNCTION keepstep.orphaned_by(r keepstep.run, a_node bigint) RETURNS int IMMUTABLE LANGUAGE sql AS $$
+    SELECT CASE
+        WHEN r.owner IS NULL OR r.owner = a_node THEN 0
+        WHEN r.orphaned_at_entry = r.next_entry THEN r.n_orphaned + 1
+        ELSE 1
+    END
+$$;
+
 CREATE FUNCTION keepstep.claim(a_ids text[], a_node bigint, a_lease double precision, a_address text)
     RETURNS SETOF keepstep.run LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM keepstep.renew(a_node, a_lease, a_address);
     PERFORM 1 FROM keepstep.run r WHERE r.id = ANY (a_ids) ORDER BY r.id FOR NO KEY UPDATE;
-    RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1
+    RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1,
+            n_orphaned = keepstep.orphaned_by(r, a_node), orphaned_at_entry = r.next_entry
         -- A run that has stopped is nobody's, and a schedule is owned for no longer than a write takes.
         WHERE r.id = ANY (a_ids) AND (r.status >= 3 OR r.kind = 3 OR NOT keepstep.is_taken(r.owner, a_node)) RETURNING r.*;
 END $$;
@@ -554,7 +568,8 @@ BEGIN
             taken_at = CASE WHEN r.id = ANY (lost) THEN clock_timestamp() ELSE r.taken_at END,
             taken_with = CASE WHEN r.id = ANY (lost) THEN r.steps_done + r.steps_failed ELSE r.taken_with END,
             times_taken = CASE WHEN r.id <> ALL (lost) THEN r.times_taken
-                WHEN r.taken_with = r.steps_done + r.steps_failed THEN least(r.times_taken + 1, 100) ELSE 1 END
+                WHEN r.taken_with = r.steps_done + r.steps_failed THEN least(r.times_taken + 1, 100) ELSE 1 END,
+            n_orphaned = keepstep.orphaned_by(r, a_node), orphaned_at_entry = r.next_entry
         WHERE r.id = ANY (ids) RETURNING r.*;
 END $$;
 

@@ -49,6 +49,7 @@ pub(crate) fn run_record() -> RunRecord {
         steps: StepCounts::default(),
         parent: None,
         build: Build::default(),
+        n_orphaned: 0,
     }
 }
 

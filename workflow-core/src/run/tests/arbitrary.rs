@@ -44,6 +44,7 @@ fn deeds() -> impl Strategy<Value = Deed> {
         }),
         3 => (vec(step(), 0..4), 0..9u64).prop_map(|(steps, at)| Event::ClockStarted { steps, at: Timestamp(at) }),
         1 => step().prop_map(|step| Event::ChildBegan { step }),
+        1 => (vec(step(), 0..4), 0..9u64).prop_map(|(steps, at)| Event::Interrupted { steps, at: Timestamp(at) }),
         1 => Just(Event::RunFailed),
         1 => Just(Event::RunSuspended { reason }),
         3 => Just(Event::RunResumed),

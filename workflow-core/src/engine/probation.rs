@@ -1,0 +1,259 @@
+//! Runs whose executions were cut short more than once go on one at a time: when the process dies again, it is known by which of them.
+//!
+//! The one that was cut short most often begins, alone among its kind. If the process is still alive after a while, or the step has come
+//! to something, twice as many follow. So a step that ends its process is found soon, and runs that only executed beside it are not
+//! taken for it.
+
+use std::cmp::Reverse;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keepstep_storage::{RunId, RunRecord, StoredStatus, Timestamp};
+use tokio::sync::{mpsc, oneshot};
+
+use super::shared::{Roster, Shared};
+use crate::error::SuspendReason;
+use crate::run::{Event, Run};
+
+/// How long nobody new must have come before the first one begins: the most suspicious is to be among them.
+const SETTLED_AFTER: Duration = Duration::from_millis(10);
+/// How often that is tried.
+const MOST_TRIES: u32 = 50;
+/// How long one that was cut short twice executes before others may. It is longer for what was cut short more often.
+const ALONE_FOR: Duration = Duration::from_secs(5);
+const LONGEST_ALONE: Duration = Duration::from_secs(120);
+
+/// The runs of an engine that wait until they may execute.
+#[derive(Debug, Default)]
+pub(crate) struct Probation(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: Vec<Waiting>,
+    /// Whether a task lets them execute.
+    is_attended: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// How often it was cut short, and when it last began to execute.
+    suspicion: (u32, Option<Timestamp>),
+    admit: oneshot::Sender<Admitted>,
+}
+
+/// Held by a run that executes on probation, until it has got on.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    _until_dropped: mpsc::Sender<()>,
+}
+
+/// Where a run on probation is.
+#[derive(Debug)]
+pub(crate) enum OnProbation {
+    Waits(oneshot::Receiver<Admitted>),
+    Executes { _until_it_gets_on: Admitted },
+}
+
+impl OnProbation {
+    /// Whether the run may not execute yet.
+    pub(crate) fn waits(probation: Option<&Self>) -> bool {
+        matches!(probation, Some(Self::Waits(_)))
+    }
+
+    /// Waits until the run may execute.
+    pub(crate) async fn admission(probation: &mut Option<Self>) {
+        if let Some(Self::Waits(admission)) = probation
+            && let Ok(admitted) = admission.await
+        {
+            *probation = Some(Self::Executes {
+                _until_it_gets_on: admitted,
+            });
+            return;
+        }
+        // The engine halts, or the run has nothing to wait for.
+        std::future::pending().await
+    }
+}
+
+impl Probation {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the most suspicious of those that wait; `None` if there are none, and then nobody attends to them any more.
+    fn take(&self, n: usize) -> Option<Vec<Waiting>> {
+        let mut inner = self.inner();
+        inner.waiting.retain(|waiting| !waiting.admit.is_closed());
+        inner
+            .waiting
+            .sort_by_key(|waiting| Reverse(waiting.suspicion));
+        let n = n.min(inner.waiting.len());
+        let taken: Vec<_> = inner.waiting.drain(..n).collect();
+        inner.is_attended = !taken.is_empty();
+        inner.is_attended.then_some(taken)
+    }
+
+    fn n_waiting(&self) -> usize {
+        self.inner().waiting.len()
+    }
+}
+
+/// Of how many executing steps of a run it is noted that they were cut short: those that start first. By default, no more execute at
+/// a time.
+const MOST_STEPS: usize = 1_024;
+
+impl Roster {
+    /// Notes that a run was claimed from a node that died, if it was.
+    pub(super) fn note_orphan(&mut self, id: &RunId, record: &mut RunRecord) {
+        match std::mem::take(&mut record.n_orphaned) {
+            n @ 1.. if record.status == StoredStatus::Running => {
+                self.orphans.insert(id.clone(), n);
+            }
+            _ => {
+                self.orphans.remove(id);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// How a run begins that was claimed from a node that died, so often in a row: what is to be written before its steps execute
+    /// again, and what it has to wait for until then.
+    pub(super) fn after_interruption(
+        self: &Arc<Self>,
+        id: &RunId,
+        n_orphaned: Option<u32>,
+        run: &mut Run,
+    ) -> (Option<Event>, Option<OnProbation>) {
+        let at = self.clock.timestamp();
+        let mut steps = run.executing(at, MOST_STEPS);
+        steps.retain(|step| {
+            let found = run.step_ref(*step);
+            let found = found.and_then(|step| self.find_step(&step.name, step.version));
+            // What only waits ends no process, and neither does what executes at another worker.
+            found.is_some_and(|found| {
+                let is_elsewhere =
+                    !self.remote.is_local() && self.remote.pool_of(found.def).is_some();
+                !found.def.options.waits && !is_elsewhere
+            })
+        });
+        let worst = steps.iter().max_by_key(|step| run.interruptions(**step));
+        let Some(worst) = worst.copied() else {
+            return (None, None);
+        };
+        let times = match run.interruptions(worst) {
+            0 if n_orphaned < Some(2) => return (None, None),
+            // More claims in a row may be those of a run that waited for its turn each time.
+            0 => 2,
+            times => times + 1,
+        };
+        let last_at = run.interrupted_at();
+        let event = Event::Interrupted { at, steps };
+        if times > self.max_interruptions {
+            let step = run.step_ref(worst).map(|step| step.name.to_string());
+            let step = step.unwrap_or_default();
+            tracing::warn!(run = %id, step, times, "run is suspended: its process died while the step executed, time and again");
+            run.suspend(SuspendReason::Interrupted { step, times });
+            return (Some(event), None);
+        }
+        tracing::warn!(run = %id, times, "the process died while a step of the run executed, more than once; it executes on probation");
+        (Some(event), Some(self.put_on_probation(times, last_at)))
+    }
+
+    /// Has a run wait until it may execute a step that was cut short so often, and that last began to execute then.
+    pub(super) fn put_on_probation(
+        self: &Arc<Self>,
+        times: u32,
+        last_at: Option<Timestamp>,
+    ) -> OnProbation {
+        let (admit, admission) = oneshot::channel();
+        let is_attended = {
+            let mut inner = self.probation.inner();
+            inner.waiting.push(Waiting {
+                suspicion: (times, last_at),
+                admit,
+            });
+            std::mem::replace(&mut inner.is_attended, true)
+        };
+        if !is_attended {
+            let shared = Arc::clone(self);
+            self.spawn(async move {
+                tokio::select! {
+                    () = shared.closing.cancelled() => {}
+                    () = attend(&shared) => {}
+                }
+            });
+        }
+        OnProbation::Waits(admission)
+    }
+}
+
+/// Lets those that wait execute, more and more of them.
+async fn attend(shared: &Shared) {
+    let probation = &shared.probation;
+    let mut n_known = 0;
+    for _ in 0..MOST_TRIES {
+        shared.clock.sleep(SETTLED_AFTER).await;
+        let n_waiting = probation.n_waiting();
+        if n_waiting == n_known {
+            break;
+        }
+        n_known = n_waiting;
+    }
+    let mut at_once = 1;
+    while let Some(taken) = probation.take(at_once) {
+        let times = taken[0].suspicion.0;
+        let (until_dropped, mut all_dropped) = mpsc::channel(1);
+        for waiting in taken {
+            // It may have been canceled meanwhile.
+            drop(waiting.admit.send(Admitted {
+                _until_dropped: until_dropped.clone(),
+            }));
+        }
+        drop(until_dropped);
+        tokio::select! {
+            _ = all_dropped.recv() => {}
+            () = shared.clock.sleep(alone_for(times)) => {}
+        }
+        at_once = at_once.saturating_mul(2);
+    }
+}
+
+fn alone_for(times: u32) -> Duration {
+    let factor = 3_u32.saturating_pow(times.saturating_sub(2));
+    ALONE_FOR.saturating_mul(factor).min(LONGEST_ALONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_short_more_often_is_alone_for_longer() {
+        assert_eq!(alone_for(2), ALONE_FOR);
+        assert_eq!(alone_for(3), 3 * ALONE_FOR);
+        assert_eq!(alone_for(u32::MAX), LONGEST_ALONE);
+    }
+
+    #[test]
+    fn the_most_suspicious_comes_first_and_who_has_gone_not_at_all() {
+        let probation = Probation::default();
+        let mut admissions = Vec::new();
+        for (times, last_at) in [(2, None), (3, Some(5)), (3, Some(9)), (4, Some(1))] {
+            let (admit, admission) = oneshot::channel();
+            let suspicion = (times, last_at.map(Timestamp));
+            probation.inner().waiting.push(Waiting { suspicion, admit });
+            admissions.push(admission);
+        }
+        drop(admissions.remove(3));
+        let taken = |n| {
+            let taken = probation.take(n)?;
+            let suspicions = taken.into_iter().map(|waiting| waiting.suspicion);
+            Some(suspicions.collect::<Vec<_>>())
+        };
+        assert_eq!(taken(1), Some(vec![(3, Some(Timestamp(9)))]));
+        assert_eq!(taken(9), Some(vec![(3, Some(Timestamp(5))), (2, None)]));
+        assert_eq!(taken(1), None);
+    }
+}
