@@ -347,3 +347,23 @@ async fn a_cancel_that_its_caller_gives_up_is_told_all_the_same() -> keepstep::R
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn engines_that_cancel_a_run_that_nobody_drives_at_once_all_succeed() {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    for n in 0..20 {
+        let waits = keepstep::event::<()>("never");
+        drop(engine.start(format!("run{n}"), waits).await.unwrap());
+    }
+    lab.crash(engine).await;
+    let (one, two, three) = (lab.engine().await, lab.engine().await, lab.engine().await);
+    for n in 0..20 {
+        let id = format!("run{n}");
+        let canceled = tokio::join!(one.cancel(&id), two.cancel(&id), three.cancel(&id));
+        for canceled in [canceled.0, canceled.1, canceled.2] {
+            canceled.unwrap();
+        }
+        assert_eq!(one.status(&id).await.unwrap(), Status::Canceled);
+    }
+}

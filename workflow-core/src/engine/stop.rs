@@ -203,6 +203,18 @@ impl Engine {
         } else {
             self.append(id, &record, event, status).await
         };
+        if let Err(Error::Fenced { .. }) = &appended {
+            // Another engine has taken it over since: whoever waits for it here is told what becomes of it there.
+            let seat = {
+                let mut roster = self.shared.roster();
+                roster.slots.unqueue(id);
+                roster.seats.get(id).map(|(_, seat)| Arc::clone(seat))
+            };
+            if let Some(seat) = seat {
+                self.shared.goes_on_elsewhere(id, &seat);
+            }
+            return Ok(false);
+        }
         let seat = {
             let mut roster = self.shared.roster();
             roster.slots.unqueue(id);
