@@ -235,7 +235,6 @@ fn everything_goes_on_after_restarts_with_limits() {
 }
 
 #[test]
-#[ignore = "seed 2: a run whose claim failed is its owner's again once the lease is renewed, and nobody wakes it"]
 fn everything_goes_on_after_hours_without_a_write() {
     seeds_of(Trouble::Outage);
 }

@@ -113,6 +113,15 @@ impl Shared {
         });
     }
 
+    /// Gives up what this engine lost while it had no lease, and what is its own again since it has one: nobody here drives it, and
+    /// nobody else may.
+    pub(super) fn give_up_lost(self: &Arc<Self>) {
+        let mut lost: Vec<RunId> = self.roster().lost.iter().cloned().collect();
+        // In an order that a simulation repeats.
+        lost.sort_unstable();
+        self.give_up_if_mine(lost);
+    }
+
     /// Gives runs up of which nobody knows whether they came to be this engine's: the store failed when they were to.
     pub(super) fn give_up_if_mine(self: &Arc<Self>, ids: Vec<RunId>) {
         if !self.is_shared() {

@@ -197,6 +197,8 @@ impl Keeper {
                     if lease.is_lost {
                         tracing::info!("the leases of this engine are renewed");
                         if let Some(shared) = self.shared.upgrade() {
+                            let _runtime = self.runtime.enter();
+                            shared.give_up_lost();
                             shared.may_work();
                         }
                     }

@@ -157,7 +157,7 @@ impl Engine {
                 && of.is_some_and(|of| of.run == parent.run && of.incarnation != parent.incarnation)
         };
         if let Some(left_over) = record.take_if(|record| is_left_over(record)) {
-            drop(self.shared.delete(&id, &left_over).await?);
+            let _deleted = self.shared.delete(&id, &left_over).await?;
         }
         if record.is_none() {
             if to_begin.has_begun {
