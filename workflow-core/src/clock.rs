@@ -166,6 +166,22 @@ impl Clock {
         Instant::now()
     }
 
+    /// Waits until a moment, or until the wall clock may have been set: the caller looks at it.
+    #[cfg(feature = "schedules")]
+    pub(crate) async fn until_set(&self, moment: Instant) {
+        let was_set = self.wall.was_set.notified();
+        match self.source {
+            Source::System => {
+                let look_at = self.after(LONGEST_WAIT);
+                tokio::time::sleep_until(moment.min(look_at)).await;
+            }
+            Source::Tokio { .. } => tokio::select! {
+                () = tokio::time::sleep_until(moment) => {}
+                () = was_set => {}
+            },
+        }
+    }
+
     /// Waits until the wall clock shows a time, or for a while if that is far: the caller looks at the clock again.
     pub(crate) async fn sleep_towards(&self, due_at: Timestamp) {
         let was_set = self.wall.was_set.notified();

@@ -476,6 +476,8 @@ impl EngineBuilder {
             resumed: tokio::sync::Notify::new(),
             pauses: Pauses::default(),
             overdue: Overdue::default(),
+            #[cfg(feature = "schedules")]
+            looks_after_schedules: Default::default(),
             closing: halted.child_token(),
             home: Arc::new(Home::here(owns_store)),
             max_interruptions: self.max_interruptions.unwrap_or(MAX_INTERRUPTIONS).max(2),

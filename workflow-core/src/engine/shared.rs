@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     /// What failed, and until when it is not tried again.
     pub(crate) pauses: Pauses,
     pub(crate) overdue: Overdue,
+    #[cfg(feature = "schedules")]
+    pub(crate) looks_after_schedules: std::sync::atomic::AtomicBool,
     /// Canceled when the engine is dropped or begins to shut down: nothing begins any more.
     pub(crate) closing: CancellationToken,
     /// How often executions may be cut short in a row.

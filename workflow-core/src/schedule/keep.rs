@@ -1,6 +1,7 @@
 //! Looking after the next times of schedules: one that was stored while a clock was wrong is found out of the expression once more.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keepstep_storage::{RunId, RunKind, Timestamp};
@@ -8,21 +9,18 @@ use tracing::{debug, warn};
 
 use super::cron::Cron;
 use super::{NAMESPACE, PAGE, Progress, name_of};
-use crate::clock::later;
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, Result};
 
-/// How often it is looked whether the clock was set back.
-const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(30);
-/// After so many of these looks, schedules are looked at whatever the clock says: others store times, too.
-const LOOKS: u32 = 20;
+/// How often schedules are looked at whatever the clock says: others store times, too.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// A clock that goes a little slower for a while was not set.
 const TOLERANCE: Duration = Duration::from_secs(1);
 
 impl Shared {
-    /// Looks after all schedules of the store, now and as long as the engine lives.
+    /// Looks after all schedules of the store, now and as long as there are some and the engine lives.
     pub(crate) fn look_after_schedules(self: &Arc<Self>) {
-        if self.is_worker() {
+        if self.is_worker() && !self.looks_after_schedules.swap(true, Ordering::SeqCst) {
             self.spawn(look_after(Arc::clone(self)));
         }
     }
@@ -34,31 +32,42 @@ async fn look_after(shared: Arc<Shared>) {
     let mut since = Duration::ZERO;
     loop {
         match engine.correct_all(since).await {
-            Ok(()) | Err(Error::ShutDown | Error::RuntimeEnded) => {}
+            // Whoever says one has them looked after again. One that was said just now found that this goes on.
+            Ok(false) => {
+                let looks = &shared.looks_after_schedules;
+                looks.store(false, Ordering::SeqCst);
+                let is_any = matches!(engine.correct_all(Duration::ZERO).await, Ok(true));
+                if !is_any || looks.swap(true, Ordering::SeqCst) {
+                    return;
+                }
+            }
+            Ok(true) | Err(Error::ShutDown | Error::RuntimeEnded) => {}
             Err(error) => debug!(%error, "could not look after schedules"),
         }
-        for look in 1.. {
-            tokio::select! {
-                () = shared.clock.sleep_until(later(seen.1, LOOK_AT_CLOCK_EVERY)) => {}
-                () = shared.closing.cancelled() => return,
-            }
+        let look_at = shared.clock.after(LOOK_EVERY);
+        loop {
             let now = (shared.clock.timestamp(), shared.clock.instant());
             let passed = now.1.duration_since(seen.1);
             let was_set_back = now.0.until(seen.0.after(passed)) > TOLERANCE;
             seen = now;
             since = if was_set_back { passed } else { Duration::ZERO };
-            if was_set_back || look == LOOKS {
+            if was_set_back || now.1 >= look_at {
                 break;
+            }
+            tokio::select! {
+                () = shared.clock.until_set(look_at) => {}
+                () = shared.closing.cancelled() => return,
             }
         }
     }
 }
 
 impl Engine {
-    async fn correct_all(&self, since: Duration) -> Result<()> {
+    /// Whether there is any schedule.
+    async fn correct_all(&self, since: Duration) -> Result<bool> {
         let shared = self.shared();
         let prefix = RunId::prefix_of_parts(&[NAMESPACE]);
-        let mut after = None;
+        let (mut after, mut is_any) = (None, false);
         loop {
             let page = shared
                 .storage
@@ -87,8 +96,8 @@ impl Engine {
                 }
             }
             match page.into_iter().next_back() {
-                Some(last) => after = Some(last.run),
-                None => return Ok(()),
+                Some(last) => (after, is_any) = (Some(last.run), true),
+                None => return Ok(is_any),
             }
         }
     }

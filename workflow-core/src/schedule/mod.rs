@@ -448,7 +448,11 @@ impl NewSchedule {
                 // Another process was faster, or has removed it since it was read.
                 Err(Error::Fenced { .. } | Error::ScheduleNotFound { .. })
                     if tries.again(shared).await => {}
-                written => return written,
+                Ok(()) => {
+                    shared.look_after_schedules();
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             }
         }
     }
