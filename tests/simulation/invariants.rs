@@ -33,6 +33,7 @@ pub(crate) fn error_is_fair(ledger: &Ledger, what: &str, error: &Error) {
         | Error::Resumable { .. }
         | Error::Fenced { .. }
         | Error::StillActive { .. }
+        | Error::ChildStillActive { .. }
         | Error::AlreadyEnded { .. }
         | Error::QueueFull { .. }
         | Error::ShutDown => true,

@@ -206,6 +206,16 @@ async fn a_limit_on_a_whole_stops_what_it_is_made_of() -> keepstep::Result<()> {
     engine.shutdown().await
 }
 
+/// It is about to leave memory when its time comes too near for that. A loop that goes round for ever keeps the clock from going on.
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_time_comes_near_while_it_lingers_waits_for_it() -> keepstep::Result<()> {
+    let lab = Lab::new();
+    let engine = lab.engine().await;
+    let first = race(event::<u32>("never"), sleep(Duration::from_millis(5_500)));
+    assert_eq!(engine.run("run", first).await?, Either::Right(()));
+    engine.shutdown().await
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_limit_passes_also_while_nobody_is_there() -> keepstep::Result<()> {
     let lab = Lab::new();

@@ -360,6 +360,9 @@ impl RunTask {
             {
                 return Next::Exit(exit);
             }
+            // It lingers as long as each look finds it ready to leave: a time to leave that nobody looks at any more would make
+            // this loop go round for ever.
+            let lingers_until = self.lingers_until.take();
             // Before anything is folded: what comes of a body while its runtime ends is no outcome.
             if self.shared.home.has_ended() {
                 return Next::Exit(Exit::Ended(Ended::RuntimeEnded));
@@ -396,7 +399,7 @@ impl RunTask {
                     }
                 }
                 if !self.is_committing
-                    && let Some(exit) = self.exit_if_at_rest()
+                    && let Some(exit) = self.exit_if_at_rest(lingers_until)
                 {
                     return Next::Exit(exit);
                 }
@@ -536,7 +539,7 @@ impl RunTask {
     }
 
     /// Whether nothing can happen any more without a timer or the world outside.
-    fn exit_if_at_rest(&mut self) -> Option<Exit> {
+    fn exit_if_at_rest(&mut self, lingers_until: Option<tokio::time::Instant>) -> Option<Exit> {
         if !self.steps.is_idle() || !self.happened.is_empty() || self.n_looking > 0 {
             return None;
         }
@@ -572,10 +575,10 @@ impl RunTask {
                 let far = next_due.is_some_and(|at| times.shown.until(at) > PARK_AFTER);
                 // The store wakes it at the time that is written there.
                 let is_known = self.record.wake_at == Some(due_at);
-                (far && is_known && self.may_leave()).then_some(Exit::Parked)
+                (far && is_known && self.may_leave(lingers_until)).then_some(Exit::Parked)
             }
             Settled::Waiting(None) if self.run.waits_for_others() => {
-                self.may_leave().then_some(Exit::Parked)
+                self.may_leave(lingers_until).then_some(Exit::Parked)
             }
             Settled::Waiting(None) if !self.steps.has_work() => {
                 self.run.suspend(SuspendReason::Invariant {
@@ -593,11 +596,12 @@ impl RunTask {
     }
 
     /// Lets the run leave memory, unless it has just heard something of others, or does now.
-    fn may_leave(&mut self) -> bool {
+    fn may_leave(&mut self, lingers_until: Option<tokio::time::Instant>) -> bool {
         if self.run.waits_for_others() && !self.shared.has_queue() {
             let now = self.shared.clock.instant();
-            let until = *self.lingers_until.get_or_insert(later(now, LINGER));
+            let until = lingers_until.unwrap_or_else(|| later(now, LINGER));
             if now < until {
+                self.lingers_until = Some(until);
                 return false;
             }
         }
