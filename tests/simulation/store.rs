@@ -147,6 +147,10 @@ impl Storage for Bottom {
         self.memory.want(run).await
     }
 
+    async fn workers(&self) -> Result<Vec<NodeId>> {
+        self.memory.workers().await
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.memory.notices().await
     }
@@ -500,6 +504,10 @@ impl Storage for Wire {
     async fn want(&self, run: &RunId) -> Result<()> {
         self.call(&format!("wants {run}"), self.bottom.want(run))
             .await
+    }
+
+    async fn workers(&self) -> Result<Vec<NodeId>> {
+        self.call("looks for workers", self.bottom.workers()).await
     }
 
     async fn notices(&self) -> Vec<Notice> {

@@ -87,7 +87,7 @@ fn odd(rng: &mut fastrand::Rng, depth: u32) -> Odd {
         },
         list: (0..rng.usize(..4)).map(|_| nested(rng)).collect(),
         map: (0..rng.u8(..4))
-            .map(|n| (n.to_string(), rng.choice(outcomes.clone()).unwrap()))
+            .map(|n| (n.to_string(), rng.choice(outcomes).unwrap()))
             .collect(),
         inner: (depth > 0 && rng.bool()).then(|| Box::new(odd(rng, depth - 1))),
         flat: Flat { level: nested(rng) },

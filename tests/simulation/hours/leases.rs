@@ -328,6 +328,12 @@ impl Storage for Leases {
         Ok(())
     }
 
+    async fn workers(&self) -> Result<Vec<NodeId>> {
+        let state = self.state();
+        let workers = state.until.keys().filter(|node| state.lasts(**node));
+        Ok(workers.copied().collect())
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         // Each engine listens by itself.
         std::future::pending().await

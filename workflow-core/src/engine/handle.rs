@@ -191,7 +191,7 @@ impl Engine {
             Ended::Interrupted(source) => Error::Interrupted { run, source },
             Ended::Fenced => Error::Fenced { run },
             Ended::Unreadable(error) => error,
-            Ended::RuntimeEnded => Error::RuntimeEnded,
+            Ended::NoRuntime => Error::RuntimeEnded,
             Ended::Successful(_) | Ended::LeaseLost | Ended::LeftToOthers | Ended::ShutDown => {
                 Error::ShutDown
             }

@@ -3,11 +3,6 @@
 //! A runtime that ends drops its tasks one after another, and some bodies are polled once more meanwhile: they find that their
 //! timers panic and that the tasks they wait for are gone. What they then return or panic with says nothing about the step.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "it finds out whether the runtime still takes tasks, and closes a store that its tasks cannot close any more"
-)]
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
@@ -124,7 +119,7 @@ impl Shared {
     /// As [`over`](Self::over), for those who wait for a run.
     pub(crate) fn ended_over(&self) -> Ended {
         match self.is_runtime_gone() {
-            true => Ended::RuntimeEnded,
+            true => Ended::NoRuntime,
             false => Ended::ShutDown,
         }
     }
@@ -169,7 +164,7 @@ impl Shared {
             );
         }
         for (_, seat) in seats.into_values() {
-            seat.ended.send_replace(Some(Ended::RuntimeEnded));
+            seat.ended.send_replace(Some(Ended::NoRuntime));
         }
         self.actors.runtime_ended();
         self.halted.cancel();

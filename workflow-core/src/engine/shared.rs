@@ -161,7 +161,7 @@ pub(crate) enum Ended {
     Unreadable(Error),
     ShutDown,
     /// The engine's runtime is no more.
-    RuntimeEnded,
+    NoRuntime,
 }
 
 impl std::fmt::Debug for Shared {
@@ -441,7 +441,7 @@ impl Shared {
                 && let Some((SeatState::Active(_, epoch), _)) = roster.seats.remove(id)
             {
                 match &ended {
-                    Ended::ShutDown | Ended::RuntimeEnded => {
+                    Ended::ShutDown | Ended::NoRuntime => {
                         roster.to_release.push((id.clone(), epoch));
                     }
                     Ended::Interrupted(_)
@@ -459,7 +459,7 @@ impl Shared {
                 Ended::Interrupted(_)
                     | Ended::Unreadable(_)
                     | Ended::ShutDown
-                    | Ended::RuntimeEnded
+                    | Ended::NoRuntime
                     | Ended::LeaseLost
                     | Ended::LeftToOthers
                     | Ended::Suspended(SuspendReason::Invariant { .. })

@@ -111,7 +111,7 @@ impl Engine {
                             return Err(Error::Interrupted { run: id, source });
                         }
                         Ended::ShutDown => return Err(Error::ShutDown),
-                        Ended::RuntimeEnded => return Err(Error::RuntimeEnded),
+                        Ended::NoRuntime => return Err(Error::RuntimeEnded),
                         Ended::Unreadable(error) => return Err(error),
                         // The record says how it ended, or it is suspended and can be written to.
                         _ => {}

@@ -179,7 +179,7 @@ impl Drop for RunTask {
         }
         // Only the end of its runtime drops a task that has not.
         let ended = self.shared.ended_over();
-        if matches!(ended, Ended::RuntimeEnded) {
+        if matches!(ended, Ended::NoRuntime) {
             self.shared.runtime_ended();
         }
         let parent = self.record.parent.as_ref();
@@ -317,7 +317,7 @@ impl RunTask {
         next.unwrap_or_else(|_| {
             if self.shared.is_runtime_gone() {
                 // Its timers panic then.
-                return Next::Exit(Exit::Ended(Ended::RuntimeEnded));
+                return Next::Exit(Exit::Ended(Ended::NoRuntime));
             }
             let what = "its task panicked".to_owned();
             Next::Exit(Exit::Ended(Ended::Suspended(SuspendReason::Invariant {
@@ -365,7 +365,7 @@ impl RunTask {
             let lingers_until = self.lingers_until.take();
             // Before anything is folded: what comes of a body while its runtime ends is no outcome.
             if self.shared.home.has_ended() {
-                return Next::Exit(Exit::Ended(Ended::RuntimeEnded));
+                return Next::Exit(Exit::Ended(Ended::NoRuntime));
             }
             if self.may_fold() {
                 if let Err(ended) = self.read_mail().await {
@@ -500,7 +500,7 @@ impl RunTask {
     fn lost(&mut self, ended: Ended) -> Exit {
         if self.shared.is_runtime_gone() {
             // It takes the threads that the store needs with it.
-            return Exit::Ended(Ended::RuntimeEnded);
+            return Exit::Ended(Ended::NoRuntime);
         }
         warn!(run = %self.id, ?ended, "run stopped: its store failed");
         Exit::Ended(ended)

@@ -109,6 +109,10 @@ impl Unserved {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs a moment, and has no engine"
+)]
 mod tests {
     use keepstep_storage::{Epoch, LocalTasks, NodeId, Offer, RunId, Wanted};
 

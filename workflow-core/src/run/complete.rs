@@ -107,11 +107,8 @@ impl Run {
                             telling.push(consumer_id);
                         }
                     }
-                    (State::Decided(place), NodeKind::First(_, branches)) => {
-                        if branches.get(*place as usize) == Some(&index) {
-                            outer.push((consumer_id, false));
-                        }
-                    }
+                    (State::Decided(place), NodeKind::First(_, branches))
+                        if branches.get(*place as usize) != Some(&index) => {}
                     (State::Decided(_), _) => outer.push((consumer_id, false)),
                     (State::Waiting, kind) => outer.push((consumer_id, kind.is_counted())),
                     (State::Caught(error), _) => work.push((consumer_id, error.clone(), true)),
