@@ -251,13 +251,11 @@ fn engines_that_start_together_set_up_the_same() {
 }
 
 #[test]
-#[ignore = "seed 4: a step is executed by two engines for a while"]
 fn a_body_that_keeps_leases_from_being_renewed_stops_nothing_else() {
     seeds_of(Trouble::Blocked);
 }
 
 #[test]
-#[ignore = "no run is stopped yet whose body ends its process again and again"]
 fn a_body_that_ends_its_process_stops_nothing_else() {
     seeds_of(Trouble::Bomb);
 }

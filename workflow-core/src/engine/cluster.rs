@@ -248,6 +248,12 @@ impl Engine {
     /// Takes up runs that nobody owns, at most as many as there are slots for; whether there may be more.
     async fn take_up_some(&self) -> Result<bool> {
         let shared = &self.shared;
+        if let Some(cluster) = &shared.cluster
+            && cluster.leases.are_lost()
+        {
+            // The renewal that succeeds says that there may be work.
+            return Ok(false);
+        }
         let free = {
             let mut roster = shared.roster();
             if roster.is_closed || shared.halted.is_cancelled() {

@@ -11,6 +11,7 @@
 )]
 
 use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -34,7 +35,11 @@ type Renewed<T> = std::result::Result<T, StorageError>;
 
 /// Where the leases are told to end.
 #[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<Option<oneshot::Sender<oneshot::Sender<Renewed<()>>>>>);
+pub(super) struct Leases {
+    end: Mutex<Option<oneshot::Sender<oneshot::Sender<Renewed<()>>>>>,
+    /// Whether they have ended and were not renewed since.
+    are_lost: AtomicBool,
+}
 
 impl Leases {
     /// Takes the first lease, and has it renewed until the engine halts, its runtime ends, or the leases are to end.
@@ -55,13 +60,13 @@ impl Leases {
             keeper.start_thread(begun, ends)?;
         }
         first.await.map_err(|_| Error::ShutDown)??;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         Ok(())
     }
 
     /// Ends them. No renewal comes after that.
     pub(super) async fn end(&self, storage: &dyn Storage, node: NodeId) -> Renewed<()> {
-        let end = { self.0.lock().unwrap_or_else(PoisonError::into_inner) }.take();
+        let end = { self.end.lock().unwrap_or_else(PoisonError::into_inner) }.take();
         if let Some(end) = end {
             let (reply, ended) = oneshot::channel();
             if end.send(reply).is_ok()
@@ -72,6 +77,19 @@ impl Leases {
         }
         // Nobody renews them any more.
         storage.renew(node, Duration::ZERO).await.map(drop)
+    }
+
+    /// Whether what is taken up now would be left again soon, since no renewal is answered.
+    pub(super) fn are_lost(&self) -> bool {
+        self.are_lost.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    fn has_leases(&self, has_leases: bool) {
+        if let Some(cluster) = &self.cluster {
+            cluster.leases.are_lost.store(!has_leases, Ordering::SeqCst);
+        }
     }
 }
 
@@ -89,8 +107,8 @@ struct Keeper {
 
 /// A lease that was taken.
 struct Lease {
-    /// When it was asked for: it lasts from then on at least.
-    asked_at: Instant,
+    /// When all that relies on it has to stop: it lasts until then at least.
+    ends_at: Instant,
     /// Since when there was no gap, as the store says.
     since: Timestamp,
     is_lost: bool,
@@ -140,7 +158,7 @@ impl Keeper {
             return;
         }
         let lease = Lease {
-            asked_at,
+            ends_at: later(asked_at, self.lease),
             since,
             is_lost: false,
         };
@@ -155,37 +173,32 @@ impl Keeper {
             biased;
             ended = ended => ended,
             () = self.halted.cancelled() => return,
-            () = self.renew(lease) => return,
+            () = self.renew(lease, asked_at) => return,
         };
         let renewed = self.storage.renew(self.node, Duration::ZERO).await;
         drop(ended.send(renewed.map(drop)));
     }
 
     /// Renews a lease, for ever. When it has ended, so does all that relies on it.
-    async fn renew(&self, mut lease: Lease) {
+    async fn renew(&self, mut lease: Lease, renewed_at: Instant) {
         // Two renewals may fail.
         let interval = self.lease / 3;
-        let mut next = later(lease.asked_at, interval);
+        let mut next = later(renewed_at, interval);
         loop {
             sleep_until(next).await;
-            let ends_at = later(lease.asked_at, self.lease);
             // Before anything is asked of the store: this process may have been stopped for long.
-            if Instant::now() >= ends_at && !lease.is_lost {
+            let now = Instant::now();
+            if now >= lease.ends_at {
                 lease.is_lost = true;
+                // A claim takes a lease, too: what is taken up from here on stops before that one ends.
+                lease.ends_at = later(now, self.lease);
                 self.lose_leases();
             }
             let asked_at = Instant::now();
             let renewal = self.storage.renew(self.node, self.lease);
-            let renewed = if lease.is_lost {
-                renewal.await
-            } else {
-                match timeout_at(ends_at, renewal).await {
-                    Ok(renewed) => renewed,
-                    Err(_) => {
-                        next = ends_at;
-                        continue;
-                    }
-                }
+            let Ok(renewed) = timeout_at(lease.ends_at, renewal).await else {
+                next = lease.ends_at;
+                continue;
             };
             match renewed {
                 Ok(since) => {
@@ -198,12 +211,13 @@ impl Keeper {
                         tracing::info!("the leases of this engine are renewed");
                         if let Some(shared) = self.shared.upgrade() {
                             let _runtime = self.runtime.enter();
+                            shared.has_leases(true);
                             shared.give_up_lost();
                             shared.may_work();
                         }
                     }
                     lease = Lease {
-                        asked_at,
+                        ends_at: later(asked_at, self.lease),
                         since,
                         is_lost: false,
                     };
@@ -220,6 +234,7 @@ impl Keeper {
     fn lose_leases(&self) {
         if let Some(shared) = self.shared.upgrade() {
             let _runtime = self.runtime.enter();
+            shared.has_leases(false);
             shared.lose_leases();
         }
     }
