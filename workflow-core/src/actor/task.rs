@@ -240,7 +240,9 @@ impl Task {
                 return Ok(Exit::HandedOver);
             }
             let due_at = actor.agenda.next_due();
-            let mut looks_at = self.wanted_at.map(|wanted_at| later(wanted_at, TURN));
+            // Once its turn is over, it looks when what is under way ends: a time that has passed would make this loop go round for ever.
+            let turn_ends_at = self.wanted_at.map(|wanted_at| later(wanted_at, TURN));
+            let mut looks_at = turn_ends_at.filter(|ends_at| *ends_at > now);
             if is_at_rest {
                 let leaves_at = later(idle_since, IDLE);
                 if (now >= leaves_at || shared.actors.are_many())
@@ -248,7 +250,7 @@ impl Task {
                 {
                     return Ok(Exit::Idle(due_at));
                 }
-                looks_at = Some(leaves_at);
+                looks_at = Some(leaves_at.max(later(now, Duration::from_millis(1))));
             }
             tokio::select! {
                 // What was begun is finished first, so that what gathers meanwhile goes together.
