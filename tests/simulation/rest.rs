@@ -162,6 +162,9 @@ impl Sim {
             match outcome {
                 Ok(out) => {
                     let expected = prog.value(Witness { ledger, run: id });
+                    if expected.is_none() && self.is_half_deleted(id) {
+                        return Ok(());
+                    }
                     if Some(out.value) != expected {
                         return Err(format!("{id} is {out:?}, not {expected:?}"));
                     }
@@ -266,6 +269,18 @@ impl Sim {
         Ok(())
     }
 
+    /// Whether a delete that was cut short took children of this family along, and not yet the run. What the run came to is stored, and
+    /// nobody can tell any more what its children saw.
+    fn is_half_deleted(&self, id: &str) -> bool {
+        let ledger = &self.world.ledger;
+        let family = id.split('-').next().unwrap_or(id);
+        ledger.has_deleted()
+            && self.names.iter().any(|name| {
+                let is_gone = |child: &str| ledger.stored(child, |_| ()).is_none();
+                name.id == family && name.children.iter().any(|(child, _)| is_gone(child))
+            })
+    }
+
     async fn end_child(&self, id: &str, prog: &Prog) -> Result<(), String> {
         let engine = &self.engines[0].engine;
         let ledger = &self.world.ledger;
@@ -279,6 +294,9 @@ impl Sim {
                 Status::Successful => {
                     let out: Out = engine.output(id).await.map_err(|e| format!("{id}: {e}"))?;
                     let expected = prog.value(Witness { ledger, run: id });
+                    if expected.is_none() && self.is_half_deleted(id) {
+                        return Ok(());
+                    }
                     if Some(out.value) != expected {
                         return Err(format!("{id} is {out:?}, not {expected:?}"));
                     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord};
+use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord, StorageError};
 use tokio::sync::{Notify, mpsc};
 
 use super::leases::Leases;
@@ -23,6 +23,8 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// After how long times are looked up again that others may have left: many come together.
 const LOOK_UP_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// The longest pause between two tries to give a run up.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How many inboxes are looked up at a time.
 const UNREAD_PAGE: usize = 1_000;
 /// A run that this program cannot go on with is left to others for so long.
@@ -101,11 +103,18 @@ impl Shared {
         let shared = Arc::clone(self);
         self.spawn(async move {
             let runs = [(id, epoch)];
+            let mut pause = AGAIN_AFTER;
+            // Also after an error that lasts: as long as this engine has a lease, nobody else may go on with the run.
             while let Err(error) = shared.storage.release(&runs).await {
-                if !error.is_retryable() || shared.is_closing() {
+                let is_over = matches!(
+                    error,
+                    StorageError::Poisoned { .. } | StorageError::Closed { .. }
+                );
+                if is_over || shared.is_closing() {
                     return;
                 }
-                shared.pause(AGAIN_AFTER).await;
+                shared.pause(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             let [(id, _)] = runs;
             shared.roster().lost.remove(&id);
