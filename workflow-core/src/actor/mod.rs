@@ -32,7 +32,6 @@ pub use handle::{
     ConstructorInput, actor_engine, constructed,
 };
 pub(crate) use residents::Residents;
-#[cfg(feature = "schedules")]
 pub(crate) use stored::{decode, encode};
 
 /// The first part of the id of every actor.
