@@ -79,7 +79,8 @@ async fn the_executable_is_kept_as_long_as_a_run_or_the_engine_needs_it() {
 
     // Deleting all of its runs takes it not from those that the engine is still to start.
     engine.delete("run").await.unwrap();
-    engine.delete("build/child").await.unwrap();
+    let child = engine.metadata("build/child").await;
+    assert!(matches!(child, Err(Error::NotFound { .. })), "{child:?}");
     engine.maintain().await.unwrap();
     engine.run("run", work()).await.unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -51,8 +51,8 @@
 //!     steps: StepCounts::default(),
 //!     parent: None,
 //!     build: Build::default(),
-//!,
-//!     n_orphaned: 0, };
+//!     n_orphaned: 0,
+//! };
 //! let write = RunWrite {
 //!     run: run.clone(),
 //!     expect: Expect::New,

@@ -238,6 +238,10 @@ async fn work(shared: Arc<Shared>) {
             }
         };
         if may_be_more {
+            if shared.roster().left_to_others.len() > MOST_LEFT {
+                // The store is not told of all that are left, and gives them to this engine time and again.
+                shared.pause(AGAIN_AFTER).await;
+            }
             continue;
         }
         tokio::select! {
@@ -257,6 +261,8 @@ impl Engine {
     /// Takes up runs that nobody owns, at most as many as there are slots for; whether there may be more.
     async fn take_up_some(&self) -> Result<bool> {
         let shared = &self.shared;
+        // A shutdown waits until what was claimed is in memory or handed back: it releases all of it, and closes the store.
+        let _claiming = shared.tasks.token();
         if let Some(cluster) = &shared.cluster
             && cluster.leases.are_lost()
         {
@@ -310,10 +316,6 @@ impl Engine {
             .map(|listed| self.take_up_claimed(listed.run, listed.record));
         futures_util::future::join_all(taking_up).await;
         shared.locks.unwatch();
-        if shared.roster().left_to_others.len() > MOST_LEFT {
-            // The store is not told of all that are left, and gives them to this engine time and again.
-            shared.pause(AGAIN_AFTER).await;
-        }
         // There may be more: what only waits has left the slots free, and a claim passes over what somebody has locked at
         // that moment, unless that is all there is.
         Ok(n > 0)
