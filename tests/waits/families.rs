@@ -153,6 +153,7 @@ async fn what_an_earlier_run_of_the_parents_id_left_is_replaced() -> keepstep::R
         run: id,
         epoch: record.epoch,
         node: NodeId(1),
+        family: None,
     };
     let batch = Batch {
         deletes: vec![delete],

@@ -7,6 +7,7 @@ mod common;
 
 mod children;
 mod clocks;
+mod deletes;
 mod events;
 mod families;
 mod late;

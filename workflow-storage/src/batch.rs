@@ -88,6 +88,9 @@ pub struct RunDelete {
     pub epoch: Epoch,
     /// Who removes it: nobody else may hold a lease on it.
     pub node: NodeId,
+    /// Deletes of a batch that name the same run here, whichever that is, are all taken, or none of them is: a run goes together
+    /// with those that it started.
+    pub family: Option<RunId>,
 }
 
 impl From<RunDelete> for Batch {
@@ -111,6 +114,8 @@ pub enum DeleteOutcome {
     NotFound,
     /// Nothing was removed: the run is active, and another node holds a lease on it.
     Owned,
+    /// Nothing was removed: another delete of the [family](RunDelete::family) was not taken.
+    Skipped,
 }
 
 /// What became of a batch: one outcome a write, one a delete and one a message, in their order.

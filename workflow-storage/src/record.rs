@@ -165,6 +165,9 @@ pub struct RunQuery {
     pub created_before: Option<Timestamp>,
     /// Only runs whose id starts so.
     pub id_prefix: String,
+    /// Only runs whose [parent](RunRecord::parent) is this run, by its id and its incarnation. A store finds them without looking
+    /// at others.
+    pub children_of: Option<(RunId, u64)>,
     /// Newest first.
     pub newest_first: bool,
     /// Go on after this run: the cursor of the page before.
@@ -182,6 +185,7 @@ impl Default for RunQuery {
             created_from: None,
             created_before: None,
             id_prefix: String::new(),
+            children_of: None,
             newest_first: false,
             after: None,
             limit: 100,

@@ -72,6 +72,7 @@ fn delete(run: &str, epoch: Epoch) -> Batch {
         run: id(run),
         epoch,
         node: NodeId(1),
+        family: None,
     };
     delete.into()
 }

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keepstep::storage::{
     Batch, BlobId, BlobReader, Committed, DeleteOutcome, Description, Epoch, JournalEntry,
-    ListedRun, Maintained, Message, MessageId, NodeId, Notice, Position, ReadRun, Result, RunId,
-    RunKind, RunPage, RunQuery, RunRecord, SendOutcome, Storage, StoredStatus, TaskQueue,
-    Timestamp, ValueKey, WriteOutcome,
+    ListedRun, Maintained, Message, MessageId, NodeId, Notice, Position, ReadRun, Result,
+    RunDelete, RunId, RunKind, RunPage, RunQuery, RunRecord, SendOutcome, Storage, StoredStatus,
+    TaskQueue, Timestamp, ValueKey, WriteOutcome,
 };
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
@@ -107,6 +107,26 @@ impl State {
     }
 }
 
+/// The deletes that are refused because these are of runs that others own: these, and their families.
+fn refusals(
+    deletes: &[RunDelete],
+    owned: &BTreeSet<usize>,
+) -> impl Iterator<Item = (usize, DeleteOutcome)> {
+    let families: BTreeSet<&RunId> = owned
+        .iter()
+        .filter_map(|at| deletes[*at].family.as_ref())
+        .collect();
+    deletes.iter().enumerate().filter_map(move |(at, delete)| {
+        if owned.contains(&at) {
+            return Some((at, DeleteOutcome::Owned));
+        }
+        let family = delete.family.as_ref()?;
+        families
+            .contains(family)
+            .then_some((at, DeleteOutcome::Skipped))
+    })
+}
+
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Storage for Leases {
@@ -127,10 +147,11 @@ impl Storage for Leases {
                 owned.insert(at);
             }
         }
+        let owned: BTreeMap<usize, DeleteOutcome> = refusals(&batch.deletes, &owned).collect();
         let mut at = 0;
         batch.deletes.retain(|_| {
             at += 1;
-            !owned.contains(&(at - 1))
+            !owned.contains_key(&(at - 1))
         });
         let mut committed = self.memory.commit(batch.clone()).await?;
         for (message, outcome) in batch.messages.iter().zip(&committed.messages) {
@@ -161,8 +182,8 @@ impl Storage for Leases {
                 state.tell(None, &Notice::Changed(delete.run.clone()));
             }
         }
-        for at in owned {
-            committed.deletes.insert(at, DeleteOutcome::Owned);
+        for (at, outcome) in owned {
+            committed.deletes.insert(at, outcome);
         }
         Ok(committed)
     }

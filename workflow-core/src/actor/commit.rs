@@ -80,7 +80,8 @@ impl Actor {
             write: Some(write),
             with,
             messages: Vec::new(),
-            delete: None,
+            deletes: Vec::new(),
+            deleted_bytes: 0,
             reply: Reply::Once(reply),
         });
         self.committing = Some(Committing {

@@ -1,17 +1,40 @@
 //! A run and its children: resuming what a run failed by, and deleting what belongs to it.
 
-use std::collections::BTreeSet;
-
-use keepstep_storage::{RunId, RunRecord, StoredStatus};
+use futures_util::stream::{self, StreamExt};
+use keepstep_storage::{DeleteOutcome, Epoch, RunDelete, RunId, RunQuery, RunRecord, StoredStatus};
 
 use super::Engine;
 use crate::error::{Error, Result};
-use crate::executor::load_run;
-use crate::journal::read_entry;
+use crate::executor::{MAX_BATCH_BYTES, deleted_bytes, load_run};
+use crate::run::Event;
 use crate::status::Status;
 
-/// How much of a journal is read at a time.
-const PAGE_BYTES: usize = 4 << 20;
+/// How many children are listed at a time.
+const PAGE: usize = 256;
+/// How many children of a large family are canceled at a time.
+const CANCELED_AT_ONCE: usize = 64;
+
+/// A run that is to be deleted with others.
+struct Member {
+    run: RunId,
+    incarnation: u64,
+    epoch: Epoch,
+    status: StoredStatus,
+    /// What its removal adds to a batch.
+    bytes: usize,
+}
+
+impl Member {
+    fn new(run: RunId, record: &RunRecord) -> Self {
+        Self {
+            run,
+            incarnation: record.incarnation,
+            epoch: record.epoch,
+            status: record.status,
+            bytes: deleted_bytes(record),
+        }
+    }
+}
 
 impl Engine {
     /// Resumes what a failed run failed by: its failed children, and theirs, the innermost first. Each of them goes on before the
@@ -50,48 +73,164 @@ impl Engine {
         Ok(())
     }
 
-    /// Deletes the children of a run that is to be deleted, and theirs, the innermost first: whatever comes in between, a second
-    /// attempt finds those that are left.
+    /// Removes a run with all that is stored of it; its id can then be used again. A run that has ended, is suspended or
+    /// resumable can be deleted. Its [children](crate::child), and theirs, are deleted with it, unless one of them is active.
+    ///
+    /// All of them go in one commit: after a crash, they are all there or all gone. A very large family (several hundred runs)
+    /// goes in several commits, and its runs are made final before: those that have not ended are canceled, and so is the
+    /// run itself if it has failed. What a crash leaves of it can do nothing any more, and `delete` can be called again.
     ///
     /// # Errors
-    /// [`Error::ChildStillActive`] if one of them is active. None is deleted then.
-    pub(super) async fn delete_children(&self, id: &RunId) -> Result<()> {
-        let Some(record) = self.shared.storage.record(id).await? else {
-            return Ok(());
-        };
-        if self.is_active(id, &record).is_some() {
-            // Who deletes it is told so.
-            return Ok(());
-        }
-        let mut families = vec![(id.clone(), record)];
-        let mut children = Vec::new();
-        while let Some((parent, record)) = families.pop() {
-            for child in self.all_children(&parent, &record).await? {
-                let Some(found) = self.child_record(&child, &parent, &record).await? else {
-                    continue;
-                };
-                if let Some(status) = self.is_active(&child, &found) {
-                    return Err(Error::ChildStillActive {
-                        run: id.clone(),
-                        child,
-                        status,
-                    });
-                }
-                children.push(child.clone());
-                families.push((child, found));
+    /// [`Error::NotFound`]; [`Error::StillActive`] if it is pending or running, and [`Error::ChildStillActive`] if a child is:
+    /// cancel it first. Nothing is deleted then.
+    pub async fn delete(&self, id: impl AsRef<str>) -> Result<()> {
+        self.shared.check_runtime()?;
+        let id = RunId::new(id)?;
+        let _lock = self.shared.locks.lock(&id).await;
+        self.delete_locked(&id).await
+    }
+
+    /// Deletes a run, whose lock the caller holds, and its children.
+    pub(super) async fn delete_locked(&self, id: &RunId) -> Result<()> {
+        loop {
+            let record = self.record(id).await?;
+            let family = self.family_of(id, record).await?;
+            let bytes = family.iter().map(|member| member.bytes);
+            let is_large = bytes.fold(0, usize::saturating_add) > MAX_BATCH_BYTES;
+            if is_large && self.make_final(&family).await? {
+                // Their epochs are others now.
+                continue;
+            }
+            if self.delete_family(id, family).await? {
+                return Ok(());
             }
         }
-        for child in children.into_iter().rev() {
-            match self.delete_one(child).await {
-                Ok(()) | Err(Error::NotFound { .. }) => {}
+    }
+
+    /// A run and its children, and theirs, each behind the one that started it.
+    ///
+    /// # Errors
+    /// [`Error::StillActive`] and [`Error::ChildStillActive`] if one of them is active.
+    async fn family_of(&self, id: &RunId, record: RunRecord) -> Result<Vec<Member>> {
+        if let Some(status) = self.is_active(id, &record) {
+            let run = id.clone();
+            return Err(Error::StillActive { run, status });
+        }
+        let mut family = vec![Member::new(id.clone(), &record)];
+        let mut at = 0;
+        while let Some(parent) = family.get(at) {
+            at += 1;
+            let mut query = RunQuery {
+                children_of: Some((parent.run.clone(), parent.incarnation)),
+                limit: PAGE,
+                ..RunQuery::default()
+            };
+            loop {
+                let page = self.shared.storage.list(&query).await?;
+                for listed in page.runs {
+                    if let Some(status) = self.is_active(&listed.run, &listed.record) {
+                        return Err(Error::ChildStillActive {
+                            run: id.clone(),
+                            child: listed.run,
+                            status,
+                        });
+                    }
+                    family.push(Member::new(listed.run, &listed.record));
+                }
+                match page.next {
+                    Some(next) => query.after = Some(next),
+                    None => break,
+                }
+            }
+        }
+        Ok(family)
+    }
+
+    /// Cancels what nobody is to go on with once a part of the family is gone, the first of it before the others. Whether there
+    /// was anything to cancel.
+    async fn make_final(&self, family: &[Member]) -> Result<bool> {
+        let mut members = family.iter();
+        let Some(first) = members.next() else {
+            return Ok(false);
+        };
+        let mut is_changed = false;
+        if !matches!(
+            first.status,
+            StoredStatus::Successful | StoredStatus::Canceled
+        ) {
+            is_changed = true;
+            self.cancel_for_good(&first.run).await?;
+        }
+        let others: Vec<RunId> = members
+            .filter(|member| !member.status.is_final())
+            .map(|member| member.run.clone())
+            .collect();
+        is_changed |= !others.is_empty();
+        let mut canceling = stream::iter(others)
+            .map(|run| async move { self.cancel(run.as_str()).await })
+            .buffer_unordered(CANCELED_AT_ONCE);
+        while let Some(canceled) = canceling.next().await {
+            match canceled {
+                Ok(()) | Err(Error::AlreadyEnded { .. } | Error::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(is_changed)
+    }
+
+    /// Cancels a run that is not active, also one that has failed, which could be resumed.
+    async fn cancel_for_good(&self, id: &RunId) -> Result<()> {
+        let Some(record) = self.claim(id).await? else {
+            // Another engine has it: whoever looks again finds it active.
+            return Ok(());
+        };
+        let appended = self
+            .append(id, &record, Event::RunCanceled, StoredStatus::Canceled)
+            .await;
+        self.shared.roster().lost.remove(id);
+        match appended {
+            Ok(_) | Err(Error::Fenced { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a family, the innermost first, in one commit if it is not too large for that. `false`: some of it has changed
+    /// since it was looked at.
+    async fn delete_family(&self, id: &RunId, mut family: Vec<Member>) -> Result<bool> {
+        while !family.is_empty() {
+            let mut bytes = 0_usize;
+            let fits = |member: &&Member| {
+                bytes = bytes.saturating_add(member.bytes);
+                bytes <= MAX_BATCH_BYTES
+            };
+            let n = family.iter().rev().take_while(fits).count().max(1);
+            let portion = family.split_off(family.len() - n);
+            let bytes = portion.iter().map(|member| member.bytes);
+            let bytes = bytes.fold(0, usize::saturating_add);
+            let deletes = portion.iter().map(|member| RunDelete {
+                run: member.run.clone(),
+                epoch: member.epoch,
+                node: self.shared.node,
+                family: Some(id.clone()),
+            });
+            // Whoever else believes to own one finds it gone, and a new run of its id at another epoch.
+            let outcomes = self.shared.delete_all(deletes.collect(), bytes).await?;
+            let is_taken = |outcome: &DeleteOutcome| *outcome == DeleteOutcome::Deleted;
+            if outcomes.len() != n || !outcomes.iter().all(is_taken) {
+                return Ok(false);
+            }
+            let mut roster = self.shared.roster();
+            for member in &portion {
+                roster.lost.remove(&member.run);
+            }
+            drop(roster);
+            self.shared.resumed.notify_waiters();
+        }
+        Ok(true)
     }
 
     /// The status of a run that cannot be deleted because of it.
-    pub(super) fn is_active(&self, id: &RunId, record: &RunRecord) -> Option<Status> {
+    fn is_active(&self, id: &RunId, record: &RunRecord) -> Option<Status> {
         let status = self.shared.status_of(id, record);
         let is_active = matches!(status, Status::Pending | Status::Running);
         (is_active || self.seat(id).is_some()).then_some(status)
@@ -110,32 +249,5 @@ impl Engine {
                 found.run == *parent && found.incarnation == record.incarnation
             })
         }))
-    }
-
-    /// The ids of all runs that a run's journal names as its children. A journal that is damaged names those before the damage.
-    async fn all_children(&self, id: &RunId, record: &RunRecord) -> Result<BTreeSet<RunId>> {
-        let mut children = BTreeSet::new();
-        let mut next = record.first_entry;
-        while next < record.next_entry {
-            let page = self.shared.storage.journal(id, next, PAGE_BYTES).await?;
-            if page.is_empty() {
-                break;
-            }
-            for entry in page {
-                next = entry.position.next();
-                match read_entry(entry.position, &entry.bytes) {
-                    Ok(events) => events.iter().for_each(|event| {
-                        event.for_each_child(&mut |child| {
-                            children.insert(child.clone());
-                        })
-                    }),
-                    Err(damage) => {
-                        tracing::warn!(run = %id, ?damage, "the children of a deleted run are not all known");
-                        return Ok(children);
-                    }
-                }
-            }
-        }
-        Ok(children)
     }
 }

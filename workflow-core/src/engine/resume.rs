@@ -156,8 +156,11 @@ impl Engine {
             record.status.is_final()
                 && of.is_some_and(|of| of.run == parent.run && of.incarnation != parent.incarnation)
         };
-        if let Some(left_over) = record.take_if(|record| is_left_over(record)) {
-            let _deleted = self.shared.delete(&id, &left_over).await?;
+        if record.take_if(|record| is_left_over(record)).is_some() {
+            match self.delete_locked(&id).await {
+                Ok(()) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         if record.is_none() {
             if to_begin.has_begun {

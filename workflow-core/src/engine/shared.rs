@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
 use crate::executor::{
     Abandoned, CommitRequest, Committer, Overdue, Reply, RunMessage, RunSender, Threads, Wake,
+    deleted_bytes,
 };
 use crate::object::Objects;
 use crate::registry::{Found, Registry};
@@ -240,7 +241,8 @@ impl Shared {
             write,
             with,
             messages,
-            delete: None,
+            deletes: Vec::new(),
+            deleted_bytes: 0,
             reply: Reply::Once(reply),
         });
         let home = Arc::clone(&self.home);
@@ -257,16 +259,28 @@ impl Shared {
 
     /// Removes a run or another record, if it is still as `record` says. That is durable when this returns.
     pub(crate) async fn delete(&self, run: &RunId, record: &RunRecord) -> Result<DeleteOutcome> {
-        let (reply, committed) = oneshot::channel();
         let delete = RunDelete {
             run: run.clone(),
             epoch: record.epoch,
             node: self.node,
+            family: None,
         };
-        self.commit(CommitRequest::delete(delete, record, Reply::Once(reply)));
-        let committed = committed.await.map_err(|_| Error::ShutDown)??;
-        let outcome = committed.deletes.first().copied();
+        let outcomes = self.delete_all(vec![delete], deleted_bytes(record)).await?;
+        let outcome = outcomes.first().copied();
         Ok(outcome.unwrap_or(DeleteOutcome::NotFound))
+    }
+
+    /// Removes runs in one commit, to which that adds so many bytes. It is durable when this returns.
+    pub(crate) async fn delete_all(
+        &self,
+        deletes: Vec<RunDelete>,
+        bytes: usize,
+    ) -> Result<Vec<DeleteOutcome>> {
+        let (reply, committed) = oneshot::channel();
+        let request = CommitRequest::deletes(deletes, bytes, Reply::Once(reply));
+        self.commit(request);
+        let committed = committed.await.map_err(|_| Error::ShutDown)??;
+        Ok(committed.deletes)
     }
 
     /// Claims runs, together with whoever else does now: what they are from then on, `None` for one that another engine has.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepstep_storage::{
-    DeleteOutcome, Expect, Parent, RunId, RunRecord, RunWrite, Send, SendOutcome, StoredStatus,
-    ValueKey, WriteOutcome,
+    Expect, Parent, RunId, RunRecord, RunWrite, Send, SendOutcome, StoredStatus, ValueKey,
+    WriteOutcome,
 };
 
 use super::Engine;
@@ -185,7 +185,7 @@ impl Engine {
     }
 
     /// Stops a run that no task drives: one entry at the end of its journal. `false` if another engine has it.
-    async fn stop_stored(&self, id: &RunId, to: Status, event: Event) -> Result<bool> {
+    pub(super) async fn stop_stored(&self, id: &RunId, to: Status, event: Event) -> Result<bool> {
         let Some(record) = self.claim(id).await? else {
             return Ok(false);
         };
@@ -319,41 +319,5 @@ impl Engine {
             }
         }
         Ok(children)
-    }
-
-    /// Removes a run with all that is stored of it; its id can then be used again. A run that has ended, is suspended or
-    /// resumable can be deleted. Its [children](crate::child), and theirs, are deleted with it, unless one of them is active.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]; [`Error::StillActive`] if it is pending or running, and [`Error::ChildStillActive`] if a child is:
-    /// cancel it first. Nothing is deleted then.
-    pub async fn delete(&self, id: impl AsRef<str>) -> Result<()> {
-        self.shared.check_runtime()?;
-        let id = RunId::new(id)?;
-        self.delete_children(&id).await?;
-        self.delete_one(id).await
-    }
-
-    pub(super) async fn delete_one(&self, id: RunId) -> Result<()> {
-        let _lock = self.shared.locks.lock(&id).await;
-        loop {
-            let record = self.record(&id).await?;
-            let status = self.shared.status_of(&id, &record);
-            if matches!(status, Status::Pending | Status::Running) || self.seat(&id).is_some() {
-                return Err(Error::StillActive { run: id, status });
-            }
-            // Whoever else believes to own the run finds it gone, and a new run of its id at another epoch.
-            match self.shared.delete(&id, &record).await? {
-                DeleteOutcome::Deleted => {
-                    self.shared.roster().lost.remove(&id);
-                    self.shared.resumed.notify_waiters();
-                    return Ok(());
-                }
-                DeleteOutcome::NotFound => return Err(Error::NotFound { run: id }),
-                DeleteOutcome::Owned => return Err(Error::StillActive { run: id, status }),
-                // Another engine has taken it over since, or given it up.
-                DeleteOutcome::Fenced => {}
-            }
-        }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{RunMessage, Wake};
 
 /// A commit does not gather more than this, so that what waits for it does not wait for long.
-const MAX_BATCH_BYTES: usize = 16 << 20;
+pub(crate) const MAX_BATCH_BYTES: usize = 16 << 20;
 /// A sync is shared by enough writes then, and what a store keeps in memory for a batch until it is done stays small: sled keeps a
 /// copy of a page for each key that changes.
 const MAX_BATCH_WRITES: usize = 512;
@@ -37,9 +37,21 @@ pub(crate) struct CommitRequest {
     pub(crate) with: Vec<RunWrite>,
     /// Messages that are sent only if the first write is taken.
     pub(crate) messages: Vec<keepstep_storage::Send>,
-    /// A run to remove, and how much that adds to a batch.
-    pub(crate) delete: Option<(RunDelete, usize)>,
+    /// Runs to remove.
+    pub(crate) deletes: Vec<RunDelete>,
+    /// How much that adds to a batch.
+    pub(crate) deleted_bytes: usize,
     pub(crate) reply: Reply,
+}
+
+/// How much the removal of a run, whose record is this, adds to a batch.
+pub(crate) fn deleted_bytes(record: &RunRecord) -> usize {
+    let entries = record.next_entry.0.saturating_sub(record.first_entry.0);
+    let keys = entries.saturating_add(KEYS_OF_RUN);
+    let bytes = keys
+        .saturating_mul(REMOVAL_BYTES)
+        .saturating_add(record.journal_bytes);
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 impl CommitRequest {
@@ -53,30 +65,27 @@ impl CommitRequest {
             write: Some(write),
             with: Vec::new(),
             messages,
-            delete: None,
+            deletes: Vec::new(),
+            deleted_bytes: 0,
             reply,
         }
     }
 
-    /// The removal of a run, whose record is this.
-    pub(crate) fn delete(delete: RunDelete, record: &RunRecord, reply: Reply) -> Self {
-        let entries = record.next_entry.0.saturating_sub(record.first_entry.0);
-        let keys = entries.saturating_add(KEYS_OF_RUN);
-        let bytes = keys
-            .saturating_mul(REMOVAL_BYTES)
-            .saturating_add(record.journal_bytes);
+    /// The removal of runs, which adds so much to a batch.
+    pub(crate) fn deletes(deletes: Vec<RunDelete>, deleted_bytes: usize, reply: Reply) -> Self {
         Self {
             write: None,
             with: Vec::new(),
             messages: Vec::new(),
-            delete: Some((delete, usize::try_from(bytes).unwrap_or(usize::MAX))),
+            deletes,
+            deleted_bytes,
             reply,
         }
     }
 
     /// The runs that it changes.
     fn runs(&self) -> impl Iterator<Item = &RunId> {
-        let deleted = self.delete.iter().map(|(delete, _)| &delete.run);
+        let deleted = self.deletes.iter().map(|delete| &delete.run);
         self.writes().map(|write| &write.run).chain(deleted)
     }
 
@@ -96,9 +105,8 @@ impl CommitRequest {
                 .sum::<usize>()
         };
         let messages = self.messages.iter().map(|message| message.body.len());
-        let deleted = self.delete.iter().map(|(_, bytes)| *bytes);
-        let all = self.writes().map(of).chain(messages).chain(deleted);
-        all.fold(0, usize::saturating_add)
+        let all = self.writes().map(of).chain(messages);
+        all.fold(self.deleted_bytes, usize::saturating_add)
     }
 
     /// Adds it to a batch.
@@ -106,10 +114,10 @@ impl CommitRequest {
         let asked = Asked {
             writes: self.writes().count(),
             messages: self.messages.len(),
-            deletes: usize::from(self.delete.is_some()),
+            deletes: self.deletes.len(),
             reply: self.reply,
         };
-        batch.deletes.extend(self.delete.map(|(delete, _)| delete));
+        batch.deletes.extend(self.deletes);
         let only_with = self.write.as_ref().map(|write| write.run.clone());
         batch.writes.extend(self.write);
         batch.writes.extend(self.with.into_iter().map(|mut write| {
@@ -138,7 +146,7 @@ struct Asked {
 pub(crate) enum Reply {
     /// A run's task is told of the first write.
     Run(mpsc::UnboundedSender<RunMessage>),
-    /// Tells of every write, the first one first, of every message, and of a delete.
+    /// Tells of every write, the first one first, of every message, and of every delete.
     Once(oneshot::Sender<Result<Committed, StorageError>>),
 }
 

@@ -39,7 +39,9 @@ pub(crate) use alone::{RunSender, run_channel};
 pub(crate) use arguments::load_arg;
 pub(crate) use body::{Execution, Outcome, expansion, fit, panic_message, too_many};
 pub(crate) use children::letters;
-pub(crate) use committer::{CommitRequest, Committer, Reply, Written, run_committer};
+pub(crate) use committer::{
+    CommitRequest, Committer, MAX_BATCH_BYTES, Reply, Written, deleted_bytes, run_committer,
+};
 pub(crate) use crew::Body;
 pub(crate) use fold::COMPACT_ABOVE;
 pub(crate) use load::{FIRST_PAGE_BYTES, finish_load, fold_journal, load_run};

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use keepstep_storage::{BlobId, RunId, Timestamp};
+use keepstep_storage::{BlobId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::Snapshot;
 use crate::error::{StepErrorKind, SuspendReason};
-use crate::plan::{NodeKind, Plan};
+use crate::plan::Plan;
 use crate::texts;
 use crate::value::Value;
 
@@ -72,22 +72,6 @@ impl Event {
             Self::Created { plan } | Self::StepExpanded { plan, .. } => plan.is_sound(),
             Self::Snapshot(snapshot) => snapshot.plans().all(|plan| plan.is_sound()),
             _ => true,
-        }
-    }
-
-    /// Shows the runs that the plans of an event make its run's children, at once or later, to `visit`.
-    pub(crate) fn for_each_child(&self, visit: &mut impl FnMut(&RunId)) {
-        let mut visit_plan = |plan: &Plan| {
-            for node in &plan.nodes {
-                if let NodeKind::Child(child) = &node.kind {
-                    visit(&child.id);
-                }
-            }
-        };
-        match self {
-            Self::Created { plan } | Self::StepExpanded { plan, .. } => visit_plan(plan),
-            Self::Snapshot(snapshot) => snapshot.plans().for_each(visit_plan),
-            _ => {}
         }
     }
 

@@ -273,7 +273,7 @@ impl Engine {
                 DeleteOutcome::Deleted => return Ok(()),
                 DeleteOutcome::NotFound => return Err(not_found(&id)),
                 // Another engine has just started a run of it.
-                DeleteOutcome::Fenced | DeleteOutcome::Owned => {}
+                DeleteOutcome::Fenced | DeleteOutcome::Owned | DeleteOutcome::Skipped => {}
             }
             if !tries.again(shared).await {
                 return Err(Error::Fenced { run: id });

@@ -26,15 +26,13 @@ impl Core {
         let mut commit = Commit::new(self, &batch);
         let mut committed = Committed {
             writes: Vec::with_capacity(batch.writes.len()),
-            deletes: Vec::with_capacity(batch.deletes.len()),
+            deletes: Vec::new(),
             messages: Vec::with_capacity(batch.messages.len()),
         };
         for write in batch.writes {
             committed.writes.push(commit.write(write)?);
         }
-        for delete in batch.deletes {
-            committed.deletes.push(commit.delete(delete)?);
-        }
+        committed.deletes = commit.delete_all(batch.deletes)?;
         for message in batch.messages {
             committed.messages.push(commit.send(message)?);
         }
@@ -348,10 +346,15 @@ pub(super) fn index(
         let at = record.wake_at.filter(|_| record.status.is_active())?;
         Some(keys::wake(record.kind, at, run))
     };
+    let child = |record: &RunRecord| {
+        let parent = record.parent.as_ref()?;
+        Some(keys::child(parent, record.created_at, run))
+    };
     for (old, new) in [
         (old.map(created), new.map(created)),
         (old.map(status), new.map(status)),
         (old.and_then(wake), new.and_then(wake)),
+        (old.and_then(child), new.and_then(child)),
     ] {
         if old == new {
             continue;

@@ -1,5 +1,6 @@
 //! Deleting runs: all of their pairs go with the commit. The blobs that only they named go after it.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use crate::blobs::Removal;
@@ -10,18 +11,42 @@ use super::core::{Core, Writer};
 use super::keys::{self, Space};
 
 impl Commit<'_> {
-    pub(super) fn delete(&mut self, delete: RunDelete) -> Result<DeleteOutcome> {
-        let run = delete.run;
-        debug_assert!(
-            !self.heads.contains_key(&run),
-            "a batch has a write or a delete of a run"
-        );
-        let Some(head) = self.head(&run)? else {
-            return Ok(DeleteOutcome::NotFound);
-        };
-        if head.record.epoch != delete.epoch {
-            return Ok(DeleteOutcome::Fenced);
+    /// All deletes of a batch: what becomes of each is known before any of its family is removed.
+    pub(super) fn delete_all(&mut self, deletes: Vec<RunDelete>) -> Result<Vec<DeleteOutcome>> {
+        let mut outcomes = Vec::with_capacity(deletes.len());
+        let mut broken = HashSet::new();
+        for delete in &deletes {
+            debug_assert!(
+                !self.heads.contains_key(&delete.run),
+                "a batch has a write or a delete of a run"
+            );
+            let outcome = match self.head(&delete.run)? {
+                None => DeleteOutcome::NotFound,
+                Some(head) if head.record.epoch != delete.epoch => DeleteOutcome::Fenced,
+                Some(_) => DeleteOutcome::Deleted,
+            };
+            if outcome != DeleteOutcome::Deleted {
+                broken.extend(delete.family.clone());
+            }
+            outcomes.push(outcome);
         }
+        for (delete, outcome) in deletes.into_iter().zip(&mut outcomes) {
+            if *outcome != DeleteOutcome::Deleted {
+                continue;
+            }
+            if delete.family.is_some_and(|family| broken.contains(&family)) {
+                *outcome = DeleteOutcome::Skipped;
+            } else {
+                self.delete(delete.run)?;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn delete(&mut self, run: RunId) -> Result<()> {
+        let Some(head) = self.head(&run)? else {
+            return Ok(());
+        };
         let (core, ops, unnamed) = (self.core, &mut self.ops, &mut self.unnamed);
         core.blobs_of(&run, &mut |blob| {
             ops.push(Op::Remove(keys::blob_run(&blob, &run)));
@@ -33,7 +58,7 @@ impl Commit<'_> {
         index(ops, &run, Some(&head.record), None);
         ops.push(Op::Remove(keys::record(&run)));
         self.heads.insert(run, None);
-        Ok(DeleteOutcome::Deleted)
+        Ok(())
     }
 }
 

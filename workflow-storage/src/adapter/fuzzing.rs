@@ -241,6 +241,7 @@ fn of_run(core: &Core, run: RunId) -> Result<()> {
         run: run.clone(),
         epoch: written.epoch,
         node: NodeId(7),
+        family: None,
     };
     let (deleted, unnamed) = core.commit(delete.into())?;
     core.remove_blobs(unnamed);

@@ -5,7 +5,9 @@
 
 use std::ops::Bound;
 
-use crate::{BlobId, MessageId, Position, RunId, RunKind, StoredStatus, Timestamp, ValueKey};
+use crate::{
+    BlobId, MessageId, Parent, Position, RunId, RunKind, StoredStatus, Timestamp, ValueKey,
+};
 
 /// The store's own record.
 pub(super) const FORMAT: &[u8] = b"\0format";
@@ -22,6 +24,8 @@ pub(super) enum Space {
     Status = b's',
     /// Active runs by the time they must be woken.
     Wake = b'w',
+    /// Runs by the run that started them, then by creation.
+    Child = b'p',
     /// Journal entries, in chunks.
     Journal = b'j',
     /// Values, in chunks.
@@ -78,6 +82,21 @@ pub(super) fn status(
 pub(super) fn wake(kind: RunKind, at: Timestamp, run: &RunId) -> Vec<u8> {
     let at = at.0.to_be_bytes();
     join(Space::Wake, &[&[kind as u8], &at, run.as_str().as_bytes()])
+}
+
+/// What all keys of the children of a run begin with, which has this incarnation.
+pub(super) fn children(parent: &RunId, incarnation: u64) -> Vec<u8> {
+    join(
+        Space::Child,
+        &[parent.as_str().as_bytes(), &[0], &incarnation.to_be_bytes()],
+    )
+}
+
+pub(super) fn child(parent: &Parent, created: Timestamp, run: &RunId) -> Vec<u8> {
+    let mut key = children(&parent.run, parent.incarnation);
+    key.extend_from_slice(&created.0.to_be_bytes());
+    key.extend_from_slice(run.as_str().as_bytes());
+    key
 }
 
 /// What all keys of a run in a space begin with.
@@ -260,6 +279,25 @@ mod tests {
         assert_eq!(end_of(&[1, 2]), Bound::Excluded(vec![1, 3]));
         assert_eq!(end_of(&[1, 255, 255]), Bound::Excluded(vec![2]));
         assert_eq!(end_of(&[255]), Bound::Unbounded);
+    }
+
+    #[test]
+    fn children_stand_behind_their_parent_and_its_incarnation() {
+        let parent = |id: &str, incarnation| Parent {
+            run: run(id),
+            incarnation,
+            step: 3,
+        };
+        let key = child(&parent("a", 5), Timestamp(77), &run("order/1"));
+        let prefix = children(&run("a"), 5);
+        assert_eq!(
+            parse_indexed(key.strip_prefix(&prefix[..]).unwrap()),
+            Some((Timestamp(77), run("order/1")))
+        );
+        for (id, incarnation) in [("a", 6), ("a b", 5), ("ab", 5)] {
+            let other = child(&parent(id, incarnation), Timestamp(77), &run("order/1"));
+            assert!(!other.starts_with(&prefix), "{id} {incarnation}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Listings: read from the index of all runs, or merged from the indexes of the statuses asked for.
+//! Listings: read from the index of all runs or of a run's children, or merged from the indexes of the statuses asked for.
 
 use std::collections::VecDeque;
 use std::ops::{Bound, ControlFlow};
@@ -25,9 +25,10 @@ impl Core {
             0 | 1 => None,
             _ => Some(self.writer()?),
         };
-        let prefixes = match &statuses[..] {
-            [] => vec![vec![Space::Created as u8, query.kind as u8]],
-            some => some
+        let prefixes = match (&query.children_of, &statuses[..]) {
+            (Some((parent, incarnation)), _) => vec![keys::children(parent, *incarnation)],
+            (None, []) => vec![vec![Space::Created as u8, query.kind as u8]],
+            (None, some) => some
                 .iter()
                 .map(|status| vec![Space::Status as u8, query.kind as u8, *status as u8])
                 .collect(),
@@ -119,7 +120,9 @@ impl Core {
 }
 
 fn matches(record: &RunRecord, statuses: &[StoredStatus], query: &RunQuery) -> bool {
-    (statuses.is_empty() || statuses.contains(&record.status))
+    // The index of children has all kinds, and all statuses.
+    record.kind == query.kind
+        && (statuses.is_empty() || statuses.contains(&record.status))
         && query
             .not_owned_by
             .is_none_or(|node| record.owner != Some(node))

@@ -214,6 +214,7 @@ fn try_delete(core: &Core, id: &str, epoch: Epoch) -> DeleteOutcome {
         run: run(id),
         epoch,
         node: NodeId(1),
+        family: None,
     };
     let (committed, unnamed) = core.commit(delete.into()).unwrap();
     core.remove_blobs(unnamed);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::{
-    Batch, DeleteOutcome, Epoch, MessageId, Position, RunQuery, RunWrite, SendOutcome, Storage,
-    ValueKey, WriteOutcome,
+    Batch, DeleteOutcome, Epoch, MessageId, Position, RunDelete, RunQuery, RunWrite, SendOutcome,
+    Storage, ValueKey, WriteOutcome,
 };
 
 /// A run with something of everything.
@@ -140,6 +140,56 @@ pub async fn many_runs_go_in_one_commit(stores: Stores<'_>) {
     let mut left = listed(&*store, &RunQuery::default()).await;
     left.sort();
     assert_eq!(left, ["goes on", "kept", "new"]);
+}
+
+/// A run goes together with its children, or all of them stay.
+pub async fn families_go_together(stores: Stores<'_>) {
+    let store = stores.open().await;
+    let (parent, _) = full(&*store, "parent").await;
+    let (child, _) = full(&*store, "child").await;
+    let (apart, _) = full(&*store, "apart").await;
+    let (other, _) = full(&*store, "other").await;
+    let of = |run: &Owned, family: &Owned| RunDelete {
+        family: Some(family.run.clone()),
+        ..deletion(&run.run, run.record.epoch)
+    };
+    let fenced = RunDelete {
+        epoch: Epoch(9),
+        ..of(&child, &parent)
+    };
+    let deletes = vec![
+        of(&parent, &parent),
+        of(&other, &other),
+        fenced,
+        deletion(&apart.run, apart.record.epoch),
+    ];
+    let outcomes = try_delete(&*store, deletes).await;
+    let expected = [
+        DeleteOutcome::Skipped,
+        DeleteOutcome::Deleted,
+        DeleteOutcome::Fenced,
+        DeleteOutcome::Deleted,
+    ];
+    assert_eq!(outcomes, expected);
+    let unknown = RunDelete {
+        run: id("unknown"),
+        ..of(&child, &parent)
+    };
+    let deletes = vec![of(&child, &parent), unknown, of(&parent, &parent)];
+    let outcomes = try_delete(&*store, deletes).await;
+    let expected = [
+        DeleteOutcome::Skipped,
+        DeleteOutcome::NotFound,
+        DeleteOutcome::Skipped,
+    ];
+    assert_eq!(outcomes, expected);
+    assert_full(&*store, &parent).await;
+    assert_full(&*store, &child).await;
+
+    let deletes = vec![of(&child, &parent), of(&parent, &parent)];
+    let outcomes = try_delete(&*store, deletes).await;
+    assert_eq!(outcomes, [DeleteOutcome::Deleted; 2]);
+    assert_eq!(listed(&*store, &RunQuery::default()).await.len(), 0);
 }
 
 /// Runs whose ids begin with the deleted id, or with which it begins, keep everything.

@@ -210,6 +210,7 @@ pub(super) fn deletion(run: &RunId, epoch: Epoch) -> RunDelete {
         run: run.clone(),
         epoch,
         node: NODE,
+        family: None,
     }
 }
 

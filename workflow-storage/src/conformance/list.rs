@@ -1,7 +1,7 @@
 //! A listing has exactly the runs that its query describes, in order, whatever the pages.
 
 use super::kit::*;
-use crate::{RunCursor, RunQuery, Storage, StoredStatus, Timestamp};
+use crate::{Epoch, Parent, RunCursor, RunKind, RunQuery, Storage, StoredStatus, Timestamp};
 
 fn pages_of(limit: usize) -> RunQuery {
     RunQuery {
@@ -277,6 +277,71 @@ pub async fn filters_combine(stores: Stores<'_>) {
         }
         expected.reverse();
     }
+}
+
+/// The children of a run are listed in order, those of another run of the same id are not among them, and what was deleted is not.
+pub async fn children_are_listed_by_their_parent(stores: Stores<'_>) {
+    let store = stores.open().await;
+    seven(&*store).await;
+    let of = |parent: &str, incarnation| Parent {
+        run: id(parent),
+        incarnation,
+        step: 4,
+    };
+    let mut expected = Vec::new();
+    for n in 0..20 {
+        let name = format!("child{n}");
+        let mut child = Owned::new(&name).created_at(1 + n / 2);
+        child.record.parent = Some(match n % 4 {
+            0 => of("z", 12),
+            1 => of("zz", 11),
+            _ => of("z", 11),
+        });
+        child.record.status = StoredStatus::ALL[n as usize % 6];
+        let child = child.create(&*store).await;
+        if n % 4 > 1 {
+            expected.push((child, name));
+        }
+    }
+    let query = |limit| RunQuery {
+        children_of: Some((id("z"), 11)),
+        ..pages_of(limit)
+    };
+    expected.sort_by_key(|(child, name)| (child.record.created_at, name.clone()));
+    let names = |runs: &[(Owned, String)]| -> Vec<String> {
+        runs.iter().map(|(_, name)| name.clone()).collect()
+    };
+    for limit in [1, 3, 100] {
+        assert_eq!(listed(&*store, &query(limit)).await, names(&expected));
+    }
+    let mut newest_first = query(3);
+    newest_first.newest_first = true;
+    let mut backwards = names(&expected);
+    backwards.reverse();
+    assert_eq!(listed(&*store, &newest_first).await, backwards);
+
+    let mut suspended = query(100);
+    suspended.statuses = vec![StoredStatus::Suspended, StoredStatus::Failed];
+    suspended.created_from = Some(Timestamp(3));
+    let mut found = expected.clone();
+    found.retain(|(child, _)| {
+        suspended.statuses.contains(&child.record.status) && child.record.created_at >= Timestamp(3)
+    });
+    assert!(found.len() > 1 && found.len() < expected.len());
+    assert_eq!(listed(&*store, &suspended).await, names(&found));
+
+    // A change leaves it where it is; a delete takes it away; a parent that goes leaves its children.
+    let (changed, _) = &mut expected[2];
+    write(&*store, changed.append("entry")).await;
+    let (gone, _) = expected.remove(5);
+    delete(&*store, &gone.run, gone.record.epoch).await;
+    delete(&*store, &id("z"), Epoch::FIRST).await;
+    assert_eq!(listed(&*store, &query(100)).await, names(&expected));
+    let actors = RunQuery {
+        kind: RunKind::Actor,
+        ..query(100)
+    };
+    assert_eq!(listed(&*store, &actors).await.len(), 0);
 }
 
 /// A cursor is a place, not a run: the run may be gone or changed when the next page is read.

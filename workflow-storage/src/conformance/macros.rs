@@ -74,6 +74,7 @@ macro_rules! __conformance {
                 owners_are_told_apart,
                 filters_combine,
                 cursors_survive_changes_between_pages,
+                children_are_listed_by_their_parent,
             }
             $crate::__conformance_theme! { claims, [], $opener;
                 a_claim_takes_the_run,
@@ -138,6 +139,7 @@ macro_rules! __conformance {
                 everything_of_a_run_goes,
                 only_the_owner_deletes,
                 an_unknown_run_is_not_deleted,
+                families_go_together,
                 many_runs_go_in_one_commit,
                 other_runs_stay,
                 the_id_is_free_again,

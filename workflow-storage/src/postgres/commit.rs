@@ -107,6 +107,7 @@ struct Columns<'a> {
     deleted: Vec<&'a str>,
     deleted_at: Vec<i64>,
     deleted_by: Vec<i64>,
+    deleted_with: Vec<Option<&'a str>>,
 }
 
 /// What stands for a write that is not there, or not before.
@@ -198,6 +199,8 @@ impl<'a> Columns<'a> {
             columns.deleted.push(delete.run.as_str());
             columns.deleted_at.push(stored(delete.epoch.0));
             columns.deleted_by.push(node(delete.node));
+            let family = delete.family.as_ref();
+            columns.deleted_with.push(family.map(RunId::as_str));
         }
         let runs = columns.id.iter().chain(&columns.deleted);
         columns.locked = runs.chain(&columns.to).copied().collect();
@@ -305,6 +308,7 @@ impl super::Postgres {
             &c.deleted,
             &c.deleted_at,
             &c.deleted_by,
+            &c.deleted_with,
         ];
         let rows = self
             .sessions
@@ -371,6 +375,7 @@ fn outcomes(row: &Row, batch: &Batch) -> Result<Committed, tokio_postgres::Error
     let delete = |outcome: &i16| match outcome {
         0 => DeleteOutcome::Deleted,
         1 => DeleteOutcome::Fenced,
+        4 => DeleteOutcome::Skipped,
         6 => DeleteOutcome::Owned,
         _ => DeleteOutcome::NotFound,
     };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio_postgres::Row;
 
-use super::numbers::{node, read, stored};
+use super::numbers::{bits, node, read, stored};
 use super::session::{Param, Sessions};
 use super::{Postgres, names, schema};
 use crate::{
@@ -214,6 +214,8 @@ impl Postgres {
         let not_owned_by = query.not_owned_by.map(node);
         let from = query.created_from.map(|from| stored(from.0));
         let before = query.created_before.map(|before| stored(before.0));
+        let parent = query.children_of.as_ref();
+        let parent = parent.map(|(run, incarnation)| (run.as_str(), bits(*incarnation)));
         let after = query.after.as_ref();
         let after_time = after.map(|after| stored(after.created_at.0));
         let after_id = after.map(|after| after.run.as_str());
@@ -235,6 +237,16 @@ impl Postgres {
         if let Some(before) = &before {
             params.push(before);
             let _ = write!(filter, " AND r.created_at < ${}", params.len());
+        }
+        if let Some((parent, incarnation)) = &parent {
+            params.push(parent);
+            params.push(incarnation);
+            let n = params.len();
+            let _ = write!(
+                filter,
+                " AND r.parent_run = ${} AND r.parent_incarnation = ${n}",
+                n - 1
+            );
         }
         if !query.id_prefix.is_empty() {
             params.push(&query.id_prefix);

@@ -67,6 +67,8 @@ CREATE INDEX run_by_creation ON keepstep.run (kind, created_at, id);
 CREATE INDEX run_by_status ON keepstep.run (kind, status, created_at, id);
 CREATE INDEX run_by_wake ON keepstep.run (kind, wake_at, id) WHERE status IN (1, 2) AND wake_at IS NOT NULL;
 CREATE INDEX run_by_owner ON keepstep.run (owner, kind, created_at, id) WHERE status IN (1, 2);
+-- The runs that a run started.
+CREATE INDEX run_by_parent ON keepstep.run (parent_run, parent_incarnation, created_at, id) WHERE parent_run IS NOT NULL;
 -- What nobody owns, apart from the many that have ended: whoever looks for it would else walk past all of them.
 CREATE INDEX run_free ON keepstep.run (kind, created_at, id) WHERE owner IS NULL AND status IN (1, 2);
 
@@ -156,7 +158,8 @@ CREATE TABLE keepstep.writer (
 --
 -- Outcomes of writes: 0 written, 1 fenced, 2 exists, 3 not found, 4 skipped, 5 names a blob that is not there, which is in
 -- `absent`. Of messages: 0 accepted, 1 duplicate, 2 ended, 3 not found, 4 skipped, 5 as above, in `unsent`.
--- Of deletes: 0 deleted, 1 fenced, 3 not found, 6 owned by a node whose lease lasts.
+-- Of deletes: 0 deleted, 1 fenced, 3 not found, 4 skipped since another one of its family was not taken, 6 owned by a node
+-- whose lease lasts.
 --
 -- Rows are locked in the order of their ids, runs that exist first, so that two commits do not wait for each other.
 CREATE FUNCTION keepstep.commit(
@@ -172,7 +175,7 @@ CREATE FUNCTION keepstep.commit(
     v_of int[], v_kind smallint[], v_name bytea[], v_bytes bytea[],
     c_of int[], c_number bigint[], b_of int[], b_id bytea[],
     m_to text[], m_key bytea[], m_body bytea[], m_sent_at bigint[], m_with int[], s_of int[], s_id bytea[],
-    d_id text[], d_expected bigint[], d_node bigint[],
+    d_id text[], d_expected bigint[], d_node bigint[], d_family text[],
     OUT outcomes smallint[], OUT epochs bigint[], OUT absent bytea[],
     OUT sent smallint[], OUT numbers bigint[], OUT unsent bytea[], OUT deleted smallint[]
 ) LANGUAGE plpgsql AS $$
@@ -354,16 +357,22 @@ BEGIN
     IF cardinality(d_id) > 0 THEN
         SELECT array_agg(j.outcome ORDER BY j.n), coalesce(array_agg(j.no ORDER BY j.no) FILTER (WHERE j.outcome = 0), '{}')
             INTO deleted, gone FROM (
-                SELECT d.n, r.no, CASE
-                    WHEN r.no IS NULL THEN 3
-                    WHEN r.epoch <> d.expected THEN 1
-                    -- A run that has stopped is nobody's, and a schedule is owned for no longer than a write takes.
-                    WHEN r.status < 3 AND r.kind <> 3 AND keepstep.is_taken(r.owner, d.node) THEN 6
-                    ELSE 0
+                SELECT e.n, e.no, CASE
+                    WHEN e.outcome = 0 AND e.family IS NOT NULL AND max(e.outcome) OVER (PARTITION BY e.family) > 0 THEN 4
+                    ELSE e.outcome
                 END::smallint AS outcome
-                FROM unnest(d_id, d_expected, d_node) WITH ORDINALITY AS d (id, expected, node, n)
-                -- A run that came to be since the rows were locked is not there yet.
-                LEFT JOIN (keepstep.run r JOIN unnest(known) AS k (no) ON k.no = r.no) ON r.id = d.id
+                FROM (
+                    SELECT d.n, d.family, r.no, CASE
+                        WHEN r.no IS NULL THEN 3
+                        WHEN r.epoch <> d.expected THEN 1
+                        -- A run that has stopped is nobody's, and a schedule is owned for no longer than a write takes.
+                        WHEN r.status < 3 AND r.kind <> 3 AND keepstep.is_taken(r.owner, d.node) THEN 6
+                        ELSE 0
+                    END AS outcome
+                    FROM unnest(d_id, d_expected, d_node, d_family) WITH ORDINALITY AS d (id, expected, node, family, n)
+                    -- A run that came to be since the rows were locked is not there yet.
+                    LEFT JOIN (keepstep.run r JOIN unnest(known) AS k (no) ON k.no = r.no) ON r.id = d.id
+                ) e
             ) j;
         PERFORM keepstep.delete_runs(gone);
     END IF;

@@ -25,6 +25,7 @@ pub(crate) async fn delete(store: &dyn Storage, run: &str, epoch: Epoch, node: N
         run: id(run),
         epoch,
         node,
+        family: None,
     };
     let committed = store.commit(delete.into()).await.unwrap();
     assert_eq!(committed.deletes, [DeleteOutcome::Deleted], "{run}");

@@ -111,6 +111,7 @@ async fn nobody_deletes_an_active_run_while_its_owners_lease_lasts() {
         run: id("run"),
         epoch: Epoch::FIRST,
         node,
+        family: None,
     };
     let others = b.commit(by(B).into()).await.unwrap();
     assert_eq!(others.deletes, [DeleteOutcome::Owned]);
