@@ -11,6 +11,7 @@ mod server;
 mod actors;
 mod blocked;
 mod chaos;
+mod circles;
 mod clocks;
 mod example;
 mod faults;

@@ -151,6 +151,14 @@ impl Storage for Bottom {
         self.memory.workers().await
     }
 
+    async fn say_waits(&self, node: NodeId, waits: Bytes) -> Result<()> {
+        self.memory.say_waits(node, waits).await
+    }
+
+    async fn waits(&self) -> Result<Vec<(NodeId, Bytes)>> {
+        self.memory.waits().await
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.memory.notices().await
     }
@@ -508,6 +516,16 @@ impl Storage for Wire {
 
     async fn workers(&self) -> Result<Vec<NodeId>> {
         self.call("looks for workers", self.bottom.workers()).await
+    }
+
+    async fn say_waits(&self, node: NodeId, waits: Bytes) -> Result<()> {
+        self.call("says what waits", self.bottom.say_waits(node, waits))
+            .await
+    }
+
+    async fn waits(&self) -> Result<Vec<(NodeId, Bytes)>> {
+        self.call("looks what waits elsewhere", self.bottom.waits())
+            .await
     }
 
     async fn notices(&self) -> Vec<Notice> {

@@ -199,6 +199,24 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// Says who waits for whom in the engine of a node, for other engines to read; what the node said before is replaced. The bytes are
+    /// opaque to the store; none means that the node has nothing to say.
+    ///
+    /// Engines call this only while something there has waited for another engine for a while. On a store that is not shared nobody
+    /// reads it, and it does nothing.
+    async fn say_waits(&self, node: NodeId, waits: Bytes) -> Result<()> {
+        let _ = (node, waits);
+        Ok(())
+    }
+
+    /// What each node said last with [`say_waits`](Self::say_waits), in the order of the nodes.
+    ///
+    /// To be correct: what a node says is durable or visible to others before `say_waits` returns, all of it is seen as it was at one
+    /// moment, and a node whose lease has ended says nothing.
+    async fn waits(&self) -> Result<Vec<(NodeId, Bytes)>> {
+        Ok(Vec::new())
+    }
+
     /// What other processes did since this was called last; waits until there is something. Hints: some may come without a
     /// cause, and after a time without a connection there is one [`Notice::Missed`].
     ///

@@ -33,6 +33,7 @@ struct State {
     engines: BTreeMap<NodeId, usize>,
     listeners: BTreeMap<usize, mpsc::UnboundedSender<Notice>>,
     watched: BTreeSet<RunId>,
+    waits: BTreeMap<NodeId, Bytes>,
 }
 
 impl Leases {
@@ -353,6 +354,21 @@ impl Storage for Leases {
         let state = self.state();
         let workers = state.until.keys().filter(|node| state.lasts(**node));
         Ok(workers.copied().collect())
+    }
+
+    async fn say_waits(&self, node: NodeId, waits: Bytes) -> Result<()> {
+        let mut state = self.state();
+        match waits.is_empty() {
+            true => drop(state.waits.remove(&node)),
+            false => drop(state.waits.insert(node, waits)),
+        }
+        Ok(())
+    }
+
+    async fn waits(&self) -> Result<Vec<(NodeId, Bytes)>> {
+        let state = self.state();
+        let said = state.waits.iter().filter(|(node, _)| state.lasts(**node));
+        Ok(said.map(|(node, waits)| (*node, waits.clone())).collect())
     }
 
     async fn notices(&self) -> Vec<Notice> {

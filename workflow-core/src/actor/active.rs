@@ -212,27 +212,32 @@ impl Actor {
         self.suspended.clone().filter(|_| job.by.is_none())
     }
 
+    /// The next thing in the queue that may begin.
+    fn next_item(&mut self, queue: &mut VecDeque<Item>) -> Option<Item> {
+        if self.child.is_some() {
+            // Other calls wait for a workflow, which would wait for its own.
+            return self.own.pop_front().map(Item::Call);
+        }
+        self.give_back_own(queue);
+        // Only what is committed can be deleted.
+        let is_settled = self.committing.is_none() && self.done.is_empty();
+        if matches!(queue.front(), Some(Item::Delete(_))) && !is_settled {
+            return None;
+        }
+        queue.pop_front()
+    }
+
     /// Begins the next piece of work, if there is one and it may begin.
     pub(super) fn begin(&mut self, stage: &Arc<Stage>, queue: &mut VecDeque<Item>) {
         if self.work.is_some() {
             return;
         }
-        if self.child.is_some() {
-            // Other calls wait for a workflow, which would wait for its own.
-            let Some(job) = self.own.pop_front() else {
-                return;
-            };
-            queue.push_front(Item::Call(job));
-        } else {
-            self.give_back_own(queue);
-        }
-        // Only what is committed can be deleted.
-        let is_settled = self.committing.is_none() && self.done.is_empty();
-        if matches!(queue.front(), Some(Item::Delete(_))) && !is_settled {
-            return;
-        }
-        let Some(item) = queue.pop_front() else {
-            return;
+        let item = loop {
+            match self.next_item(queue) {
+                None => return,
+                Some(Item::Call(job)) if !job.begin() => {}
+                Some(item) => break item,
+            }
         };
         let stage = Arc::clone(stage);
         self.work = Some(match item {
@@ -487,6 +492,7 @@ fn job(stage: &Stage, call: &Call, from: From) -> Option<Job> {
         key: call.key.clone(),
         waiters: Arc::from([]),
         by: None,
+        claim: None,
         from,
     })
 }

@@ -18,7 +18,7 @@ use super::handle::ActorHandle;
 use super::job::{From, Job};
 use super::residents::{Committed, Mail};
 use super::stored::{self, Answer, Call, Message, Reminder, State};
-use super::waits::waiters_here;
+use super::waits::{Wait, circle_of, waiters_here};
 use crate::arg::{ArgShape, BuildArg};
 use crate::context::try_context;
 use crate::engine::Engine;
@@ -340,8 +340,8 @@ impl ActorHandle {
         let context = try_context();
         let by = context.as_ref().map(|context| context.link().run.clone());
         let deadlock = |circle| self.deadlock(method.step.name, circle);
-        let wait = shared.wait_for(&waiters, &self.id, by.as_ref());
-        let wait = wait.map_err(deadlock)?;
+        let wait = shared.wait_for_call(&waiters, &self.id, by.as_ref());
+        let mut wait = wait.map_err(deadlock)?;
         let is_step = context.is_some();
         let (reply, answer) = oneshot::channel();
         let job = Job {
@@ -350,18 +350,30 @@ impl ActorHandle {
             key,
             waiters: Arc::clone(&waiters),
             by,
+            claim: wait.as_ref().and_then(Wait::claim),
             from: From::Caller(reply),
         };
         shared.actor(self.def, &self.id, Some(Mail::Call(job)))?;
         let waiting = async {
-            match shared.explained(answer.await.map_err(|_| shared.over())?)? {
+            let answer = tokio::select! {
+                biased;
+                answer = answer => answer.map_err(|_| shared.over())?,
+                circle = circle_of(&mut wait) => return Err(deadlock(circle)),
+            };
+            match shared.explained(answer)? {
                 Answer::Value(value) => Ok(value),
                 Answer::Run(run) => {
                     drop(wait);
-                    let _wait = shared.wait_for(&waiters, &run, None).map_err(deadlock)?;
+                    let wait = shared.wait_for_run(&waiters, &run);
+                    let mut wait = wait.map_err(deadlock)?;
                     let engine = Engine::detached(Arc::clone(shared));
                     loop {
-                        match engine.output_of_child(&run).await {
+                        let output = tokio::select! {
+                            biased;
+                            output = engine.output_of_child(&run) => output,
+                            circle = circle_of(&mut wait) => return Err(deadlock(circle)),
+                        };
+                        match output {
                             // The step does not fail because somebody stopped that run for a while.
                             Err(Error::Suspended { .. }) if is_step => {
                                 engine.until_resumed(&run).await?;
@@ -382,7 +394,7 @@ impl ActorHandle {
     /// Makes a query.
     async fn look(&self, method: &'static MethodDef, args: Vec<Source>) -> Result<Value> {
         self.shared.check_resources(&[method.step])?;
-        let committed = if self.shared.is_shared() && !self.shared.actors.is_resident(&self.id) {
+        let committed = if self.shared.is_shared() && !self.shared.actors.is_loaded(&self.id) {
             // Another engine may have it, which keeps nobody from looking at what is committed.
             self.stored().await?
         } else {

@@ -19,7 +19,7 @@ use super::def::{ActorDef, ActorState};
 use super::execute::{Stage, panicked};
 use super::residents::Mail;
 use super::stored::{self, Message, State};
-use super::waits::waiters_here;
+use super::waits::{Wait, circle_of, waiters_here};
 use crate::engine::{Engine, Shared, default_engine};
 use crate::error::{Error, Result};
 use crate::resource::Resources;
@@ -108,12 +108,26 @@ impl ActorHandle {
     pub async fn delete(&self) -> Result<()> {
         self.shared.check_runtime()?;
         let waiters = waiters_here().await?;
+        let deadlock = |circle| self.deadlock("delete", circle);
+        let wait = self.shared.wait_for_call(&waiters, &self.id, None);
+        let mut wait = wait.map_err(deadlock)?;
         // Once it is in memory, it is known whether its calls wait for a run.
         let seat = self.shared.actor(self.def, &self.id, None)?;
         let mut committed = seat.committed.subscribe();
-        drop(committed.wait_for(Option::is_some).await);
-        let wait = self.shared.wait_for(&waiters, &self.id, None);
-        let _wait = wait.map_err(|circle| self.deadlock("delete", circle))?;
+        tokio::select! {
+            biased;
+            _ = committed.wait_for(Option::is_some) => {}
+            circle = circle_of(&mut wait) => return Err(deadlock(circle)),
+        }
+        // From now on it is not taken back.
+        let claim = wait.as_ref().and_then(Wait::claim);
+        if claim.is_some_and(|claim| !claim.begin()) {
+            return Err(deadlock(circle_of(&mut wait).await));
+        }
+        let waits = &self.shared.actors.waits;
+        if let Some(circle) = waits.circle_behind(&self.id, &waiters, None) {
+            return Err(deadlock(circle));
+        }
         let (reply, deleted) = oneshot::channel();
         self.shared
             .actor(self.def, &self.id, Some(Mail::Delete(reply)))?;

@@ -1,11 +1,13 @@
 //! Calls: those that are to be made, which stand in the queue of an actor's task, and those that were made.
 
+use std::sync::Arc;
+
 use keepstep_storage::{MessageId, RunId, Timestamp};
 use tokio::sync::oneshot;
 
 use super::def::MethodDef;
 use super::stored::{Answer, CallResult};
-use super::waits::Waiters;
+use super::waits::{Claim, Waiters};
 use crate::engine::NewRun;
 use crate::error::Result;
 use crate::source::Source;
@@ -21,6 +23,8 @@ pub(super) struct Job {
     pub(super) waiters: Waiters,
     /// The run whose step makes it.
     pub(super) by: Option<RunId>,
+    /// Whether it may still be made: whoever awaits it may have been told that it waits for itself.
+    pub(super) claim: Option<Arc<Claim>>,
     pub(super) from: From,
 }
 
@@ -32,6 +36,13 @@ pub(super) enum From {
     Agenda((Timestamp, u64)),
     /// A reminder, and when it was due.
     Reminder(String, Timestamp),
+}
+
+impl Job {
+    /// Begins the call; `false` if it was taken back.
+    pub(super) fn begin(&self) -> bool {
+        self.claim.as_ref().is_none_or(|claim| claim.begin())
+    }
 }
 
 impl From {

@@ -7,6 +7,7 @@ mod active;
 mod agenda;
 mod call;
 mod check;
+mod circle;
 mod commit;
 mod current;
 mod def;
@@ -17,6 +18,7 @@ mod residents;
 mod stored;
 mod task;
 mod waits;
+mod watch;
 
 pub use call::{ActorCall, ActorQuery, PlannedCall, build_call, build_query, call_in_step};
 pub(crate) use check::findings;
@@ -33,6 +35,7 @@ pub use handle::{
 };
 pub(crate) use residents::Residents;
 pub(crate) use stored::{decode, encode};
+pub(crate) use watch::watch;
 
 /// The first part of the id of every actor.
 pub(crate) const NAMESPACE: &str = "actor";

@@ -135,6 +135,13 @@ impl Residents {
         self.inner().seats.contains_key(id)
     }
 
+    /// Whether an actor is in memory, and is not only about to be: another engine may still have it.
+    pub(super) fn is_loaded(&self, id: &RunId) -> bool {
+        let inner = self.inner();
+        let seat = inner.seats.get(id);
+        seat.is_some_and(|seat| seat.committed.borrow().is_some())
+    }
+
     /// Those that wait for an actor which another engine has may try again.
     pub(crate) fn try_again(&self) {
         self.freed.notify_waiters();
@@ -275,6 +282,7 @@ impl Shared {
     /// Gives an actor up that another engine wants.
     pub(crate) fn hand_over(self: &Arc<Self>, id: &RunId) {
         if let Some(seat) = self.actors.inner().seats.get(id) {
+            self.actors.waits.is_wanted(id, self.clock.instant());
             return drop(seat.mailbox.send(Mail::HandOver));
         }
         let (shared, id) = (Arc::clone(self), id.clone());

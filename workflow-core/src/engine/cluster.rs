@@ -187,6 +187,7 @@ pub(super) async fn start(
     let tasks = [
         tokio::spawn(hear(Arc::clone(shared))),
         tokio::spawn(elsewhere::look(Arc::clone(shared), looks)),
+        tokio::spawn(crate::actor::watch(Arc::clone(shared))),
     ];
     drop(tasks);
     if shared.takes_up_runs() {

@@ -61,6 +61,13 @@ impl Shared {
         true
     }
 
+    /// Whether a run is executed here, or will be.
+    pub(crate) fn is_driven_here(&self, id: &RunId) -> bool {
+        let roster = self.roster();
+        let seat = roster.seats.get(id);
+        seat.is_some_and(|(state, _)| matches!(state, SeatState::Active(..) | SeatState::Queued(_)))
+    }
+
     pub(super) fn look_at_all(&self) {
         let roster = self.roster();
         let remote = roster.seats.iter();

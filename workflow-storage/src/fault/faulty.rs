@@ -405,6 +405,15 @@ impl Storage for Faulty {
         self.pass(Call::Read, self.inner.workers()).await
     }
 
+    async fn say_waits(&self, node: NodeId, waits: Bytes) -> Result<()> {
+        self.pass(Call::Read, self.inner.say_waits(node, waits))
+            .await
+    }
+
+    async fn waits(&self) -> Result<Vec<(NodeId, Bytes)>> {
+        self.pass(Call::Read, self.inner.waits()).await
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.inner.notices().await
     }

@@ -281,6 +281,14 @@ impl Storage for Recorded {
         self.inner.workers().await
     }
 
+    async fn say_waits(&self, node: NodeId, waits: Bytes) -> Result<()> {
+        self.inner.say_waits(node, waits).await
+    }
+
+    async fn waits(&self) -> Result<Vec<(NodeId, Bytes)>> {
+        self.inner.waits().await
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.inner.notices().await
     }

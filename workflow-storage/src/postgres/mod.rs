@@ -310,6 +310,34 @@ impl Storage for Postgres {
         rows.iter().map(node).collect()
     }
 
+    async fn say_waits(&self, node: NodeId, waits: Bytes) -> Result<()> {
+        let (node, waits) = (numbers::node(node), waits.as_ref());
+        let what = "say what waits here";
+        let said = if waits.is_empty() {
+            let params: &[Param<'_>] = &[&node];
+            self.sessions
+                .query(what, &self.sql.forget_waits, params)
+                .await
+        } else {
+            let params: &[Param<'_>] = &[&node, &waits];
+            self.sessions.query(what, &self.sql.say_waits, params).await
+        };
+        said.map(drop)
+    }
+
+    async fn waits(&self) -> Result<Vec<(NodeId, Bytes)>> {
+        let rows = self
+            .sessions
+            .query("look what waits elsewhere", &self.sql.waits, &[]);
+        let rows = rows.await?;
+        let said = |row: &tokio_postgres::Row| {
+            let (id, waits): (i64, Vec<u8>) =
+                (self.sessions.column(row, 0)?, self.sessions.column(row, 1)?);
+            Ok((NodeId(id.cast_unsigned()), waits.into()))
+        };
+        rows.iter().map(said).collect()
+    }
+
     async fn notices(&self) -> Vec<Notice> {
         self.listens.get_or_init(|| {
             let nodes = Arc::clone(&self.nodes);

@@ -23,6 +23,12 @@ CREATE TABLE keepstep.node (
     takes_runs boolean NOT NULL DEFAULT false
 );
 
+-- Who waits for whom at a node, while something there waits for what another node has: only keepstep reads it.
+CREATE TABLE keepstep.wait (
+    node bigint PRIMARY KEY REFERENCES keepstep.node (id) ON DELETE CASCADE,
+    bytes bytea NOT NULL
+);
+
 -- The catalog. `no` is what other tables call a run by: an id that is deleted and used again gets another.
 CREATE TABLE keepstep.run (
     id text COLLATE "C" PRIMARY KEY,

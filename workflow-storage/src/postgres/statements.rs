@@ -25,6 +25,9 @@ pub(super) struct Statements {
     pub(super) watch: String,
     pub(super) want: String,
     pub(super) workers: String,
+    pub(super) say_waits: String,
+    pub(super) forget_waits: String,
+    pub(super) waits: String,
     pub(super) agree_on_blobs: String,
     pub(super) begin_blob: String,
     pub(super) put_chunk: String,
@@ -120,6 +123,15 @@ impl Statements {
             ),
             workers: sql(
                 "SELECT n.id FROM keepstep.node n WHERE n.takes_runs AND n.lease_until > clock_timestamp()",
+            ),
+            say_waits: sql(
+                "INSERT INTO keepstep.wait (node, bytes) SELECT n.id, $2 FROM keepstep.node n WHERE n.id = $1
+                ON CONFLICT (node) DO UPDATE SET bytes = excluded.bytes",
+            ),
+            forget_waits: sql("DELETE FROM keepstep.wait w WHERE w.node = $1"),
+            waits: sql(
+                "SELECT w.node, w.bytes FROM keepstep.wait w JOIN keepstep.node n ON n.id = w.node
+                WHERE n.lease_until > clock_timestamp() ORDER BY w.node",
             ),
             want: sql(
                 "SELECT pg_notify('keepstep', 'wanted ' || to_hex(r.owner) || ' ' || r.id) FROM keepstep.run r

@@ -477,3 +477,23 @@ async fn a_store_that_is_closed_keeps_no_blob() {
     a.close().await.unwrap();
     assert_eq!(b.maintain().await.unwrap().blobs_removed, 3);
 }
+
+#[tokio::test]
+async fn what_waits_at_a_node_is_told_while_its_lease_lasts() {
+    let (a, b) = two().await;
+    // Nobody who never had a lease says anything.
+    a.say_waits(A, "never".into()).await.unwrap();
+    assert_eq!(b.waits().await.unwrap(), []);
+    a.renew(A, LONG).await.unwrap();
+    b.renew(B, SHORT).await.unwrap();
+    a.say_waits(A, "first".into()).await.unwrap();
+    b.say_waits(B, "other".into()).await.unwrap();
+    a.say_waits(A, "second".into()).await.unwrap();
+    let of_a = (A, "second".into());
+    let mut said = b.waits().await.unwrap();
+    said.retain(|(node, _)| *node == A);
+    assert_eq!(said, std::slice::from_ref(&of_a));
+    until(async || b.waits().await.unwrap() == std::slice::from_ref(&of_a)).await;
+    a.say_waits(A, Default::default()).await.unwrap();
+    assert_eq!(b.waits().await.unwrap(), []);
+}
