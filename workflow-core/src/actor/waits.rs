@@ -43,8 +43,9 @@ pub(crate) struct Waits {
 struct Graph {
     /// What each waits for, and how often.
     awaited: FxHashMap<RunId, FxHashMap<RunId, usize>>,
-    /// Actors whose calls wait for a run, unless its own steps make them.
-    exclusive: FxHashMap<RunId, RunId>,
+    /// Actors whose calls wait for a run, unless its own steps make them, with the number of the wait: an actor that is handed over
+    /// and comes back may be noted anew before it is forgotten.
+    exclusive: FxHashMap<RunId, (RunId, u64)>,
     /// On a store that others share, every wait by its number.
     open: BTreeMap<u64, Open>,
     next: u64,
@@ -124,11 +125,33 @@ impl Open {
 }
 
 impl Graph {
-    fn open(&mut self, open: Open) -> u64 {
+    fn number(&mut self) -> u64 {
         let number = self.next;
         self.next += 1;
+        number
+    }
+
+    fn open(&mut self, open: Open) -> u64 {
+        let number = self.number();
         self.open.insert(number, open);
         number
+    }
+
+    /// Notes that an actor's calls wait for a run.
+    fn exclude(&mut self, actor: &RunId, run: &RunId) -> u64 {
+        let number = self.number();
+        self.exclusive.insert(actor.clone(), (run.clone(), number));
+        number
+    }
+
+    /// They do so no more.
+    fn admit(&mut self, actor: &RunId, number: u64) {
+        if let hash_map::Entry::Occupied(excluded) = self.exclusive.entry(actor.clone())
+            && excluded.get().1 == number
+        {
+            excluded.remove();
+        }
+        self.open.remove(&number);
     }
 
     fn add(&mut self, waiter: &RunId, target: &RunId) {
@@ -162,7 +185,7 @@ impl Graph {
         let mut to_visit = VecDeque::from([from]);
         while let Some(node) = to_visit.pop_front() {
             let awaited = self.awaited.get(node).into_iter().flatten();
-            let exclusive = self.exclusive.get(node);
+            let exclusive = self.exclusive.get(node).map(|(run, _)| run);
             let exclusive = exclusive.filter(|run| node != from || by != Some(*run));
             for next in awaited.map(|(next, _)| next).chain(exclusive) {
                 if next == from || !seen.insert(next) {
@@ -306,19 +329,13 @@ impl Drop for Wait {
 pub(super) struct ExclusiveWait {
     shared: Arc<Shared>,
     actor: RunId,
-    run: RunId,
-    number: Option<u64>,
+    number: u64,
 }
 
 impl Drop for ExclusiveWait {
     fn drop(&mut self) {
         let mut graph = self.shared.actors.waits.graph();
-        if let Some(number) = self.number {
-            graph.open.remove(&number);
-        }
-        if graph.exclusive.get(&self.actor) == Some(&self.run) {
-            graph.exclusive.remove(&self.actor);
-        }
+        graph.admit(&self.actor, self.number);
     }
 }
 
@@ -396,22 +413,22 @@ impl Shared {
     pub(super) fn wait_exclusively(self: &Arc<Self>, actor: &RunId, run: &RunId) -> ExclusiveWait {
         let waits = &self.actors.waits;
         let mut graph = waits.graph();
-        graph.exclusive.insert(actor.clone(), run.clone());
-        let number = self.is_shared().then(|| {
-            waits.begun.notify_one();
-            graph.open(Open {
+        let number = graph.exclude(actor, run);
+        if self.is_shared() {
+            let open = Open {
                 waiters: Arc::from([actor.clone()]),
                 target: run.clone(),
                 by: None,
                 since: self.clock.instant(),
                 claim: None,
                 circle: None,
-            })
-        });
+            };
+            graph.open.insert(number, open);
+            waits.begun.notify_one();
+        }
         ExclusiveWait {
             shared: Arc::clone(self),
             actor: actor.clone(),
-            run: run.clone(),
             number,
         }
     }
@@ -446,7 +463,7 @@ mod tests {
             graph.add(&id(waiter), &id(target));
         }
         for (actor, run) in exclusive {
-            graph.exclusive.insert(id(actor), id(run));
+            graph.exclude(&id(actor), &id(run));
         }
         graph
     }
@@ -481,6 +498,19 @@ mod tests {
         let run = id("run");
         let circle = graph.circle(&ids("run"), &id("b"), Some(&run));
         assert_eq!(circle, Some(ids("b actor run")));
+    }
+
+    #[test]
+    fn an_actor_that_is_noted_anew_before_it_is_forgotten_stays_noted() {
+        let (actor, run) = (id("actor"), id("run"));
+        let mut graph = Graph::default();
+        let before = graph.exclude(&actor, &run);
+        let after = graph.exclude(&actor, &run);
+        graph.admit(&actor, before);
+        let circle = |graph: &Graph| graph.circle(&ids("child run"), &actor, None);
+        assert_eq!(circle(&graph), Some(ids("actor run child")));
+        graph.admit(&actor, after);
+        assert_eq!(circle(&graph), None);
     }
 
     #[test]
