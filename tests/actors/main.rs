@@ -11,6 +11,7 @@ mod circles;
 mod clocks;
 mod failures;
 mod listing;
+mod many;
 mod pauses;
 mod restart;
 mod times;

@@ -379,6 +379,7 @@ impl Actor {
         // What is due is in the queue: of it, what was due before a message was sent comes before that.
         let mut jobs = Vec::new();
         let mut sent_by = Timestamp(0);
+        let mut forgotten = FxHashMap::default();
         for message in messages {
             self.read_to = Some(message.id);
             // The order of arrival stays, whatever the clocks of the senders say.
@@ -393,15 +394,22 @@ impl Actor {
                     self.agenda.plan(due_at.unwrap_or(now), call);
                 }
                 Message::Remind { name, reminder } => {
-                    self.forget_due(queue, &name, sent_by);
+                    self.forget_due(&mut forgotten, &name, sent_by);
                     self.agenda.remind(name, reminder);
                 }
                 Message::Forget { name } => {
-                    self.forget_due(queue, &name, sent_by);
+                    self.forget_due(&mut forgotten, &name, sent_by);
                     self.agenda.forget(&name);
                 }
             }
             self.consumed.push(message.id);
+        }
+        if !forgotten.is_empty() {
+            let is_forgotten = |from: &From| match from {
+                From::Reminder(name, due_at) => forgotten.get(name).is_some_and(|at| due_at > at),
+                From::Caller(_) | From::Inbox(_) | From::Agenda(_) => false,
+            };
+            queue.retain(|item| !matches!(item, Item::Call(job) if is_forgotten(&job.from)));
         }
         jobs.sort_by_key(|(at, _)| *at);
         let mut first = Vec::with_capacity(jobs.len());
@@ -422,14 +430,11 @@ impl Actor {
         Ok(())
     }
 
-    /// A reminder was removed or replaced then: what was due of it later does not happen.
-    fn forget_due(&mut self, queue: &mut VecDeque<Item>, name: &str, at: Timestamp) {
-        if !self.agenda.is_reminder_taken(name) {
-            return;
+    /// A reminder was removed or replaced then: what was due of it later does not happen. Later messages find it out of the queue.
+    fn forget_due(&self, forgotten: &mut FxHashMap<String, Timestamp>, name: &str, at: Timestamp) {
+        if self.agenda.is_reminder_taken(name) {
+            forgotten.entry(name.to_owned()).or_insert(at);
         }
-        queue.retain(|item| {
-            !matches!(item, Item::Call(Job { from: From::Reminder(due, due_at), .. }) if due == name && *due_at > at)
-        });
     }
 
     /// The workflow that other calls waited for is over.

@@ -1,19 +1,19 @@
 //! What an actor is to do later: calls planned for a time, reminders, and the run that other calls wait for.
 //!
-//! In memory, each change takes no longer because there is much more to do. In the store, few calls are in one value with the rest;
-//! of many, each page of [`PAGE`] calls is a value of its own, so that a call that is made or planned rewrites one page.
+//! In memory, each change takes no longer because there is much more to do. In the store, few calls and reminders are in one value with
+//! the rest. Many calls are in pages, and so are many reminders, each page a value of its own: what is made or planned rewrites one page.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use keepstep_storage::{RunId, Storage, Timestamp, ValueKey};
+use serde::de::DeserializeOwned;
 
+use super::pages::{NamedPages, PAGE, PagesOf};
 use super::stored::{self, Call, Pages, Planned, Reminder};
 use crate::error::{Damage, Error, Result};
 
-/// How many calls a page has at most. Twice as many are in one value before there are pages.
-const PAGE: u64 = 128;
 /// How many pages are read at a time.
 const READS_AT_ONCE: usize = 16;
 
@@ -21,7 +21,7 @@ const READS_AT_ONCE: usize = 16;
 pub(super) type Key = (Timestamp, u64);
 
 /// What an actor is to do later.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Agenda {
     planned: Planned,
     /// Calls that are not in the queue.
@@ -29,17 +29,33 @@ pub(super) struct Agenda {
     /// Reminders that are not in the queue, and all of them, by their next time.
     waiting_reminders: BTreeSet<(Timestamp, String)>,
     reminder_times: BTreeSet<(Timestamp, String)>,
-    /// The calls of each page.
-    pages: BTreeMap<u64, BTreeSet<Key>>,
-    /// Pages that the store has, and those that are not as it has them.
-    stored: BTreeSet<u64>,
-    changed: BTreeSet<u64>,
-    /// Whether the rest is not as the store has it.
+    calls: PagesOf<Key>,
+    reminders: NamedPages,
+    /// Whether what is in no page is not as the store has it.
     is_rest_changed: bool,
 }
 
+impl Default for Agenda {
+    fn default() -> Self {
+        Self::of(Planned::default(), &Pages::default(), Vec::new())
+    }
+}
+
+/// The reminders of a page.
+type ReminderPage = Vec<(String, Reminder)>;
+
 fn page_of(key: &Key) -> u64 {
     key.1 / PAGE
+}
+
+/// Where a page of calls is.
+fn call_page(page: u64) -> ValueKey {
+    ValueKey::AgendaPage(page)
+}
+
+/// Where a page of reminders is: after all pages of calls.
+fn reminder_page(page: u64) -> ValueKey {
+    ValueKey::AgendaPage(page | 1 << 63)
 }
 
 impl Agenda {
@@ -52,16 +68,13 @@ impl Agenda {
                 return Ok(Self::default());
             };
             let (mut planned, pages) = stored::decode_agenda(id, bytes)?;
-            let reads = pages.0.clone().into_iter();
-            let reads = reads.map(|page| read_page(storage, id, page));
-            let mut reads = stream::iter(reads).buffered(READS_AT_ONCE);
-            let mut is_whole = true;
-            while let Some(calls) = reads.try_next().await? {
-                is_whole &= calls.is_some();
+            let calls = pages.calls.iter().copied().map(call_page);
+            let calls = read_pages::<Vec<(Key, Call)>>(storage, id, calls.collect()).await?;
+            let reminders = pages.reminders.iter().copied().map(reminder_page);
+            let reminders = read_pages::<ReminderPage>(storage, id, reminders.collect()).await?;
+            if let (Some(calls), Some(reminders)) = (calls, reminders) {
                 planned.calls.extend(calls.into_iter().flatten());
-            }
-            if is_whole {
-                return Ok(Self::of(planned, pages));
+                return Ok(Self::of(planned, &pages, reminders));
             }
             // Whoever has the actor may have changed it since.
             let again = read_rest().await?;
@@ -76,20 +89,36 @@ impl Agenda {
         }
     }
 
-    fn of(planned: Planned, pages: Pages) -> Self {
-        let mut agenda = Self {
-            stored: pages.0.into_iter().collect(),
-            ..Self::default()
-        };
+    /// An agenda with the reminders of these pages.
+    fn of(mut planned: Planned, pages: &Pages, reminders: Vec<ReminderPage>) -> Self {
+        let mut calls = PagesOf::new(&pages.calls);
         for key in planned.calls.keys() {
-            agenda.pages.entry(page_of(key)).or_default().insert(*key);
+            calls.has(page_of(key), *key);
         }
-        agenda.waiting_calls = planned.calls.keys().copied().collect();
+        let mut named = NamedPages::new(&pages.reminders);
+        for (page, reminders) in pages.reminders.iter().zip(reminders) {
+            for (name, reminder) in reminders {
+                named.has(*page, &name);
+                planned.reminders.insert(name, reminder);
+            }
+        }
+        if pages.reminders.is_empty() {
+            for name in planned.reminders.keys() {
+                named.has(named.page_with_room(), name);
+            }
+        }
         let times = planned.reminders.iter();
-        agenda.reminder_times = times.map(|(name, of)| (of.next_at, name.clone())).collect();
-        agenda.waiting_reminders = agenda.reminder_times.clone();
-        agenda.planned = planned;
-        agenda
+        let reminder_times: BTreeSet<_> =
+            times.map(|(name, of)| (of.next_at, name.clone())).collect();
+        Self {
+            waiting_calls: planned.calls.keys().copied().collect(),
+            waiting_reminders: reminder_times.clone(),
+            reminder_times,
+            calls,
+            reminders: named,
+            is_rest_changed: false,
+            planned,
+        }
     }
 
     /// The calls that are planned, and those that are repeated.
@@ -150,28 +179,20 @@ impl Agenda {
         self.is_rest_changed = true;
         self.planned.calls.insert(key, call);
         self.waiting_calls.insert(key);
-        let page = page_of(&key);
-        self.pages.entry(page).or_default().insert(key);
-        self.changed.insert(page);
+        self.calls.put(page_of(&key), key);
     }
 
     /// A planned call was made.
     pub(super) fn call_made(&mut self, key: &Key) {
         self.planned.calls.remove(key);
         self.waiting_calls.remove(key);
-        let page = page_of(key);
-        if let Some(keys) = self.pages.get_mut(&page) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.pages.remove(&page);
-            }
-        }
-        self.changed.insert(page);
+        self.calls.remove(page_of(key), key);
     }
 
     /// Sets a reminder; one of its name is replaced.
     pub(super) fn remind(&mut self, name: String, reminder: Reminder) {
-        self.forget(&name);
+        self.take_out(&name);
+        self.reminders.put(&name);
         self.reminder_times.insert((reminder.next_at, name.clone()));
         self.waiting_reminders
             .insert((reminder.next_at, name.clone()));
@@ -180,7 +201,11 @@ impl Agenda {
 
     /// Removes a reminder.
     pub(super) fn forget(&mut self, name: &str) {
-        self.is_rest_changed = true;
+        self.take_out(name);
+        self.reminders.remove(name);
+    }
+
+    fn take_out(&mut self, name: &str) {
         if let Some(reminder) = self.planned.reminders.remove(name) {
             let time = (reminder.next_at, name.to_owned());
             self.reminder_times.remove(&time);
@@ -210,61 +235,63 @@ impl Agenda {
 
     /// Whether it is not as the store has it.
     pub(super) fn is_changed(&self) -> bool {
-        self.is_rest_changed || !self.changed.is_empty()
+        self.is_rest_changed || self.calls.is_changed() || self.reminders.pages.is_changed()
     }
 
     /// What is to be written of it; from then on it counts as stored.
     pub(super) fn write(&mut self) -> Result<Vec<(ValueKey, Option<Bytes>)>> {
-        let changed = std::mem::take(&mut self.changed);
-        let is_rest_changed = std::mem::take(&mut self.is_rest_changed);
-        let n = self.planned.calls.len() as u64;
-        let had_pages = !self.stored.is_empty();
         let mut values = Vec::new();
-        if n <= if had_pages { PAGE } else { 2 * PAGE } {
-            let pages = std::mem::take(&mut self.stored).into_iter();
-            values.extend(pages.map(|page| (ValueKey::AgendaPage(page), None)));
-            let rest = match self.planned.is_empty() {
-                true => None,
-                false => Some(stored::encode(&self.planned)?),
+        let mut is_rest_changed = std::mem::take(&mut self.is_rest_changed);
+        let Planned {
+            calls, reminders, ..
+        } = &self.planned;
+        let n = calls.len() as u64;
+        is_rest_changed |= self.calls.write(n, &mut values, call_page, |keys| {
+            let of_key = |key: &Key| Some((*key, calls.get(key)?));
+            let calls: Vec<(Key, &Call)> = keys.iter().filter_map(of_key).collect();
+            stored::encode(&calls)
+        })?;
+        let n = reminders.len() as u64;
+        let pages = &mut self.reminders.pages;
+        is_rest_changed |= pages.write(n, &mut values, reminder_page, |names| {
+            let of_name = |name| reminders.get_key_value(name);
+            let reminders: Vec<(&String, &Reminder)> = names.iter().filter_map(of_name).collect();
+            stored::encode(&reminders)
+        })?;
+        if is_rest_changed {
+            let pages = Pages {
+                calls: self.calls.stored(),
+                reminders: self.reminders.pages.stored(),
+            };
+            let rest = if pages != Pages::default() {
+                Some(stored::encode_paged(&self.planned, &pages)?)
+            } else if self.planned.is_empty() {
+                None
+            } else {
+                Some(stored::encode(&self.planned)?)
             };
             values.push((ValueKey::Agenda, rest));
-            return Ok(values);
-        }
-        let is_first = |page: &u64| !had_pages && !changed.contains(page);
-        let others = self.pages.keys().copied().filter(is_first);
-        let to_write: Vec<u64> = changed.iter().copied().chain(others).collect();
-        let mut is_rest_changed = is_rest_changed;
-        for page in to_write {
-            let Some(keys) = self.pages.get(&page) else {
-                if self.stored.remove(&page) {
-                    is_rest_changed = true;
-                    values.push((ValueKey::AgendaPage(page), None));
-                }
-                continue;
-            };
-            let of_key = |key: &Key| Some((*key, self.planned.calls.get(key)?));
-            let calls: Vec<(Key, &Call)> = keys.iter().filter_map(of_key).collect();
-            let bytes = stored::encode(&calls)?;
-            values.push((ValueKey::AgendaPage(page), Some(bytes)));
-            is_rest_changed |= self.stored.insert(page);
-        }
-        if is_rest_changed {
-            let pages = Pages(self.stored.iter().copied().collect());
-            let rest = stored::encode_paged(&self.planned, &pages)?;
-            values.push((ValueKey::Agenda, Some(rest)));
         }
         Ok(values)
     }
 }
 
-async fn read_page(
+/// Pages as they are stored; `None` if one is not there.
+async fn read_pages<T: DeserializeOwned>(
     storage: &dyn Storage,
     id: &RunId,
-    page: u64,
-) -> Result<Option<Vec<(Key, Call)>>> {
-    let bytes = storage.value(id, &ValueKey::AgendaPage(page)).await?;
-    let decode = |bytes: Bytes| stored::decode(id, "page of the agenda", &bytes);
-    bytes.map(decode).transpose()
+    keys: Vec<ValueKey>,
+) -> Result<Option<Vec<T>>> {
+    let reads = keys.into_iter().map(|key| async move {
+        let bytes = storage.value(id, &key).await?;
+        let decode = |bytes: Bytes| stored::decode(id, "page of the agenda", &bytes);
+        bytes.map(decode).transpose()
+    });
+    let reads: Vec<Option<T>> = stream::iter(reads)
+        .buffered(READS_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(reads.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -305,6 +332,14 @@ mod tests {
             }
         }
 
+        fn page<T: DeserializeOwned>(&self, key: ValueKey) -> Vec<T> {
+            let id = RunId::new("a").unwrap();
+            let bytes = &self.values[&format!("{key:?}")];
+            let page: Vec<T> = stored::decode(&id, "page", bytes).unwrap();
+            assert!(!page.is_empty() && page.len() as u64 <= PAGE);
+            page
+        }
+
         /// The agenda that the store has.
         fn read(&self) -> Agenda {
             let id = RunId::new("a").unwrap();
@@ -313,15 +348,16 @@ mod tests {
                 return Agenda::default();
             };
             let (mut planned, pages) = stored::decode_agenda(&id, rest).unwrap();
-            assert_eq!(self.values.len(), 1 + pages.0.len());
-            for page in &pages.0 {
-                let key = format!("{:?}", ValueKey::AgendaPage(*page));
-                let calls: Vec<(Key, Call)> =
-                    stored::decode(&id, "page", &self.values[&key]).unwrap();
-                assert!(!calls.is_empty() && calls.len() as u64 <= PAGE);
+            let n_pages = pages.calls.len() + pages.reminders.len();
+            assert_eq!(self.values.len(), 1 + n_pages);
+            for page in &pages.calls {
+                let calls: Vec<(Key, Call)> = self.page(call_page(*page));
                 planned.calls.extend(calls);
             }
-            Agenda::of(planned, pages)
+            let reminders = pages.reminders.iter();
+            let reminders = reminders.map(|page| self.page(reminder_page(*page)));
+            let reminders = reminders.collect();
+            Agenda::of(planned, &pages, reminders)
         }
 
         fn has(&self, agenda: &Agenda) {
@@ -369,6 +405,81 @@ mod tests {
             }
             while let Some(key) = agenda.take_call(Timestamp(1_000)).map(|(key, _)| key) {
                 agenda.call_made(&key);
+                written.take_in(&mut agenda);
+            }
+            written.bytes
+        };
+        let (few, many) = (bytes_of(2_000), bytes_of(8_000));
+        assert!(many < 5 * few, "{few} and {many} bytes");
+    }
+
+    fn reminder(at: u64) -> Reminder {
+        Reminder {
+            call: call(1),
+            every_micros: 1_000_000,
+            next_at: Timestamp(at),
+        }
+    }
+
+    #[test]
+    fn reminders_are_in_pages_if_they_are_many() {
+        let (mut agenda, mut written) = (Agenda::default(), Written::default());
+        let n = 5 * PAGE;
+        let name = |i: u64| format!("r{}", i * 7 % n);
+        for i in 0..n {
+            agenda.remind(name(i), reminder(1_000 + i));
+            // Some calls beside them.
+            if i % 100 == 0 {
+                agenda.plan(Timestamp(5_000 + i), call(i));
+            }
+            written.take_in(&mut agenda);
+            if i % 50 == 0 || i == 2 * PAGE {
+                written.has(&agenda);
+            }
+        }
+        agenda = written.read();
+        // Each comes round, some are set anew, and some are forgotten.
+        let mut round = 0;
+        while let Some((name, due_at, _)) = agenda.take_reminder(Timestamp(10_000)) {
+            round += 1;
+            match round % 5 {
+                0 => agenda.forget(&name),
+                1 => agenda.remind(name, reminder(20_000 + round)),
+                _ => agenda.reminder_made(&name, due_at, Timestamp(10_000)),
+            }
+            written.take_in(&mut agenda);
+            if round % 50 == 0 {
+                written.has(&agenda);
+            }
+        }
+        assert_eq!(round, n);
+        written.has(&agenda);
+        // New ones take the places of those that were forgotten.
+        for i in 0..n / 5 {
+            agenda.remind(format!("new {i}"), reminder(30_000));
+            written.take_in(&mut agenda);
+        }
+        written.has(&agenda);
+        assert_eq!(written.values.len() as u64, 1 + n / PAGE);
+        agenda = written.read();
+        for name in agenda.planned.reminders.clone().into_keys() {
+            agenda.forget(&name);
+            written.take_in(&mut agenda);
+        }
+        written.has(&agenda);
+        assert_eq!(written.values.len(), 1);
+    }
+
+    #[test]
+    fn a_reminder_costs_no_more_because_there_are_many() {
+        let bytes_of = |n: u64| {
+            let (mut agenda, mut written) = (Agenda::default(), Written::default());
+            for i in 0..n {
+                agenda.remind(format!("reminder {i}"), reminder(1_000 + i));
+                written.take_in(&mut agenda);
+            }
+            while let Some((name, due_at, _)) = agenda.take_reminder(Timestamp(100_000)) {
+                agenda.reminder_made(&name, due_at, Timestamp(100_000));
                 written.take_in(&mut agenda);
             }
             written.bytes

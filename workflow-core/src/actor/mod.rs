@@ -14,6 +14,7 @@ mod def;
 mod execute;
 mod handle;
 mod job;
+mod pages;
 mod residents;
 mod stored;
 mod task;

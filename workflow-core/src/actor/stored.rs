@@ -14,7 +14,7 @@ use crate::error::{Damage, Error, Result};
 use crate::value::Value;
 
 const VERSION: u8 = 1;
-/// In the place of the version, of an agenda whose calls are in pages.
+/// In the place of the version, of an agenda whose calls or reminders are in pages.
 const PAGED: u8 = 2;
 
 /// The state, under `ValueKey::State`.
@@ -86,7 +86,7 @@ impl Reminder {
     }
 }
 
-/// What an actor is to do later, under `ValueKey::Agenda`; of many calls, those are in pages.
+/// What an actor is to do later, under `ValueKey::Agenda`; many calls are in pages, and so are many reminders.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Planned {
     /// Calls by time, then in the order in which they came.
@@ -108,54 +108,61 @@ impl Planned {
     }
 }
 
-/// The pages that the calls are in, under `ValueKey::AgendaPage`; none if they are in the agenda itself.
+/// The pages that calls and reminders are in, under `ValueKey::AgendaPage`; none of what is in the agenda itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pages(pub(super) Vec<u64>);
+pub(super) struct Pages {
+    pub(super) calls: Vec<u64>,
+    pub(super) reminders: Vec<u64>,
+}
 
-/// An agenda without its calls.
+/// An agenda without what is in its pages.
 #[derive(Serialize)]
 struct PagedRef<'a> {
+    calls: Option<&'a BTreeMap<(Timestamp, u64), Call>>,
     next: u64,
-    reminders: &'a BTreeMap<String, Reminder>,
+    reminders: Option<&'a BTreeMap<String, Reminder>>,
     exclusive: &'a Option<RunId>,
     pages: &'a Pages,
 }
 
 #[derive(Deserialize)]
 struct Paged {
+    calls: Option<BTreeMap<(Timestamp, u64), Call>>,
     next: u64,
-    reminders: BTreeMap<String, Reminder>,
+    reminders: Option<BTreeMap<String, Reminder>>,
     exclusive: Option<RunId>,
     pages: Pages,
 }
 
-/// An agenda whose calls are in pages.
+/// An agenda some of which is in pages.
 pub(super) fn encode_paged(planned: &Planned, pages: &Pages) -> Result<Bytes> {
     let paged = PagedRef {
+        calls: pages.calls.is_empty().then_some(&planned.calls),
         next: planned.next,
-        reminders: &planned.reminders,
+        reminders: pages.reminders.is_empty().then_some(&planned.reminders),
         exclusive: &planned.exclusive,
         pages,
     };
     encode_as(PAGED, &paged)
 }
 
-/// An agenda, and the pages that its calls are in.
+/// An agenda, and the pages that the rest of it is in.
 pub(super) fn decode_agenda(id: &RunId, bytes: &[u8]) -> Result<(Planned, Pages)> {
     let what = "agenda";
     if bytes.first() != Some(&PAGED) {
         return Ok((decode(id, what, bytes)?, Pages::default()));
     }
     let Paged {
+        calls,
         next,
         reminders,
         exclusive,
         pages,
     } = decode_as(PAGED, id, what, bytes)?;
     let planned = Planned {
-        calls: BTreeMap::new(),
+        calls: calls.unwrap_or_default(),
         next,
-        reminders,
+        reminders: reminders.unwrap_or_default(),
         exclusive,
     };
     Ok((planned, pages))
@@ -284,13 +291,27 @@ mod tests {
             &[5, 6, 1, 1, b'r'],
         ];
         assert_eq!(encode(&agenda).unwrap()[..], expected.concat());
-        let paged = encode_paged(&agenda, &Pages(vec![0, 7])).unwrap();
+        let mut pages = Pages {
+            calls: vec![0, 7],
+            reminders: vec![],
+        };
+        let paged = encode_paged(&agenda, &pages).unwrap();
         let expected = [
-            &[2, 4, 1, 1, b'n'][..],
+            &[2, 0, 4, 1, 1, 1, b'n'][..],
             &called,
-            &[5, 6, 1, 1, b'r', 2, 0, 7],
+            &[5, 6, 1, 1, b'r', 2, 0, 7, 0],
         ];
         assert_eq!(paged[..], expected.concat());
+        pages = Pages {
+            calls: vec![],
+            reminders: vec![3],
+        };
+        let paged = encode_paged(&agenda, &pages).unwrap();
+        let expected = [&[2, 1, 1, 8, 3][..], &called, &[4, 0, 1, 1, b'r', 0, 1, 3]];
+        assert_eq!(paged[..], expected.concat());
+        let page = encode(&vec![("n", &agenda.reminders["n"])]).unwrap();
+        let expected = [&[1, 1, 1, b'n'][..], &called, &[5, 6]];
+        assert_eq!(page[..], expected.concat());
         let page = encode(&vec![((Timestamp(8), 3u64), &call)]).unwrap();
         assert_eq!(page[..], [&[1, 1, 8, 3][..], &called].concat());
         let result = CallResult {

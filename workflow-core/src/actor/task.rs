@@ -287,6 +287,8 @@ impl Task {
             for mail in mails.drain(..) {
                 match mail {
                     Mail::Call(job) => actor.put(&self.stage, &mut self.queue, Item::Call(job)),
+                    // One look that is to come finds what has arrived by then.
+                    Mail::Inbox if matches!(self.queue.back(), Some(Item::Inbox)) => {}
                     Mail::Inbox => self.queue.push_back(Item::Inbox),
                     Mail::Delete(reply) => {
                         actor.put(&self.stage, &mut self.queue, Item::Delete(reply));
