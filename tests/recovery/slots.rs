@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use keepstep::prelude::*;
 use keepstep::storage::memory;
-use keepstep::{Filter, event, sleep};
+use keepstep::{Filter, event, race, sleep};
 
 use crate::common::{Do, Lab, Tampered, World, leaf};
 
@@ -190,6 +190,59 @@ async fn a_run_that_waits_for_a_slot_can_be_stopped_and_leaves_none_behind() -> 
         assert_eq!(lab.world.log(), ["next", "last"]);
     }
     Ok(())
+}
+
+/// A step that is ready is executed also if the run waits for an event beside it.
+#[tokio::test(start_paused = true)]
+async fn a_run_with_a_step_that_waits_for_a_permit_stays_in_memory() -> keepstep::Result<()> {
+    let lab = Lab::new();
+    lab.world.tell("long", Do::Hold);
+    let engine = lab.builder().max_concurrent_steps(1).build().await?;
+    let long = engine.start("long", note("long")).await?;
+    lab.world.until("long").await;
+    let charge = engine
+        .start("charge", race(note("charge"), event::<()>("stop")))
+        .await?;
+    // Longer than a run that only waits for others stays in memory.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(lab.world.log(), ["long"]);
+    lab.world.tell("long", Do::Succeed);
+    assert_eq!(long.await?, 1);
+    let charged = tokio::time::timeout(Duration::from_secs(60), charge.into_future());
+    assert_eq!(charged.await.expect("nobody executes it")?, Either::Left(1));
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_with_a_step_that_waits_for_a_slot_stays_in_memory() -> keepstep::Result<()> {
+    let lab = Lab::new();
+    lab.world.tell("long", Do::Hold);
+    let engine = lab.builder().max_running_runs(1).build().await?;
+    let both = both_events();
+    let approved = engine.start("approved", both).await?;
+    // It has given its slot back.
+    let long = engine.start("long", note("long")).await?;
+    lab.world.until("long").await;
+    let queued = engine.start("queued", note("queued")).await?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(lab.world.log(), ["long"]);
+    engine.send_event("approved", "asked", &()).await?;
+    let asks = tokio::time::timeout(Duration::from_secs(60), lab.world.until("asks"));
+    asks.await.expect("nobody executes it");
+    engine.send_event("approved", "answered", &7).await?;
+    assert_eq!(approved.await?, vec![1, 7]);
+    assert_eq!(long.status().await?, Status::Running);
+    lab.world.tell("long", Do::Succeed);
+    assert_eq!((long.await?, queued.await?), (1, 1));
+    engine.shutdown().await
+}
+
+/// A step once an event has come, beside another event.
+fn both_events() -> Workflow<Vec<i64>> {
+    all([
+        note("asks").after(&event::<()>("asked")),
+        event::<i64>("answered"),
+    ])
 }
 
 /// Counts how many bodies execute at once.

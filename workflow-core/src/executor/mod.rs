@@ -579,7 +579,8 @@ impl RunTask {
                 let is_known = self.record.wake_at == Some(due_at);
                 (far && is_known && self.may_leave(lingers_until)).then_some(Exit::Parked)
             }
-            Settled::Waiting(None) if self.run.waits_for_others() => {
+            // What is ready and waits for a permit or a slot is told of it in memory only.
+            Settled::Waiting(None) if self.run.waits_for_others() && !self.steps.has_work() => {
                 self.may_leave(lingers_until).then_some(Exit::Parked)
             }
             Settled::Waiting(None) if !self.steps.has_work() => {
