@@ -16,6 +16,7 @@ mod list;
 mod lock;
 mod pauses;
 mod probation;
+mod queue;
 mod read;
 mod resume;
 mod send;

@@ -4,11 +4,11 @@
 //! of three lines: first runs in memory whose time, event, child or next attempt has come; then runs that had begun before
 //! they were interrupted; then runs that have not begun. Each line is first come, first served.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard};
 
 use keepstep_storage::RunId;
 
+use super::queue::Queue;
 use super::shared::{Roster, Shared, WakePermit};
 use crate::error::{Error, Result};
 use crate::executor::{RunMessage, RunSender, Wake};
@@ -20,11 +20,11 @@ pub(super) struct Slots {
     /// More than `max` where runs went on without waiting for a free one.
     n_taken: usize,
     /// Runs in memory that wait for a slot before they go on.
-    woken: VecDeque<(RunId, RunSender)>,
+    woken: Queue<RunSender>,
     /// Runs outside memory that had begun, and have something to execute.
-    interrupted: VecDeque<RunId>,
+    interrupted: Queue,
     /// Runs that have not begun, and those that were resumed and have something to execute.
-    pending: VecDeque<RunId>,
+    pending: Queue,
     /// Runs that are being made pending.
     n_queueing: usize,
 }
@@ -58,9 +58,9 @@ impl Slots {
         Self {
             max,
             n_taken: 0,
-            woken: VecDeque::new(),
-            interrupted: VecDeque::new(),
-            pending: VecDeque::new(),
+            woken: Queue::default(),
+            interrupted: Queue::default(),
+            pending: Queue::default(),
             n_queueing: 0,
         }
     }
@@ -104,26 +104,26 @@ impl Slots {
     }
 
     fn ask(&mut self, id: RunId, sender: RunSender) {
-        self.woken.push_back((id, sender));
+        self.woken.push(id, sender);
     }
 
     /// A run in memory needs no slot any more, or has taken one.
     fn stop_asking(&mut self, id: &RunId) {
-        self.woken.retain(|(asking, _)| asking != id);
+        self.woken.remove(id);
     }
 
     /// Makes a run outside memory wait for a slot.
     pub(super) fn queue(&mut self, id: RunId, line: Line) {
         match line {
-            Line::Interrupted => self.interrupted.push_back(id),
-            Line::Pending => self.pending.push_back(id),
+            Line::Interrupted => self.interrupted.push(id, ()),
+            Line::Pending => self.pending.push(id, ()),
         }
     }
 
     /// A run outside memory needs no slot any more.
     pub(super) fn unqueue(&mut self, id: &RunId) {
-        self.interrupted.retain(|queued| queued != id);
-        self.pending.retain(|queued| queued != id);
+        self.interrupted.remove(id);
+        self.pending.remove(id);
     }
 
     /// Nobody gets a slot any more.
@@ -138,12 +138,11 @@ impl Slots {
         if self.n_taken >= self.max {
             return None;
         }
-        let woken = self.woken.pop_front();
-        let next = match woken {
+        let next = match self.woken.pop() {
             Some((_, sender)) => Next::Woken(sender),
             None => {
-                let first = self.interrupted.pop_front();
-                Next::Queued(first.or_else(|| self.pending.pop_front())?)
+                let first = self.interrupted.pop().or_else(|| self.pending.pop());
+                Next::Queued(first?.0)
             }
         };
         self.n_taken += 1;
