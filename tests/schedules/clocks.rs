@@ -1,8 +1,11 @@
 //! The clock is wrong for a while.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep::Missed;
+use keepstep::storage::fault::{Call, Effect, Fault, Faulty};
+use keepstep::storage::memory;
 
 use crate::common::Lab;
 use crate::{DAY, HOUR, MINUTE, after, full_hour, runs, tick};
@@ -26,6 +29,28 @@ async fn a_clock_that_is_a_year_ahead_for_a_minute_stops_no_schedule() {
     after(5 * HOUR).await;
     assert_eq!(runs(&engine).await.len(), wrong + 5);
     assert_eq!(lab.world.log(), ["tick"; 7]);
+}
+
+/// What came between the end of the wrong time and the end of the store's trouble is made up for.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_while_the_store_is_away_loses_no_time() {
+    let store = Arc::new(Faulty::new(memory()));
+    let lab = Lab::on(store.clone());
+    let engine = lab.engine().await;
+    full_hour(&lab).await;
+    engine.schedule("s", "0 * * * *", tick(1)).await.unwrap();
+    after(55 * MINUTE).await;
+    lab.clock.set(lab.clock.now() + YEAR);
+    after(MINUTE).await;
+    assert_eq!(runs(&engine).await.len(), 1);
+    for nth in 1..=1_000 {
+        store.inject(Fault::at(Call::Read, nth, Effect::Fail));
+    }
+    lab.clock.set(lab.clock.now() - YEAR);
+    after(10 * MINUTE).await;
+    store.heal();
+    after(MINUTE).await;
+    assert_eq!(runs(&engine).await.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

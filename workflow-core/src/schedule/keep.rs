@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 
 /// How often schedules are looked at whatever the clock says: others store times, too.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// How soon they are looked at again after the store could not be read or written.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// A clock that goes a little slower for a while was not set.
 const TOLERANCE: Duration = Duration::from_secs(1);
 
@@ -29,9 +31,12 @@ impl Shared {
 async fn look_after(shared: Arc<Shared>) {
     let engine = Engine::detached(Arc::clone(&shared));
     let mut seen = (shared.clock.timestamp(), shared.clock.instant());
+    // For how long a clock that was set back has gone on, while what came in that time is not made up for.
     let mut since = Duration::ZERO;
     loop {
-        match engine.correct_all(since).await {
+        let looked = engine.correct_all(since).await;
+        let has_failed = looked.is_err();
+        match looked {
             // Whoever says one has them looked after again. One that was said just now found that this goes on.
             Ok(false) => {
                 let looks = &shared.looks_after_schedules;
@@ -44,13 +49,19 @@ async fn look_after(shared: Arc<Shared>) {
             Ok(true) | Err(Error::ShutDown | Error::RuntimeEnded) => {}
             Err(error) => debug!(%error, "could not look after schedules"),
         }
-        let look_at = shared.clock.after(LOOK_EVERY);
+        let look_every = if has_failed { AGAIN_AFTER } else { LOOK_EVERY };
+        let look_at = shared.clock.after(look_every);
+        if !has_failed {
+            since = Duration::ZERO;
+        }
         loop {
             let now = (shared.clock.timestamp(), shared.clock.instant());
             let passed = now.1.duration_since(seen.1);
             let was_set_back = now.0.until(seen.0.after(passed)) > TOLERANCE;
             seen = now;
-            since = if was_set_back { passed } else { Duration::ZERO };
+            if was_set_back || !since.is_zero() {
+                since += passed;
+            }
             if was_set_back || now.1 >= look_at {
                 break;
             }

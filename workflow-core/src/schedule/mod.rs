@@ -411,11 +411,14 @@ impl NewSchedule {
             if let Some((spec, progress)) = &stored
                 && (&spec.cron, spec.missed, spec.hash) == (&cron, missed, hash)
             {
-                return match engine.correct(&id, &parsed, progress, Duration::ZERO).await {
+                match engine.correct(&id, &parsed, progress, Duration::ZERO).await {
                     // Another engine has it.
-                    Err(Error::Fenced { .. }) => Ok(()),
-                    corrected => corrected.map(drop),
-                };
+                    Ok(_) | Err(Error::Fenced { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+                // It may have been made elsewhere after this engine had looked for schedules.
+                shared.look_after_schedules();
+                return Ok(());
             }
             let now = shared.clock.timestamp();
             let next_at = parsed.next(now);
