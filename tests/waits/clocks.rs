@@ -1,8 +1,11 @@
 //! The wall clock is set while runs wait. What is to last for a while lasts no longer because of that; dates are the clock's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep::prelude::*;
+use keepstep::storage::fault::{Call, Effect, Fault, Faulty};
+use keepstep::storage::{Storage, memory};
 use keepstep::{StepErrorKind, event};
 use tokio::time::Instant;
 
@@ -109,4 +112,23 @@ async fn a_sleep_is_due_when_the_clock_is_set_forward_and_a_date_is_the_clocks()
         let set = async |lab: &Lab| back_after(lab, time / 2).await;
         about(took(&lab, date, set).await, time + HOUR);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_while_due_times_are_read_makes_nothing_go_round() {
+    let store = Arc::new(Faulty::new(memory()));
+    let lab = Lab::on(Arc::clone(&store) as Arc<dyn Storage>);
+    let engine = lab.engine().await;
+    let start = Instant::now();
+    let run = engine.start("run", sleep(600 * SECOND)).await.unwrap();
+    // It waits outside memory, and its time is near enough to be known there.
+    tokio::time::sleep(540 * SECOND).await;
+    store.inject(Fault::next(Call::Read, Effect::Delay));
+    lab.clock.set(lab.clock.now() + HOUR);
+    store.until_held(1).await;
+    lab.clock.set(lab.clock.now() - HOUR);
+    store.release_held();
+    run.await.unwrap();
+    about(start.elapsed(), 600 * SECOND);
+    engine.shutdown().await.unwrap();
 }

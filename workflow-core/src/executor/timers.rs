@@ -325,7 +325,7 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
             }
             permits = Arc::clone(&shared.wake_permits).acquire_many_owned(n_due as u32), if n_due > 0 => {
                 match permits {
-                    Ok(permits) => wake(&shared, &mut near, permits),
+                    Ok(permits) => wake(&shared, &mut near, Now::of(&shared.clock), permits),
                     Err(_) => return,
                 }
             }
@@ -342,8 +342,9 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
         if is_time || near.wants_more() && next_page <= now.moment {
             let read = near.read(&shared, !is_time, now.wall.after(HORIZON));
             let read = tokio::select! {
-                read = read => read,
+                biased;
                 () = shared.closing.cancelled() => return,
+                read = read => read,
             };
             match read {
                 Ok(()) if is_time => next_lookup = Some(now.in_half_a_horizon()),
@@ -357,18 +358,19 @@ pub(crate) async fn run_timers(shared: Arc<Shared>, mut requests: mpsc::Unbounde
                 }
             }
         }
+        // Since then, the clock may have been set back. What counts as due has to be woken by the same time, or this goes round for ever.
+        let now = Now::of(&shared.clock);
         while let n_due @ 1.. = near.n_due(now)
             && let Ok(permits) =
                 Arc::clone(&shared.wake_permits).try_acquire_many_owned(n_due as u32)
         {
-            wake(&shared, &mut near, permits);
+            wake(&shared, &mut near, now, permits);
         }
     }
 }
 
 /// Wakes as many of what is due as there are permits.
-fn wake(shared: &Arc<Shared>, near: &mut Near, mut permits: OwnedSemaphorePermit) {
-    let now = Now::of(&shared.clock);
+fn wake(shared: &Arc<Shared>, near: &mut Near, now: Now, mut permits: OwnedSemaphorePermit) {
     let holds = |id: &RunId| shared.pauses.holds(id, now.moment);
     let mut due = Vec::with_capacity(permits.num_permits());
     while let Some(permit) = permits.split(1)
