@@ -124,6 +124,38 @@ async fn an_execution_that_is_cut_short_too_often_suspends_its_run() -> keepstep
     engine.shutdown().await
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_step_that_takes_hours_is_not_taken_for_those_that_end_its_process()
+-> keepstep::Result<()> {
+    let lab = Lab::new();
+    let open = async || lab.builder().resume_on_open(true).build().await.unwrap();
+    lab.world.tell("hours", Do::Hold);
+    let mut engine = open().await;
+    drop(engine.start("hours", leaf("hours").build()).await?);
+    for poison in ["poison/1", "poison/2"] {
+        lab.world.until("hours").await;
+        lab.world.tell(poison, Do::Hold);
+        drop(engine.start(poison, leaf(poison).build()).await?);
+        // The process dies whenever that step begins.
+        let hour = Duration::from_secs(3600);
+        while tokio::time::timeout(hour, lab.world.until(poison))
+            .await
+            .is_ok()
+        {
+            lab.crash(engine).await;
+            lab.world.log();
+            engine = open().await;
+        }
+        let suspended = engine.metadata(poison).await?.suspended;
+        let is_found = matches!(suspended, Some(SuspendReason::Interrupted { .. }));
+        assert!(is_found, "{suspended:?}");
+        assert_eq!(engine.status("hours").await?, Status::Running, "{poison}");
+    }
+    lab.world.tell("hours", Do::Succeed);
+    assert_eq!(engine.output::<i64>("hours").await?, 1);
+    engine.shutdown().await
+}
+
 #[cfg(feature = "sled")]
 #[tokio::test]
 async fn a_shutdown_is_no_interruption() -> keepstep::Result<()> {

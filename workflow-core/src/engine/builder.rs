@@ -291,8 +291,8 @@ impl EngineBuilder {
     /// again. Whatever comes of the step, also a failure, ends the count. Executions that only waited do not count: those of
     /// [listeners](crate::EventListener), timers, events and child runs.
     ///
-    /// Runs that were cut short more than once begin one after another, those that were cut short most often first. Each executes alone
-    /// among them for some seconds. So runs that were only executing beside such a step are not taken for it.
+    /// Runs that were cut short more than once begin one after another, first the one that had begun last when the process died. Each
+    /// executes alone among them for some seconds. So runs that were only executing beside such a step are not taken for it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

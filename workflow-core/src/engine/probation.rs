@@ -1,8 +1,9 @@
 //! Runs whose executions were cut short more than once go on one at a time: when the process dies again, it is known by which of them.
 //!
-//! The one that was cut short most often begins, alone among its kind. If the process is still alive after a while, or the step has come
-//! to something, twice as many follow. So a step that ends its process is found soon, and runs that only executed beside it are not
-//! taken for it.
+//! The one that had begun last when the process died begins, alone among its kind. If the process is still alive after a while, or the
+//! step has come to something, twice as many follow. So a step that ends its process is found soon, and runs that only executed beside it
+//! are not taken for it: those had begun before, and are not counted while it is found. How often each was cut short says less. A step
+//! that takes hours is cut short by one such step after another.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,14 +12,14 @@ use std::time::Duration;
 use keepstep_storage::{RunId, RunRecord, StoredStatus, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
-use super::shared::{Roster, Shared};
+use super::shared::{Roster, SeatState, Shared};
 use crate::error::SuspendReason;
 use crate::run::{Event, Run};
 
 /// How long nobody new must have come before the first one begins: the most suspicious is to be among them.
 const SETTLED_AFTER: Duration = Duration::from_millis(10);
-/// How often that is tried.
-const MOST_TRIES: u32 = 50;
+/// After how long one begins although others are still being read.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long one that was cut short twice executes before others may. It is longer for what was cut short more often.
 const ALONE_FOR: Duration = Duration::from_secs(5);
 const LONGEST_ALONE: Duration = Duration::from_secs(120);
@@ -30,15 +31,29 @@ pub(crate) struct Probation(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     waiting: Vec<Waiting>,
+    /// How many runs that may have to wait have got a slot and are being read.
+    n_promoted: usize,
     /// Whether a task lets them execute.
     is_attended: bool,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    /// How often it was cut short, and when it last began to execute.
-    suspicion: (u32, Option<Timestamp>),
+    suspicion: Suspicion,
     admit: oneshot::Sender<Admitted>,
+}
+
+/// How suspicious a run is: when it last began to execute on probation, and how often it was cut short.
+type Suspicion = (Option<Timestamp>, u32);
+
+/// Held while a run is read that had waited for a slot, if it may have to wait here.
+#[derive(Debug)]
+pub(super) struct Promoted<'a>(&'a Probation);
+
+impl Drop for Promoted<'_> {
+    fn drop(&mut self) {
+        self.0.inner().n_promoted -= 1;
+    }
 }
 
 /// Held by a run that executes on probation, until it has got on.
@@ -97,6 +112,12 @@ impl Probation {
     fn n_waiting(&self) -> usize {
         self.inner().waiting.len()
     }
+
+    /// A run that was claimed from a node that died is taken out of the queue for slots.
+    fn promotes(&self) -> Promoted<'_> {
+        self.inner().n_promoted += 1;
+        Promoted(self)
+    }
 }
 
 /// Of how many executing steps of a run it is noted that they were cut short: those that start first. By default, no more execute at
@@ -118,6 +139,25 @@ impl Roster {
 }
 
 impl Shared {
+    /// To be held while a run that had waited for a slot is read.
+    pub(super) fn promotes(&self, id: &RunId) -> Option<Promoted<'_>> {
+        let is_orphan = self.roster().orphans.contains_key(id);
+        is_orphan.then(|| self.probation.promotes())
+    }
+
+    /// Whether runs are being read that were claimed from nodes that died: the most suspicious may be among them.
+    fn reads_orphans(&self) -> bool {
+        if self.probation.inner().n_promoted > 0 {
+            return true;
+        }
+        let roster = self.roster();
+        let is_queued =
+            |id: &RunId| matches!(roster.seats.get(id), Some((SeatState::Queued(_), _)));
+        // Without a task, they are lost until they are given up.
+        let mut orphans = roster.orphans.keys();
+        orphans.any(|id| roster.lost.contains(id) && !is_queued(id))
+    }
+
     /// How a run begins that was claimed from a node that died, so often in a row: what is to be written before its steps execute
     /// again, and what it has to wait for until then.
     pub(super) fn after_interruption(
@@ -171,7 +211,7 @@ impl Shared {
         let is_attended = {
             let mut inner = self.probation.inner();
             inner.waiting.push(Waiting {
-                suspicion: (times, last_at),
+                suspicion: (last_at, times),
                 admit,
             });
             std::mem::replace(&mut inner.is_attended, true)
@@ -180,6 +220,7 @@ impl Shared {
             let shared = Arc::clone(self);
             self.spawn(async move {
                 tokio::select! {
+                    biased;
                     () = shared.closing.cancelled() => {}
                     () = attend(&shared) => {}
                 }
@@ -193,17 +234,19 @@ impl Shared {
 async fn attend(shared: &Shared) {
     let probation = &shared.probation;
     let mut n_known = 0;
-    for _ in 0..MOST_TRIES {
+    let until = shared.clock.after(LONGEST_WAIT);
+    while shared.clock.instant() < until {
         shared.clock.sleep(SETTLED_AFTER).await;
         let n_waiting = probation.n_waiting();
-        if n_waiting == n_known {
+        if n_waiting == n_known && !shared.reads_orphans() {
             break;
         }
         n_known = n_waiting;
     }
     let mut at_once = 1;
     while let Some(taken) = probation.take(at_once) {
-        let times = taken[0].suspicion.0;
+        let times = taken.iter().map(|waiting| waiting.suspicion.1).max();
+        let times = times.unwrap_or_default();
         let (until_dropped, mut all_dropped) = mpsc::channel(1);
         for waiting in taken {
             // It may have been canceled meanwhile.
@@ -213,6 +256,7 @@ async fn attend(shared: &Shared) {
         }
         drop(until_dropped);
         tokio::select! {
+            biased;
             _ = all_dropped.recv() => {}
             () = shared.clock.sleep(alone_for(times)) => {}
         }
@@ -240,9 +284,15 @@ mod tests {
     fn the_most_suspicious_comes_first_and_who_has_gone_not_at_all() {
         let probation = Probation::default();
         let mut admissions = Vec::new();
-        for (times, last_at) in [(2, None), (3, Some(5)), (3, Some(9)), (4, Some(1))] {
+        for (times, last_at) in [
+            (2, None),
+            (3, Some(5)),
+            (3, Some(9)),
+            (4, Some(9)),
+            (8, Some(1)),
+        ] {
             let (admit, admission) = oneshot::channel();
-            let suspicion = (times, last_at.map(Timestamp));
+            let suspicion = (last_at.map(Timestamp), times);
             probation.inner().waiting.push(Waiting { suspicion, admit });
             admissions.push(admission);
         }
@@ -252,8 +302,10 @@ mod tests {
             let suspicions = taken.into_iter().map(|waiting| waiting.suspicion);
             Some(suspicions.collect::<Vec<_>>())
         };
-        assert_eq!(taken(1), Some(vec![(3, Some(Timestamp(9)))]));
-        assert_eq!(taken(9), Some(vec![(3, Some(Timestamp(5))), (2, None)]));
+        assert_eq!(taken(1), Some(vec![(Some(Timestamp(9)), 3)]));
+        // However often it was cut short, one that had begun before comes later.
+        let others = [(Some(Timestamp(5)), 3), (Some(Timestamp(1)), 8), (None, 2)];
+        assert_eq!(taken(9), Some(others.to_vec()));
         assert_eq!(taken(1), None);
     }
 }

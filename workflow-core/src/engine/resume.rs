@@ -408,12 +408,20 @@ impl Shared {
         opening: Option<Event>,
         slot: Option<Slot>,
     ) -> Result<()> {
-        let run = load_run(&*self.storage, id, &record).await?;
+        let run = self.load(id, &record).await?;
         seat.report(run.progress());
         let permits = Permits { slot, waking: None };
         self.drive(id.clone(), seat, run, record, opening, permits);
         self.look_at_mail(id);
         Ok(())
+    }
+
+    async fn load(&self, id: &RunId, record: &RunRecord) -> Result<Run> {
+        let loaded = load_run(&*self.storage, id, record).await;
+        // Nobody waits for one that cannot be read.
+        loaded.inspect_err(|_| {
+            self.roster().orphans.remove(id);
+        })
     }
 
     /// Has a run that came into memory read its inbox: another engine may have asked it to stop.
@@ -445,7 +453,7 @@ impl Shared {
             // It has not begun, or was resumed with something to execute.
             return Ok(false);
         }
-        let mut run = load_run(&*self.storage, id, record).await?;
+        let mut run = self.load(id, record).await?;
         if !record.status.is_active() {
             let resumed = run.apply(Event::RunResumed);
             resumed.map_err(|error| super::unexpected(id, error.0))?;
@@ -471,6 +479,7 @@ impl Shared {
             // It was canceled or suspended while it waited.
             _ => return,
         };
+        let _promoted = self.promotes(&id);
         self.go_on_with(&id, seat, slot.into(), None).await;
     }
 
@@ -503,7 +512,11 @@ impl Shared {
             let run = load_run(&*self.storage, id, &record).await?;
             Ok(Some((record, run)))
         };
-        let ended = match loaded.await {
+        let loaded = loaded.await;
+        if loaded.is_err() {
+            self.roster().orphans.remove(id);
+        }
+        let ended = match loaded {
             Ok(Some((record, run))) => {
                 self.pauses.succeeded(id);
                 let seat = if seat.plan_hash == record.plan_hash {

@@ -39,7 +39,11 @@ impl RunTask {
             false => self.next_in_order(),
         };
         let is_compacted = next.is_some() && self.is_worth_compacting();
-        if is_opening && let Some(event) = self.opening.take() {
+        if is_opening && let Some(mut event) = self.opening.take() {
+            if let Event::Interrupted { at, .. } = &mut event {
+                // Its steps execute from now on. On probation, others may have come first.
+                *at = self.shared.clock.timestamp();
+            }
             self.record_event(&mut entry, event)?;
         }
         if is_compacted {
