@@ -73,9 +73,11 @@ impl Clock {
     /// stands still while plain functions execute, which then use tokio's threads for blocking calls.
     #[must_use]
     pub fn tokio() -> Self {
+        // In whole microseconds, in which times are stored: what a clock shows after it was set is then the same each time.
+        let now = Timestamp::from(SystemTime::now());
         Self::of(Source::Tokio {
             anchor: Instant::now(),
-            at: SystemTime::now(),
+            at: now.into(),
         })
     }
 
@@ -232,6 +234,16 @@ mod tests {
         assert_eq!(clock.timestamp(), Timestamp(0));
         tokio::time::advance(HOUR).await;
         assert_eq!(clock.timestamp(), Timestamp(0).after(HOUR));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_set_shows_that_time_to_the_microsecond() {
+        let time = SystemTime::UNIX_EPOCH + HOUR;
+        for _ in 0..1_000 {
+            let clock = Clock::tokio();
+            clock.set(time);
+            assert_eq!(clock.now(), time);
+        }
     }
 
     #[tokio::test(start_paused = true)]

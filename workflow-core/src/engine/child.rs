@@ -215,12 +215,12 @@ impl Engine {
             if !record.as_ref().is_some_and(is_suspended) {
                 return Ok(());
             }
-            let later = shared.clock.timestamp().after(LOOK_EVERY);
             tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => return Err(Error::ShutDown),
                 () = resumed => {}
                 // Another engine may resume it.
-                () = shared.clock.sleep_towards(later), if shared.is_shared() => {}
-                () = shared.closing.cancelled() => return Err(Error::ShutDown),
+                () = shared.clock.sleep(LOOK_EVERY), if shared.is_shared() => {}
             }
         }
     }

@@ -246,6 +246,9 @@ async fn work(shared: Arc<Shared>) {
             continue;
         }
         tokio::select! {
+            // In one order, so that a simulation can be repeated.
+            biased;
+            () = shared.halted.cancelled() => return,
             () = cluster.may_work.notified() => {}
             () = shared.clock.sleep(LOOK_EVERY) => {
                 if shared.roster().slots.n_free() == 0 {
@@ -253,7 +256,6 @@ async fn work(shared: Arc<Shared>) {
                     shared.look_up_timers();
                 }
             }
-            () = shared.halted.cancelled() => return,
         }
     }
 }
@@ -391,13 +393,15 @@ async fn hear(shared: Arc<Shared>) {
     let mut is_to_look_up = false;
     loop {
         let notices = tokio::select! {
-            notices = shared.storage.notices() => notices,
+            // In one order, so that a simulation can be repeated.
+            biased;
+            () = shared.halted.cancelled() => return,
             () = shared.clock.sleep_until(later(looked_up_at, LOOK_UP_AGAIN_AFTER)), if is_to_look_up => {
                 (is_to_look_up, looked_up_at) = (false, shared.clock.instant());
                 shared.look_up_timers();
                 continue;
             }
-            () = shared.halted.cancelled() => return,
+            notices = shared.storage.notices() => notices,
         };
         for notice in notices {
             match notice {

@@ -402,8 +402,9 @@ impl Shared {
         let (shared, parent) = (Arc::clone(self), parent.clone());
         self.spawn(async move {
             tokio::select! {
-                () = shared.clock.sleep_until(until) => {}
+                biased;
                 () = shared.closing.cancelled() => return,
+                () = shared.clock.sleep_until(until) => {}
             }
             shared.look_after_child(&parent);
         });

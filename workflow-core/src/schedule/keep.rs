@@ -66,8 +66,10 @@ async fn look_after(shared: Arc<Shared>) {
                 break;
             }
             tokio::select! {
-                () = shared.clock.until_set(look_at) => {}
+                // In one order, so that a simulation can be repeated.
+                biased;
                 () = shared.closing.cancelled() => return,
+                () = shared.clock.until_set(look_at) => {}
             }
         }
     }

@@ -40,8 +40,9 @@ impl Shared {
             // The commit that failed may have been done all the same; then nobody else knows of its runs.
             shared.lose(&uncertain);
             tokio::select! {
-                () = shared.clock.sleep(again_in) => {}
+                biased;
                 () = shared.closing.cancelled() => return,
+                () = shared.clock.sleep(again_in) => {}
             }
             for run in uncertain {
                 if let Err(error) = engine.take_up(&run).await {
