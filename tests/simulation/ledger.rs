@@ -228,6 +228,13 @@ impl Ledger {
         self.state().nodes.get(&node).copied()
     }
 
+    /// How many bodies execute on an engine.
+    pub(crate) fn n_executing(&self, engine: usize) -> usize {
+        let state = self.state();
+        let is_there = |(_, on, _): &&(String, usize, Instant)| *on == engine;
+        state.executing.iter().filter(is_there).count()
+    }
+
     /// Looks at the messages.
     pub(crate) fn post<R>(&self, look: impl FnOnce(&mut Post) -> R) -> R {
         look(&mut self.state().post)

@@ -30,10 +30,23 @@ pub(crate) struct Leases {
 struct State {
     until: BTreeMap<NodeId, Instant>,
     since: BTreeMap<NodeId, Timestamp>,
+    /// Nodes that gave their leases up.
+    ended: BTreeSet<NodeId>,
+    /// Runs that were taken from nodes whose leases had ended.
+    taken: BTreeMap<RunId, Taken>,
     engines: BTreeMap<NodeId, usize>,
     listeners: BTreeMap<usize, mpsc::UnboundedSender<Notice>>,
     watched: BTreeSet<RunId>,
     waits: BTreeMap<NodeId, Bytes>,
+}
+
+/// How a run was taken from one node after another.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    times: u32,
+    last_at: Instant,
+    /// How many steps had been done or had failed.
+    with: u64,
 }
 
 impl Leases {
@@ -90,6 +103,25 @@ impl Leases {
 }
 
 impl State {
+    /// Whether a run whose owner's lease has ended is left alone: whoever executes it may always be lost by that.
+    fn rests(&self, run: &RunId, with: u64, lease: Duration) -> bool {
+        self.taken.get(run).is_some_and(|taken| {
+            let n_leases = 2_u32.saturating_pow(taken.times.saturating_sub(2)).min(20);
+            taken.times >= 3 && taken.with == with && taken.last_at.elapsed() < lease * n_leases
+        })
+    }
+
+    /// A run is claimed from a node whose lease has ended.
+    fn is_taken(&mut self, run: &RunId, with: u64) {
+        let before = self.taken.get(run).filter(|taken| taken.with == with);
+        let taken = Taken {
+            times: before.map_or(1, |taken| taken.times + 1),
+            last_at: Instant::now(),
+            with,
+        };
+        self.taken.insert(run.clone(), taken);
+    }
+
     fn lasts(&self, node: NodeId) -> bool {
         self.until
             .get(&node)
@@ -289,7 +321,7 @@ impl Storage for Leases {
         limit: usize,
     ) -> Result<Vec<ListedRun>> {
         let _turn = self.turn.lock().await;
-        let mut free = Vec::new();
+        let (mut released, mut lost) = (Vec::new(), Vec::new());
         for status in [StoredStatus::Pending, StoredStatus::Running] {
             let query = RunQuery {
                 kind,
@@ -297,16 +329,37 @@ impl Storage for Leases {
                 limit: 10_000,
                 ..RunQuery::default()
             };
-            free.extend(self.list(&query).await?.runs);
+            let runs = self.memory.list(&query).await?.runs;
+            let state = self.state();
+            for listed in runs {
+                if except.contains(&listed.run) {
+                    continue;
+                }
+                let with = steps_of(&listed.record);
+                match listed.record.owner {
+                    None => released.push(listed),
+                    Some(owner) if owner == node || state.lasts(owner) => {}
+                    Some(owner) if state.ended.contains(&owner) => released.push(listed),
+                    Some(_) if state.rests(&listed.run, with, lease) => {}
+                    Some(_) => lost.push(listed),
+                }
+            }
         }
-        free.retain(|listed| listed.record.owner.is_none() && !except.contains(&listed.run));
-        free.sort_by_key(|listed| (listed.record.created_at, listed.run.clone()));
-        free.truncate(limit);
-        if free.is_empty() {
-            return Ok(free);
+        for free in [&mut released, &mut lost] {
+            free.sort_by_key(|listed| (listed.record.created_at, listed.run.clone()));
+        }
+        released.truncate(limit);
+        lost.truncate(limit - released.len());
+        if released.is_empty() && lost.is_empty() {
+            return Ok(Vec::new());
         }
         self.renew(node, lease).await?;
-        let runs: Vec<RunId> = free.into_iter().map(|listed| listed.run).collect();
+        for listed in &lost {
+            let with = steps_of(&listed.record);
+            self.state().is_taken(&listed.run, with);
+        }
+        released.append(&mut lost);
+        let runs: Vec<RunId> = released.into_iter().map(|listed| listed.run).collect();
         let claimed = self.memory.claim(&runs, node, lease).await?;
         let listed = |(run, record): (RunId, Option<RunRecord>)| {
             record.map(|record| ListedRun { run, record })
@@ -319,7 +372,15 @@ impl Storage for Leases {
         let micros = now.duration_since(self.began).as_micros() as u64;
         let mut state = self.state();
         let lasted = state.lasts(node);
-        state.until.insert(node, now + lease);
+        if lease.is_zero() {
+            state.until.insert(node, now);
+            state.ended.insert(node);
+            state.tell(None, &Notice::Free);
+        } else {
+            let until = state.until.entry(node).or_insert(now);
+            *until = (*until).max(now + lease);
+            state.ended.remove(&node);
+        }
         let since = state.since.entry(node).or_insert(Timestamp(micros));
         if !lasted {
             *since = Timestamp(micros);
@@ -328,6 +389,7 @@ impl Storage for Leases {
     }
 
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        let _turn = self.turn.lock().await;
         self.memory.release(runs).await?;
         self.state().tell(None, &Notice::Free);
         Ok(())
@@ -426,4 +488,9 @@ impl Storage for Leases {
     async fn close(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// How many steps of a run have come to something.
+fn steps_of(record: &RunRecord) -> u64 {
+    record.steps.done + record.steps.failed
 }
