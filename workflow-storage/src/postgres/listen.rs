@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 use tokio_postgres::{AsyncMessage, SimpleQueryMessage};
 
 use super::error::Failure;
+use super::schema::named;
 use super::session::Sessions;
 use crate::{Notice, RunId, TaskId};
 
@@ -24,8 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// with all of its times past, and the answer waits to be read.
 const TICK: Duration = Duration::from_secs(1);
 const TICKS_BETWEEN: u32 = 5;
-/// Sent over the connection that listens, to hear whether it does, and whether the server is the one that writes.
-const HEARTBEAT: &str = "SHOW transaction_read_only";
+/// How long after a lease has ended it is looked at what that leaves, by a clock that goes as the server's does.
+const AFTER_A_LEASE: Duration = Duration::from_millis(20);
 
 /// What was heard and not yet looked at.
 #[derive(Debug, Default)]
@@ -126,6 +127,8 @@ async fn listen(
     let ask = async |sql: String| client.simple_query(&sql).await;
     let mut asked = std::pin::pin!(ask(format!("LISTEN \"{}\"", settings.schema)));
     let (mut is_asked, mut asked_at) = (true, std::time::Instant::now());
+    // Nobody tells of the end of a lease that its owner does not renew any more.
+    let mut lease_ends_at: Option<tokio::time::Instant> = None;
     let mut ticks = 0;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -145,15 +148,25 @@ async fn listen(
                 None => return Ok(()),
             },
             answer = &mut asked, if is_asked => {
-                if only_reads(&answer?) {
+                let answer = answer?;
+                if only_reads(&answer) {
                     sessions.leave_server(asked_at);
                     return Err(Failure::ReadOnly);
                 }
+                let ends_after = lease_ends_after(&answer);
+                lease_ends_at = ends_after.map(|after| tokio::time::Instant::now() + after);
                 (is_asked, ticks) = (false, 0);
                 if !hears.swap(true, Ordering::AcqRel) {
                     // What happened before was not heard.
                     heard.add(Notice::Missed);
                 }
+            }
+            () = async { match lease_ends_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            } } => {
+                lease_ends_at = None;
+                heard.add(Notice::Free);
             }
             _ = tick.tick() => {
                 ticks += 1;
@@ -161,13 +174,37 @@ async fn listen(
                     return Err(Failure::NoAnswer(answer_within));
                 }
                 if !is_asked && ticks >= TICKS_BETWEEN {
-                    asked.set(ask(HEARTBEAT.to_owned()));
+                    asked.set(ask(heartbeat(&settings.schema, &nodes())));
                     (is_asked, ticks) = (true, 0);
                     asked_at = std::time::Instant::now();
                 }
             }
         }
     }
+}
+
+/// Sent over the connection that listens, to hear whether it does, whether the server is the one that writes, and after how many
+/// milliseconds the first lease of another process ends if nobody renews it.
+fn heartbeat(schema: &str, nodes: &[i64]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(i64::to_string).collect();
+    let sql = format!(
+        "SELECT current_setting('transaction_read_only'), \
+            ceil(extract(epoch FROM min(n.lease_until) - clock_timestamp()) * 1000)::bigint \
+         FROM keepstep.node n WHERE n.lease_until > clock_timestamp() AND n.id <> ALL (ARRAY[{}]::bigint[])",
+        nodes.join(", ")
+    );
+    named(&sql, schema)
+}
+
+/// After how long a lease of another process may end, as the answer to a heartbeat says.
+fn lease_ends_after(answer: &[SimpleQueryMessage]) -> Option<Duration> {
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })?;
+    // The answer to the first question has no such column.
+    let millis = (row.len() > 1).then(|| row.get(1)).flatten()?;
+    Some(Duration::from_millis(millis.parse().ok()?) + AFTER_A_LEASE)
 }
 
 /// Whether the answer to a heartbeat comes from a server that does not write.

@@ -497,3 +497,22 @@ async fn what_waits_at_a_node_is_told_while_its_lease_lasts() {
     a.say_waits(A, Default::default()).await.unwrap();
     assert_eq!(b.waits().await.unwrap(), []);
 }
+
+#[tokio::test]
+async fn the_end_of_a_lease_is_told_of_when_it_comes() {
+    let (a, b) = two().await;
+    hears(&*b, &Notice::Missed).await;
+    create(&*a, Some(A), &["run"]).await;
+    // Longer than heartbeats are apart: one of them comes before it ends.
+    let lease = Duration::from_secs(7);
+    a.renew(A, lease).await.unwrap();
+    loop {
+        hears(&*b, &Notice::Free).await;
+        // It may have been the end of what the first renewal began.
+        if record(&*b, "run").await.owner.is_none() {
+            break;
+        }
+    }
+    let free = b.claim_free(RunKind::Workflow, &[], B, LONG, 9).await;
+    assert_eq!(free.unwrap().len(), 1);
+}
