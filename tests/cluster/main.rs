@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../workflow-storage/tests/server/line.rs"]
+mod line;
 #[path = "../../workflow-storage/tests/server/mod.rs"]
 mod server;
 
@@ -25,6 +27,7 @@ mod remote_faults;
 mod runs;
 #[cfg(feature = "schedules")]
 mod schedules;
+mod silent;
 
 use std::time::Duration;
 

@@ -7,6 +7,8 @@
 mod bucket;
 mod failover;
 mod kit;
+#[path = "../server/line.rs"]
+mod line;
 mod lost;
 #[path = "../server/mod.rs"]
 mod server;

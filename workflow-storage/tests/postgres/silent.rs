@@ -1,116 +1,20 @@
 //! Connections that are cut off without a sign: nothing comes any more, and nobody closes them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep_storage::{
     Batch, Epoch, Expect, NodeId, Notice, Position, RunKind, Storage, WriteOutcome,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 use crate::kit::{creation, id, open, record};
+use crate::line::Line;
 use crate::server;
 
 const NODE: NodeId = NodeId(7);
 /// Much less than a call takes that waits for its answer, and more than one that is asked again, however slow the
 /// machine.
 const SOON: Duration = Duration::from_secs(30);
-
-/// What a line swallows, and which connections.
-#[derive(Debug, Clone, Copy)]
-struct Mute {
-    /// Those over which this was asked.
-    asked: &'static str,
-    /// Not what is asked, which the server does.
-    answers_only: bool,
-    /// Those that were made before.
-    before: u64,
-}
-
-/// Stands between a store and its server, and swallows what it is told to.
-struct Line {
-    url: String,
-    mute: watch::Sender<Mute>,
-    n_made: watch::Sender<u64>,
-}
-
-impl Line {
-    async fn to_the_server() -> Self {
-        let url = server::url();
-        let (_, rest) = url.split_once('@').unwrap();
-        let (server, rest) = rest.split_once('/').unwrap();
-        let server: SocketAddr = server.parse().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mute = watch::Sender::new(Mute {
-            asked: "",
-            answers_only: false,
-            before: 0,
-        });
-        let n_made = watch::Sender::new(0);
-        let (told, made) = (mute.subscribe(), n_made.clone());
-        tokio::spawn(async move {
-            while let Ok((store, _)) = listener.accept().await {
-                let number = *made.borrow();
-                made.send_modify(|made| *made += 1);
-                tokio::spawn(pass(store, server, number, told.clone()));
-            }
-        });
-        Self {
-            // Silence is noticed within a second.
-            url: format!("postgres://postgres@{address}/{rest}&sslmode=disable&patience=4"),
-            mute,
-            n_made,
-        }
-    }
-
-    /// Swallows everything on connections that were made before, and over which this was asked.
-    fn swallow(&self, asked: &'static str, answers_only: bool) {
-        self.mute.send_replace(Mute {
-            asked,
-            answers_only,
-            before: *self.n_made.borrow(),
-        });
-    }
-}
-
-async fn pass(mut store: TcpStream, server: SocketAddr, number: u64, told: watch::Receiver<Mute>) {
-    let mut server = TcpStream::connect(server).await.unwrap();
-    let (mut asked, mut answered) = ([0; 65536], [0; 65536]);
-    let mut all_asked = String::new();
-    let (mut is_muted, mut has_ended) = (false, false);
-    loop {
-        tokio::select! {
-            n = store.read(&mut asked) => {
-                let n = n.unwrap_or(0);
-                if n == 0 {
-                    return;
-                }
-                let mute = *told.borrow();
-                is_muted |= number < mute.before && all_asked.contains(mute.asked);
-                all_asked.push_str(&String::from_utf8_lossy(&asked[..n]));
-                if !is_muted || mute.answers_only {
-                    drop(server.write_all(&asked[..n]).await);
-                }
-            }
-            n = server.read(&mut answered), if !has_ended => {
-                let n = n.unwrap_or(0);
-                let mute = *told.borrow();
-                is_muted |= number < mute.before && all_asked.contains(mute.asked);
-                has_ended = n == 0;
-                if is_muted {
-                    continue;
-                }
-                if has_ended || store.write_all(&answered[..n]).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
 
 /// Appends an entry to a run, or creates it with one.
 fn batch(run: &str, entry: u64) -> Batch {
@@ -135,7 +39,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// A store whose connections have been used for everything.
 async fn store() -> (Line, Arc<dyn Storage>) {
-    let line = Line::to_the_server().await;
+    let line = Line::to(&server::url()).await;
     let store = open(&line.url).await;
     drop(store.commit(batch("run", 0)).await.unwrap());
     drop(claim(&*store).await);
