@@ -20,8 +20,6 @@ use crate::value::Value;
 
 /// How many messages are read at a time.
 const PAGE: usize = 1000;
-/// So many names are looked up one by one.
-const FEW: usize = 16;
 /// The version of a message's bytes.
 const FORMAT: u8 = 1;
 
@@ -81,8 +79,8 @@ pub(super) struct Mailbox {
     may_have_more: bool,
     /// Events that nothing has taken yet, by name, in order of arrival.
     events: HashMap<Arc<str>, VecDeque<Unread>>,
-    /// The first of each name.
-    first: BTreeSet<(MessageId, Arc<str>)>,
+    /// The first of each name that a node of the run waits for.
+    awaited: BTreeSet<(MessageId, Arc<str>)>,
     /// Messages that need no event of their own, to be consumed with the next commit.
     taken: Vec<MessageId>,
     /// Messages that the run is not needed any more, to be consumed with the commit that ends it.
@@ -100,7 +98,7 @@ impl Default for Mailbox {
             // What arrived while the run was not in memory.
             may_have_more: true,
             events: HashMap::new(),
-            first: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             taken: Vec::new(),
             abandoned: Vec::new(),
             suspending: Vec::new(),
@@ -121,40 +119,56 @@ impl Mailbox {
         self.may_have_more = true;
     }
 
-    fn push(&mut self, name: Arc<str>, event: Unread) {
+    fn push(&mut self, name: Arc<str>, event: Unread, is_listened: bool) {
         let id = event.id;
         let events = self.events.entry(Arc::clone(&name)).or_default();
         events.push_back(event);
-        if events.len() == 1 {
-            self.first.insert((id, name));
+        if events.len() == 1 && is_listened {
+            self.awaited.insert((id, name));
         }
     }
 
     /// The name of the first event to arrive that a node of the run waits for, and when it was sent.
-    pub(super) fn first_for(&self, run: &Run) -> Option<(Arc<str>, Timestamp)> {
+    ///
+    /// Of what may be many that are waited for and many that are unread, only names are looked at of which the run began or ceased to
+    /// wait since the last call.
+    pub(super) fn first_for(&mut self, run: &mut Run) -> Option<(Arc<str>, Timestamp)> {
+        let changed = run.take_changed_names();
         if self.events.is_empty() {
             return None;
         }
-        let front = |name: &Arc<str>| self.events.get(name).and_then(VecDeque::front);
-        // Many may be waited for, and many may be unread, and mostly there are few of one or the other.
-        let name = if run.n_listened_names() <= FEW {
-            let listened = run.listened_names();
-            let unread = listened.filter_map(|name| Some((front(name)?.id, name)));
-            unread.min().map(|(_, name)| name)?
-        } else {
-            let mut unread = self.first.iter().map(|(_, name)| name);
-            unread.find(|name| run.listener(name).is_some())?
-        };
-        Some((Arc::clone(name), front(name)?.sent_at))
+        self.first_of(changed, |name| run.listener(name).is_some())
+    }
+
+    fn first_of(
+        &mut self,
+        changed: Vec<Arc<str>>,
+        is_listened: impl Fn(&str) -> bool,
+    ) -> Option<(Arc<str>, Timestamp)> {
+        for name in changed {
+            let Some(first) = self.events.get(&name).and_then(VecDeque::front) else {
+                continue;
+            };
+            let is_listened = is_listened(&name);
+            let first = (first.id, name);
+            match is_listened {
+                true => drop(self.awaited.insert(first)),
+                false => drop(self.awaited.remove(&first)),
+            }
+        }
+        let (_, name) = self.awaited.first()?;
+        let first = self.events.get(name).and_then(VecDeque::front)?;
+        Some((Arc::clone(name), first.sent_at))
     }
 
     /// Takes the first event of a name.
     pub(super) fn take(&mut self, name: &Arc<str>) -> Option<(MessageId, Value)> {
         let events = self.events.get_mut(name)?;
         let Unread { id, value, .. } = events.pop_front()?;
-        self.first.remove(&(id, Arc::clone(name)));
+        self.awaited.remove(&(id, Arc::clone(name)));
         match events.front() {
-            Some(next) => drop(self.first.insert((next.id, Arc::clone(name)))),
+            // The run still waits for it, as far as is known here.
+            Some(next) => drop(self.awaited.insert((next.id, Arc::clone(name)))),
             None => drop(self.events.remove(name)),
         }
         Some((id, value))
@@ -220,7 +234,9 @@ impl RunTask {
             Mail::Event { name, value } => {
                 let offloaded = self.shared.objects.offload(value).await;
                 let value = offloaded.map_err(Ended::Interrupted)?;
-                self.mailbox.push(name, Unread { id, sent_at, value });
+                let is_listened = self.run.listener(&name).is_some();
+                let event = Unread { id, sent_at, value };
+                self.mailbox.push(name, event, is_listened);
             }
             Mail::ChildEnded { step } => {
                 self.mailbox.taken.push(id);
@@ -263,6 +279,95 @@ mod tests {
             assert_eq!(found, hex);
             assert_eq!(Mail::decode(&bytes), Ok(mail));
         }
+    }
+
+    /// Whatever order names are listened to in, the first that is both unread and listened to comes first.
+    #[test]
+    fn the_first_event_that_is_listened_to_comes_first() {
+        let mut random = 1_u64;
+        let mut below = |n: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) % n
+        };
+        let names: Vec<Arc<str>> = (0..30).map(|n| format!("name {n}").into()).collect();
+        let (mut mailbox, mut listened, mut changed) =
+            (Mailbox::default(), BTreeSet::new(), Vec::new());
+        let mut unread: Vec<(u64, Arc<str>)> = Vec::new();
+        let value = Value::encode(&7u8, Codec::MessagePack).unwrap();
+        for n in 0..20_000 {
+            let name = Arc::clone(&names[below(30) as usize]);
+            match below(4) {
+                0 => {
+                    unread.push((n, Arc::clone(&name)));
+                    let event = Unread {
+                        id: MessageId(n),
+                        sent_at: Timestamp(n),
+                        value: value.clone(),
+                    };
+                    let is_listened = listened.contains(&name);
+                    mailbox.push(name, event, is_listened);
+                }
+                1 => {
+                    listened.insert(Arc::clone(&name));
+                    changed.push(name);
+                }
+                2 => {
+                    listened.remove(&name);
+                    changed.push(name);
+                }
+                _ => {
+                    let found = mailbox
+                        .first_of(std::mem::take(&mut changed), |name| listened.contains(name));
+                    let at = unread.iter().position(|(_, name)| listened.contains(name));
+                    let expected = at.map(|at| unread.remove(at));
+                    assert_eq!(
+                        found,
+                        expected.clone().map(|(n, name)| (name, Timestamp(n)))
+                    );
+                    if let Some((n, name)) = expected {
+                        let taken = mailbox.take(&name).map(|(id, _)| id);
+                        assert_eq!(taken, Some(MessageId(n)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Many messages that nobody waits for yet are not looked at each time.
+    #[test]
+    fn unread_events_cost_nothing_until_somebody_listens_to_them() {
+        let n = 16_000;
+        let mut mailbox = Mailbox::default();
+        let name = |n: u64| -> Arc<str> { format!("name {n}").into() };
+        for n in 0..n {
+            let event = Unread {
+                id: MessageId(n),
+                sent_at: Timestamp(n),
+                value: Value::encode(&7u8, Codec::MessagePack).unwrap(),
+            };
+            mailbox.push(name(n), event, false);
+        }
+        let n_asked = std::cell::Cell::new(0);
+        // The last to arrive is listened to first.
+        for n in (0..n).rev() {
+            for _ in 0..3 {
+                let changed = vec![name(n)];
+                let found = mailbox.first_of(changed, |_| {
+                    n_asked.set(n_asked.get() + 1);
+                    true
+                });
+                assert_eq!(found, Some((name(n), Timestamp(n))));
+                assert_eq!(
+                    mailbox.first_of(Vec::new(), |_| panic!("nothing has changed")),
+                    Some((name(n), Timestamp(n)))
+                );
+            }
+            mailbox.take(&name(n)).unwrap();
+        }
+        assert_eq!(n_asked.get(), 3 * n);
+        assert!(mailbox.awaited.is_empty() && mailbox.events.is_empty());
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl RunTask {
         if !self.run.is_active() {
             return self.happened.pop_front().map(Next::Happened);
         }
-        let message = self.mailbox.first_for(&self.run);
+        let message = self.mailbox.first_for(&mut self.run);
         let message_at = message.as_ref().map(|(_, sent_at)| *sent_at);
         if self.run.next_timer().is_some() {
             let now = self.times();

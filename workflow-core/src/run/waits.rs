@@ -31,6 +31,8 @@ pub(super) struct Waits {
     limits_by_time: BTreeSet<(Timestamp, StepId)>,
     /// Nodes that wait for a message, by its name.
     listening: BTreeMap<Arc<str>, BTreeSet<StepId>>,
+    /// The names of which the first node began to wait, or the last one ceased to.
+    changed_names: Vec<Arc<str>>,
     /// Nodes that wait for another run.
     away: BTreeSet<StepId>,
     /// Those of them that nobody has looked after.
@@ -84,7 +86,11 @@ impl Run {
             }
             NodeKind::Event(name) => {
                 let listening = self.waits.listening.entry(Arc::clone(name));
-                listening.or_default().insert(id);
+                let listening = listening.or_default();
+                if listening.is_empty() {
+                    self.waits.changed_names.push(Arc::clone(name));
+                }
+                listening.insert(id);
                 State::Listening
             }
             NodeKind::Child(_) => {
@@ -121,6 +127,7 @@ impl Run {
                         listening.remove(&id);
                         if listening.is_empty() {
                             self.waits.listening.remove(&name);
+                            self.waits.changed_names.push(name);
                         }
                     }
                 }
@@ -306,8 +313,9 @@ impl Run {
         self.waits.listening.keys()
     }
 
-    pub(crate) fn n_listened_names(&self) -> usize {
-        self.waits.listening.len()
+    /// The names of which the run began or ceased to wait for a message, since the last call; some may be there twice.
+    pub(crate) fn take_changed_names(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.waits.changed_names)
     }
 
     /// The event that something due is; `None` if nothing waits for it any more.

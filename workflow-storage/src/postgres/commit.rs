@@ -3,7 +3,8 @@
 //! Each commit has a number of the writer that makes it. If its answer is lost it is asked for again under the same number, and
 //! is done once: see `keepstep.commit` in `schema.sql`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -211,10 +212,7 @@ impl<'a> Columns<'a> {
 
     /// The last that a write says of a key counts.
     fn values(&mut self, place: i32, values: &'a [(ValueKey, Option<Bytes>)]) {
-        for (n, (key, value)) in values.iter().enumerate() {
-            if values[n + 1..].iter().any(|(later, _)| later == key) {
-                continue;
-            }
+        for (key, value) in last_of_each(values) {
             let (kind, name) = names::value(key);
             self.value_of.push(place);
             self.value_kind.push(kind);
@@ -334,6 +332,16 @@ impl super::Postgres {
     }
 }
 
+/// What is said last of each key.
+fn last_of_each<K: Hash + Eq, V>(said: &[(K, V)]) -> Vec<&(K, V)> {
+    if let [one] = said {
+        return vec![one];
+    }
+    let mut keys = HashSet::with_capacity(said.len());
+    let last = said.iter().rev().filter(|(key, _)| keys.insert(key));
+    last.collect()
+}
+
 /// What became of a batch. No outcomes at all are those of writes that were all taken.
 fn outcomes(row: &Row, batch: &Batch) -> Result<Committed, tokio_postgres::Error> {
     let written: Vec<i16> = row.try_get(0)?;
@@ -403,4 +411,56 @@ pub(super) fn random_id() -> i64 {
     let mut id = [0; 8];
     id.copy_from_slice(&mixed.finalize().as_bytes()[..8]);
     i64::from_le_bytes(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::hash::Hasher;
+
+    use super::*;
+
+    thread_local! {
+        static N_COMPARED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Counts how often it is compared.
+    #[derive(Debug)]
+    struct Counted(usize);
+
+    impl PartialEq for Counted {
+        fn eq(&self, other: &Self) -> bool {
+            N_COMPARED.set(N_COMPARED.get() + 1);
+            self.0 == other.0
+        }
+    }
+
+    impl Eq for Counted {}
+
+    impl Hash for Counted {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+
+    #[test]
+    fn the_last_that_is_said_of_a_key_counts() {
+        let said = [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("a", 5)];
+        let mut last = last_of_each(&said);
+        last.sort();
+        assert_eq!(last, [&("a", 5), &("b", 2), &("c", 4)]);
+        assert_eq!(last_of_each(&said[..1]), [&("a", 1)]);
+        assert!(last_of_each(&said[..0]).is_empty());
+    }
+
+    #[test]
+    fn many_values_of_one_write_are_not_compared_with_each_other() {
+        for n in [1_000, 4_000, 16_000] {
+            let said: Vec<_> = (0..n).map(|n| (Counted(n), ())).collect();
+            N_COMPARED.set(0);
+            assert_eq!(last_of_each(&said).len(), n);
+            let compared = N_COMPARED.get();
+            assert!(compared < 4 * n, "{compared} for {n}");
+        }
+    }
 }
