@@ -61,7 +61,8 @@ pub enum Expect {
 pub enum WriteOutcome {
     /// It is durable.
     Written,
-    /// Nothing was written: the run has another epoch, so it has another owner.
+    /// Nothing was written: the run has another epoch, so it has another owner. Or the store lacks what its owner wrote
+    /// before, as a standby may that takes the place of a primary: then the run is nobody's from now on.
     Fenced {
         /// The run's epoch.
         current: Epoch,

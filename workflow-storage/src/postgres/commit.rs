@@ -63,6 +63,7 @@ struct Columns<'a> {
     id: Vec<&'a str>,
     is_new: Vec<bool>,
     expected: Vec<i64>,
+    follows: Vec<i64>,
     with: Vec<i32>,
     kind: Vec<i16>,
     status: Vec<i16>,
@@ -130,6 +131,9 @@ impl<'a> Columns<'a> {
             };
             columns.is_new.push(is_new);
             columns.expected.push(expected);
+            let entries = u64::from(write.entry.is_some());
+            let follows = record.next_entry.0.saturating_sub(entries);
+            columns.follows.push(stored(follows));
             columns.with.push(of(&places, write.only_with.as_ref()));
             columns.kind.push(record.kind as i16);
             columns.status.push(record.status as i16);
@@ -261,6 +265,7 @@ impl super::Postgres {
             &c.id,
             &c.is_new,
             &c.expected,
+            &c.follows,
             &c.with,
             &c.kind,
             &c.status,

@@ -159,8 +159,18 @@ CREATE TABLE keepstep.writer (
     committed_at timestamptz NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 
+-- Whether a run lacks what whoever writes to it has written before.
+CREATE FUNCTION keepstep.is_behind(r keepstep.run, a_epoch bigint, a_incarnation bigint, a_follows bigint)
+    RETURNS boolean IMMUTABLE LANGUAGE sql AS $$
+    SELECT r.epoch = a_epoch AND r.incarnation = a_incarnation AND r.next_entry <> a_follows
+$$;
+
 -- One batch. Arrays hold one element a write, or name their write by its place (`…_of`, from 1). `…_with` is the place of
 -- the write that something is taken with, 0 for none, -1 for one that is not there.
+--
+-- A write is taken only while the journal of its run ends where the write was made to follow, at `w_follows`: a standby that takes
+-- the place of a primary may lack what that had acknowledged. Whoever writes knows more than the store then. So the run is taken
+-- from it, as from one whose lease has ended, and whoever claims it begins with what is stored.
 --
 -- Outcomes of writes: 0 written, 1 fenced, 2 exists, 3 not found, 4 skipped, 5 names a blob that is not there, which is in
 -- `absent`. Of messages: 0 accepted, 1 duplicate, 2 ended, 3 not found, 4 skipped, 5 as above, in `unsent`.
@@ -170,7 +180,7 @@ CREATE TABLE keepstep.writer (
 -- Rows are locked in the order of their ids, runs that exist first, so that two commits do not wait for each other.
 CREATE FUNCTION keepstep.commit(
     a_writer bigint, a_number bigint, a_nodes bigint[], a_locked text[],
-    w_id text[], w_is_new boolean[], w_expected bigint[], w_with int[],
+    w_id text[], w_is_new boolean[], w_expected bigint[], w_follows bigint[], w_with int[],
     w_kind smallint[], w_status smallint[], w_owner bigint[], w_epoch bigint[], w_incarnation bigint[],
     w_workflow text[], w_plan_hash bytea[], w_created_at bigint[], w_started_at bigint[], w_ended_at bigint[],
     w_wake_at bigint[], w_first_entry bigint[], w_next_entry bigint[], w_journal_bytes bigint[],
@@ -195,6 +205,7 @@ DECLARE
     known bigint[];
     undone bigint[] := '{}';
     gone bigint[];
+    ahead bigint[] := '{}';
     stored bytea[] := '{}';
     target record;
 BEGIN
@@ -224,26 +235,27 @@ BEGIN
                 steps_total = w_steps_total[1], steps_done = w_steps_done[1], steps_failed = w_steps_failed[1],
                 parent_run = w_parent_run[1], parent_incarnation = w_parent_incarnation[1], parent_step = w_parent_step[1],
                 build_label = w_build_label[1], build_steps = w_build_steps[1], build_executable = w_build_executable[1]
-            WHERE r.id = w_id[1] AND r.epoch = w_expected[1]
+            WHERE r.id = w_id[1] AND r.epoch = w_expected[1] AND r.next_entry = w_follows[1]
             RETURNING ARRAY[r.no] INTO nos;
         outcomes := '{0}';
         epochs := '{}';
         IF nos IS NULL THEN
-            SELECT ARRAY[r.epoch] INTO epochs FROM keepstep.run r WHERE r.id = w_id[1];
+            SELECT ARRAY[r.epoch], CASE WHEN keepstep.is_behind(r, w_expected[1], w_incarnation[1], w_follows[1]) THEN ARRAY[r.no] ELSE '{}' END
+                INTO epochs, ahead FROM keepstep.run r WHERE r.id = w_id[1] FOR NO KEY UPDATE;
             outcomes := CASE WHEN epochs IS NULL THEN '{3}' ELSE '{1}' END;
         END IF;
     ELSE
         WITH locked AS MATERIALIZED (
-            SELECT r.id, r.no, r.epoch, r.first_entry FROM keepstep.run r
+            SELECT r.id, r.no, r.epoch, r.first_entry, r.next_entry FROM keepstep.run r
                 WHERE r.id = ANY (a_locked) ORDER BY r.id FOR NO KEY UPDATE
         ), judged AS (
             SELECT w.n, l.no, l.epoch, l.first_entry, CASE
                     WHEN w.is_new THEN CASE WHEN l.no IS NULL THEN 0 ELSE 2 END
                     WHEN l.no IS NULL THEN 3
-                    WHEN l.epoch <> w.expected THEN 1
+                    WHEN l.epoch <> w.expected OR l.next_entry <> w.follows THEN 1
                     ELSE 0
                 END::smallint AS outcome
-            FROM unnest(w_id, w_is_new, w_expected) WITH ORDINALITY AS w (id, is_new, expected, n)
+            FROM unnest(w_id, w_is_new, w_expected, w_follows) WITH ORDINALITY AS w (id, is_new, expected, follows, n)
             LEFT JOIN locked l ON l.id = w.id
         )
         SELECT coalesce(array_agg(j.outcome ORDER BY j.n), '{}'), coalesce(array_agg(j.epoch ORDER BY j.n), '{}'),
@@ -251,6 +263,13 @@ BEGIN
                 (SELECT array_agg(l.no) FROM locked l)
             INTO outcomes, epochs, nos, old_first, known
             FROM judged j;
+        IF 1 = ANY (outcomes) THEN
+            ahead := ARRAY(
+                SELECT r.no FROM unnest(nos, outcomes, w_expected, w_incarnation, w_follows)
+                    AS w (no, outcome, expected, incarnation, follows)
+                JOIN keepstep.run r ON r.no = w.no
+                WHERE w.outcome = 1 AND keepstep.is_behind(r, w.expected, w.incarnation, w.follows));
+        END IF;
 
         IF cardinality(b_id) + cardinality(s_id) > 0 THEN
             -- Held, so that none is swept before this is done.
@@ -327,6 +346,11 @@ BEGIN
                     build_label, build_steps, build_executable)
                 WHERE r.no = w.no AND NOT w.is_new AND w.outcome = 0;
         END IF;
+    END IF;
+
+    IF cardinality(ahead) > 0 THEN
+        UPDATE keepstep.run r SET owner = NULL, epoch = r.epoch + 1 WHERE r.no = ANY (ahead);
+        PERFORM pg_notify(channel, 'free');
     END IF;
 
     IF cardinality(e_of) > 0 THEN
