@@ -525,8 +525,9 @@ CREATE FUNCTION keepstep.claim(a_ids text[], a_node bigint, a_lease double preci
     RETURNS SETOF keepstep.run LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM keepstep.renew(a_node, a_lease, a_address);
     PERFORM 1 FROM keepstep.run r WHERE r.id = ANY (a_ids) ORDER BY r.id FOR NO KEY UPDATE;
+    -- Everywhere, the row of a node is locked last: its leases are not renewed while it is.
+    PERFORM keepstep.renew(a_node, a_lease, a_address);
     RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1,
             n_orphaned = keepstep.orphaned_by(r, a_node), orphaned_at_entry = r.next_entry
         -- A run that has stopped is nobody's, and a schedule is owned for no longer than a write takes.
@@ -567,7 +568,6 @@ BEGIN
         RETURN QUERY SELECT r.* FROM keepstep.run r WHERE r.id = ANY (ids) AND r.owner = a_node;
         RETURN;
     END IF;
-    UPDATE keepstep.node n SET takes_runs = true WHERE n.id = a_node AND NOT n.takes_runs;
     -- Not "<> ALL", which compares every run with every one of them.
     ids := ARRAY(
         SELECT r.id FROM keepstep.run r
@@ -603,6 +603,7 @@ BEGIN
         PERFORM keepstep.renew(a_node, a_lease, a_address);
         UPDATE keepstep.writer w SET claimed = ids WHERE w.id = a_writer;
     END IF;
+    UPDATE keepstep.node n SET takes_runs = true WHERE n.id = a_node AND NOT n.takes_runs;
     RETURN QUERY UPDATE keepstep.run r SET owner = a_node, epoch = r.epoch + 1,
             taken_at = CASE WHEN r.id = ANY (lost) THEN clock_timestamp() ELSE r.taken_at END,
             taken_with = CASE WHEN r.id = ANY (lost) THEN r.steps_done + r.steps_failed ELSE r.taken_with END,

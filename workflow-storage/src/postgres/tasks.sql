@@ -296,6 +296,12 @@ DECLARE
     done bigint[];
     pools text[];
 BEGIN
+    IF cardinality(b_id) > 0 THEN
+        -- Before its tasks, as in a commit, which may end one of these runs, and name the same blobs.
+        PERFORM 1 FROM keepstep.run r
+            WHERE r.no IN (SELECT t.run_no FROM unnest(b_of) AS b (of) JOIN keepstep.task t ON t.no = f_no[b.of])
+            ORDER BY r.id FOR SHARE;
+    END IF;
     PERFORM 1 FROM keepstep.task t WHERE t.no = ANY (f_no) ORDER BY t.no FOR NO KEY UPDATE;
     IF cardinality(b_id) > 0 THEN
         -- Held, so that none is swept before this is done.
@@ -325,7 +331,9 @@ BEGIN
     IF cardinality(b_id) > 0 THEN
         INSERT INTO keepstep.blob_reference (run_no, blob)
             SELECT DISTINCT t.run_no, b.id FROM unnest(b_of, b_id) AS b (of, id) JOIN keepstep.task t ON t.no = f_no[b.of]
-            WHERE outcomes[b.of] = 0 ON CONFLICT DO NOTHING;
+            WHERE outcomes[b.of] = 0
+            -- Of two results of one run, neither waits for the other.
+            ORDER BY 1, 2 ON CONFLICT DO NOTHING;
     END IF;
 END $$;
 

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "object_store")]
 mod bucket;
+mod deadlocks;
 mod failover;
 mod kit;
 #[path = "../server/line.rs"]
