@@ -204,6 +204,14 @@ fn encode_as<T: Serialize>(version: u8, value: &T) -> Result<Bytes> {
     Ok(bytes.into())
 }
 
+/// What is not kept, and means nothing if another version of keepstep wrote it.
+pub(super) fn decode_known<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (_, rest) = bytes
+        .split_first()
+        .filter(|(first, _)| **first == VERSION)?;
+    bincode::DefaultOptions::new().deserialize(rest).ok()
+}
+
 pub(crate) fn decode<T: DeserializeOwned>(
     id: &RunId,
     what: &'static str,

@@ -36,8 +36,9 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             Ok(Some(pause)) => pause,
             Ok(None) => {
                 tokio::select! {
-                    () = shared.actors.waits.begun.notified() => {}
+                    biased;
                     () = shared.halted.cancelled() => return,
+                    () = shared.actors.waits.begun.notified() => {}
                 }
                 AFTER
             }
@@ -49,8 +50,9 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             }
         };
         tokio::select! {
-            () = shared.clock.sleep(pause) => {}
+            biased;
             () = shared.halted.cancelled() => return,
+            () = shared.clock.sleep(pause) => {}
         }
     }
 }
@@ -97,7 +99,7 @@ impl Watch {
         let mut others: Vec<(NodeId, Said)> = Vec::new();
         for (node, bytes) in shared.storage.waits().await? {
             // What another version says is not understood, and no circle is found there.
-            let Ok(said) = stored::decode::<Said>(&RunId::new("waits")?, "waits", &bytes) else {
+            let Some(said) = stored::decode_known::<Said>(&bytes) else {
                 continue;
             };
             match node == shared.node {
@@ -192,4 +194,56 @@ fn reached(edges: Vec<Edge>, entries: FxHashSet<RunId>, others: &[(NodeId, Said)
     edges.retain(|_| is_reached.next() == Some(true));
     edges.truncate(MOST);
     edges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(id: &str) -> RunId {
+        RunId::new(id).unwrap()
+    }
+
+    fn edge(number: u64, waiters: &[&str], target: &str) -> Edge {
+        Edge {
+            number,
+            waiters: waiters.iter().copied().map(id).collect(),
+            target: id(target),
+            by: None,
+            kind: Kind::Call,
+        }
+    }
+
+    #[test]
+    fn others_are_told_only_of_waits_that_a_circle_may_go_through() {
+        let edges = [
+            edge(0, &["a"], "b"),
+            edge(1, &["b"], "c"),
+            edge(2, &["x"], "b"),
+            edge(3, &["child", "run"], "d"),
+        ];
+        let told = |entries: &[&str], others: &[Edge]| {
+            let entries = entries.iter().copied().map(id).collect();
+            let (count, edges_of_others) = (1, others.to_vec());
+            let said = Said {
+                count,
+                edges: edges_of_others,
+            };
+            let told = reached(edges.to_vec(), entries, &[(NodeId(2), said)]);
+            told.iter().map(|edge| edge.number).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[], &[]), [0u64; 0]);
+        assert_eq!(told(&["a"], &[]), [0, 1]);
+        assert_eq!(told(&["b"], &[]), [1]);
+        // Another waits for a run whose child waits here.
+        assert_eq!(told(&[], &[edge(7, &["other"], "run")]), [3]);
+        assert_eq!(told(&["x"], &[edge(7, &["other"], "run")]), [1, 2, 3]);
+    }
+
+    #[test]
+    fn others_are_told_of_a_thousand_waits_at_most() {
+        let edges: Vec<Edge> = (0..3_000).map(|n| edge(n, &["a"], "b")).collect();
+        let told = reached(edges, FxHashSet::from_iter([id("a")]), &[]);
+        assert_eq!(told.len(), MOST);
+    }
 }
