@@ -4,7 +4,7 @@ use super::read::{CLAIMED, SELECT};
 use super::schema::named;
 
 /// How many parameters `keepstep.commit` takes.
-const COMMIT_PARAMETERS: usize = 53;
+const COMMIT_PARAMETERS: usize = 54;
 
 #[derive(Debug)]
 pub(super) struct Statements {
