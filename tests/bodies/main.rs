@@ -8,6 +8,7 @@ mod common;
 mod ends;
 mod gone;
 mod interruptions;
+mod poisoned;
 mod threads;
 
 use std::time::Duration;

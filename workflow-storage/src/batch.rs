@@ -151,6 +151,8 @@ pub enum ValueKey {
     Declined,
     /// Some of the calls that an actor is to make later, by the number of the page.
     AgendaPage(u64),
+    /// The call that an actor made when it was last noted, because earlier calls of it were cut short.
+    Interrupted,
 }
 
 /// The number of a message in a run's inbox, in order of arrival.

@@ -16,6 +16,7 @@ use tracing::warn;
 use super::agenda::Agenda;
 use super::def::StoredState;
 use super::execute::{Called, Stage};
+use super::interruptions::{Trial, Verdict};
 use super::job::{Done, From, Item, Job, reply_of};
 use super::stored::{self, Call, CallResult, Message, State};
 use super::waits::ExclusiveWait;
@@ -59,6 +60,12 @@ pub(super) struct Actor {
     /// Whether that is not what the last commit wrote.
     pub(super) is_changed: bool,
     pub(super) agenda: Agenda,
+    /// Whether the call under way is noted in the store.
+    pub(super) forgets_note_after: bool,
+    /// Whether calls are noted, because the last owner died.
+    pub(super) trial: Option<Trial>,
+    /// Whether the call is over that is noted in the store.
+    pub(super) forgets_note: bool,
     /// The last message that was read.
     pub(super) read_to: Option<MessageId>,
     /// Changes that came with messages, and the messages.
@@ -107,6 +114,7 @@ impl Actor {
                 .await?
                 .ok_or_else(|| not_found(stage))?;
         }
+        let trial = Trial::of(stage, std::mem::take(&mut record.n_orphaned)).await?;
         let state = shared.storage.value(id, &ValueKey::State).await?;
         let damage = crate::error::Damage::Missing { what: "state" };
         let state = state.ok_or_else(|| Error::Damaged {
@@ -123,6 +131,9 @@ impl Actor {
             state: StoredState { version, value },
             is_changed: false,
             agenda,
+            forgets_note_after: false,
+            trial,
+            forgets_note: false,
             read_to: None,
             consumed: Vec::new(),
             results: FxHashMap::default(),
@@ -224,6 +235,11 @@ impl Actor {
         if matches!(queue.front(), Some(Item::Delete(_))) && !is_settled {
             return None;
         }
+        let is_stored = |item: &Item| matches!(item, Item::Call(job) if job.from.at().is_some());
+        if self.trial.is_some() && queue.front().is_some_and(is_stored) && !self.is_settled() {
+            // It is noted alone.
+            return None;
+        }
         queue.pop_front()
     }
 
@@ -248,8 +264,31 @@ impl Actor {
                     .as_ref()
                     .and_then(|key| self.results.get(key))
                     .cloned();
+                let trial = self.trial.as_mut();
+                let Some(verdict) = trial.and_then(|trial| trial.judge(&job.from)) else {
+                    self.work = Some(Box::pin(async move {
+                        let called = stage.call(&job, &state, epoch, earlier).await;
+                        Worked::Called(job, called)
+                    }));
+                    return;
+                };
+                if self
+                    .trial
+                    .as_ref()
+                    .is_some_and(|trial| trial.is_over(false))
+                {
+                    self.trial = None;
+                }
+                self.forgets_note_after = true;
+                let record = self.record.clone();
                 Box::pin(async move {
-                    let called = stage.call(&job, &state, epoch, earlier).await;
+                    let called = match verdict {
+                        Verdict::SetAside(times) => Ok(stage.set_aside(&job, times)),
+                        Verdict::Make(note) => match stage.note(&note, record).await {
+                            Ok(_until_it_is_over) => stage.call(&job, &state, epoch, earlier).await,
+                            Err(error) => Err(error),
+                        },
+                    };
                     Worked::Called(job, called)
                 })
             }
@@ -308,7 +347,9 @@ impl Actor {
             state,
             child,
             is_new,
+            is_set_aside,
         } = called;
+        self.forgets_note |= std::mem::take(&mut self.forgets_note_after);
         if let Some(value) = state
             && answer.is_ok()
         {
@@ -351,13 +392,19 @@ impl Actor {
                 warn!(actor = %stage.id, method, %error, "a call that was sent cannot be made by this program; it waits for another");
                 return;
             }
-            warn!(actor = %stage.id, method, %error, "a call that was sent failed");
+            if !is_set_aside {
+                warn!(actor = %stage.id, method, %error, "a call that was sent failed");
+            }
         }
         match job.from {
             From::Caller(reply) => done.reply = Some(reply),
-            From::Inbox(message) => done.consumed = Some(message),
+            From::Inbox(message, _) => done.consumed = Some(message),
             From::Agenda(key) => {
                 self.agenda.call_made(&key);
+            }
+            From::Reminder(name, _) if is_set_aside => {
+                tracing::error!(actor = %stage.id, reminder = name, method, "the reminder is removed");
+                self.agenda.forget(&name);
             }
             From::Reminder(name, due_at) => {
                 let now = stage.shared.clock.timestamp();
@@ -387,7 +434,8 @@ impl Actor {
             match stored::decode(&stage.id, "message", &message.body)? {
                 Message::Call { call, due_at } if due_at.is_none_or(|due_at| due_at <= now) => {
                     let at = due_at.map_or(sent_by, |due_at| due_at.max(sent_by));
-                    jobs.extend(job(stage, &call, From::Inbox(message.id)).map(|job| (at, job)));
+                    let job = job(stage, &call, From::Inbox(message.id, sent_by));
+                    jobs.extend(job.map(|job| (at, job)));
                     continue;
                 }
                 Message::Call { call, due_at } => {
@@ -407,7 +455,7 @@ impl Actor {
         if !forgotten.is_empty() {
             let is_forgotten = |from: &From| match from {
                 From::Reminder(name, due_at) => forgotten.get(name).is_some_and(|at| due_at > at),
-                From::Caller(_) | From::Inbox(_) | From::Agenda(_) => false,
+                From::Caller(_) | From::Inbox(..) | From::Agenda(_) => false,
             };
             queue.retain(|item| !matches!(item, Item::Call(job) if is_forgotten(&job.from)));
         }

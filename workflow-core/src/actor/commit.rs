@@ -31,11 +31,15 @@ pub(super) async fn outcome_of(committing: &mut Option<Committing>) -> Result<Ou
 impl Actor {
     /// Hands what has gathered to the committer, if it is not busy with this actor.
     pub(super) fn commit(&mut self, stage: &Stage) -> Result<()> {
-        if self.committing.is_some() || (self.done.is_empty() && !self.agenda.is_changed()) {
+        let has_changes = !self.done.is_empty() || self.agenda.is_changed() || self.forgets_note;
+        if self.committing.is_some() || !has_changes {
             return Ok(());
         }
         let mut done = std::mem::take(&mut self.done);
         let mut values = Vec::new();
+        if std::mem::take(&mut self.forgets_note) {
+            values.push((ValueKey::Interrupted, None));
+        }
         // Calls in the agenda came as messages, which have made the actor name theirs.
         let mut blobs = Vec::new();
         if std::mem::take(&mut self.is_changed) {

@@ -45,15 +45,18 @@ pub(super) struct Called {
     pub(super) child: Option<Box<NewRun>>,
     /// Whether the method ran; if not, a call of the same id had.
     pub(super) is_new: bool,
+    /// Whether it is not made again, because its process died each time.
+    pub(super) is_set_aside: bool,
 }
 
 impl Called {
-    fn failed(error: Error) -> Self {
+    pub(super) fn failed(error: Error) -> Self {
         Self {
             answer: Err(error),
             state: None,
             child: None,
             is_new: true,
+            is_set_aside: false,
         }
     }
 }
@@ -184,6 +187,7 @@ impl Stage {
                     state: None,
                     child: None,
                     is_new: false,
+                    is_set_aside: false,
                 });
             }
         }
@@ -266,6 +270,7 @@ impl Stage {
             state,
             child,
             is_new: true,
+            is_set_aside: false,
         })
     }
 
@@ -442,7 +447,7 @@ impl Stage {
         }
     }
 
-    fn failure(
+    pub(super) fn failure(
         &self,
         method: &'static MethodDef,
         kind: StepErrorKind,

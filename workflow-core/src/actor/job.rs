@@ -32,7 +32,8 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) enum From {
     Caller(oneshot::Sender<Result<Answer>>),
-    Inbox(MessageId),
+    /// A message, and when it was sent.
+    Inbox(MessageId, Timestamp),
     Agenda((Timestamp, u64)),
     /// A reminder, and when it was due.
     Reminder(String, Timestamp),
@@ -50,7 +51,15 @@ impl From {
     pub(super) fn due_at(&self) -> Option<Timestamp> {
         match self {
             Self::Agenda((due_at, _)) | Self::Reminder(_, due_at) => Some(*due_at),
-            Self::Caller(_) | Self::Inbox(_) => None,
+            Self::Caller(_) | Self::Inbox(..) => None,
+        }
+    }
+
+    /// Since when the call is to be made, if it is stored.
+    pub(super) fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Inbox(_, sent_at) => Some(*sent_at),
+            from => from.due_at(),
         }
     }
 }
@@ -65,7 +74,7 @@ pub(super) enum Item {
 pub(super) fn reply_of(job: Job) -> Option<oneshot::Sender<Result<Answer>>> {
     match job.from {
         From::Caller(reply) => Some(reply),
-        From::Inbox(_) | From::Agenda(_) | From::Reminder(..) => None,
+        From::Inbox(..) | From::Agenda(_) | From::Reminder(..) => None,
     }
 }
 

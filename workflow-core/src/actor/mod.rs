@@ -13,6 +13,7 @@ mod current;
 mod def;
 mod execute;
 mod handle;
+mod interruptions;
 mod job;
 mod pages;
 mod residents;

@@ -19,6 +19,7 @@ use super::active::{Actor, Exit, PAGE, not_found, step};
 use super::commit::outcome_of;
 use super::def::ActorDef;
 use super::execute::Stage;
+use super::interruptions::Trial;
 use super::job::{From, Item, reply_of};
 use super::residents::{Committed, Mail, Seat};
 use crate::clock::later;
@@ -232,6 +233,8 @@ impl Task {
             actor.commit(&self.stage)?;
             actor.begin(&self.stage, &mut self.queue);
             let is_at_rest = actor.is_at_rest() && self.queue.is_empty();
+            let is_over = |trial: &mut Trial| trial.is_over(is_at_rest);
+            drop(actor.trial.take_if(is_over));
             let now = shared.clock.instant();
             if let Some(wanted_at) = self.wanted_at
                 && actor.is_settled()

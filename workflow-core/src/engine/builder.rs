@@ -282,17 +282,24 @@ impl EngineBuilder {
         self
     }
 
-    /// How often, one time after another, an execution of a step may be cut short because its process died, before the engine suspends
-    /// the run ([`SuspendReason::Interrupted`](crate::SuspendReason::Interrupted)); at least 2. 10 by default; `u32::MAX` never
-    /// suspends it.
+    /// After how many interruptions of a step, one time after another, the engine suspends the run
+    /// ([`SuspendReason::Interrupted`](crate::SuspendReason::Interrupted)); at least 1. 10 by default; `u32::MAX` never suspends it.
+    ///
+    /// With n, a body begins n times at most: if the process dies each time, the run is suspended when it is resumed after the nth
+    /// death, and the body does not begin again. With 1, no step whose process died executes again until somebody resumes its run.
     ///
     /// A step that ends its process, such as by running out of memory or of stack, would otherwise do so for ever. The engine counts an
-    /// execution that was under way, or about to begin, when the process died without [`shutdown`](Engine::shutdown), and was tried
-    /// again. Whatever comes of the step, also a failure, ends the count. Executions that only waited do not count: those of
+    /// execution that was under way, or about to begin, when the process died without [`shutdown`](Engine::shutdown). Whatever comes of
+    /// the step, also a failure, ends the count. Executions that only waited do not count: those of
     /// [listeners](crate::EventListener), timers, events and child runs.
     ///
     /// Runs that were cut short more than once begin one after another, first the one that had begun last when the process died. Each
-    /// executes alone among them for some seconds. So runs that were only executing beside such a step are not taken for it.
+    /// executes alone among them for some seconds, and more begin together after that; one that would be suspended next begins alone.
+    /// So runs that were only executing beside such a step are not taken for it, if n is at least 3. With 1 or 2, they are suspended
+    /// with it.
+    ///
+    /// The same holds for calls that were sent to an actor, are due, or are repeated: a call that was interrupted n times is over, as one
+    /// that failed, and a reminder is removed; the log has an error. Calls that a program awaits do not count.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -441,6 +448,7 @@ impl EngineBuilder {
             storage: Arc::clone(&storage),
             objects: Arc::new(objects),
             registry,
+            opened_at: clock.timestamp(),
             build,
             resources: Arc::new(self.resources),
             clock,
@@ -480,7 +488,7 @@ impl EngineBuilder {
             looks_after_schedules: Default::default(),
             closing: halted.child_token(),
             home: Arc::new(Home::here(owns_store)),
-            max_interruptions: self.max_interruptions.unwrap_or(MAX_INTERRUPTIONS).max(2),
+            max_interruptions: self.max_interruptions.unwrap_or(MAX_INTERRUPTIONS).max(1),
             probation: Probation::default(),
             halted: halted.clone(),
         });

@@ -156,7 +156,14 @@ impl Shared {
     pub(crate) async fn claim_one(self: &Arc<Self>, id: &RunId) -> Result<Option<RunRecord>> {
         let ids = std::slice::from_ref(id);
         let claimed = self.claim(ids).await?;
-        Ok(claimed.into_iter().next().flatten())
+        let mut claimed = claimed.into_iter().next().flatten();
+        if let Some(record) = claimed
+            .as_mut()
+            .filter(|record| record.kind == RunKind::Workflow)
+        {
+            self.roster().note_orphan(id, record);
+        }
+        Ok(claimed)
     }
 
     /// Notes that runs may be stored as this engine's, and that nothing drives them.

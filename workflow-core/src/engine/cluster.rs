@@ -116,8 +116,19 @@ impl Shared {
                 shared.pause(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            let [(id, _)] = runs;
-            shared.roster().lost.remove(&id);
+            let [(id, epoch)] = runs;
+            {
+                let mut roster = shared.roster();
+                roster.lost.remove(&id);
+                // It may be this engine's again.
+                if roster
+                    .orphans
+                    .get(&id)
+                    .is_some_and(|(_, claimed)| *claimed == epoch)
+                {
+                    roster.orphans.remove(&id);
+                }
+            }
             shared.may_work();
         });
     }

@@ -419,7 +419,10 @@ impl Shared {
     ) {
         let channel = run_channel();
         let mut run = run;
-        let is_orphan = self.roster().orphans.remove(&id);
+        // A run that has the id of one that was claimed and not driven is another.
+        let is_orphan = { self.roster().orphans.remove(&id) }
+            .filter(|(_, epoch)| *epoch == record.epoch)
+            .map(|(times, _)| times);
         let (opening, probation) = match opening {
             None if is_orphan.is_some() => self.after_interruption(&id, is_orphan, &mut run),
             opening => (opening, None),

@@ -96,13 +96,18 @@ impl Probation {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the most suspicious of those that wait; `None` if there are none, and then nobody attends to them any more.
-    fn take(&self, n: usize) -> Option<Vec<Waiting>> {
+    /// Takes the most suspicious of those that wait; `None` if there are none, and then nobody attends to them any more. One that is
+    /// suspended if it is cut short once more is alone.
+    fn take(&self, n: usize, max_interruptions: u32) -> Option<Vec<Waiting>> {
         let mut inner = self.inner();
         inner.waiting.retain(|waiting| !waiting.admit.is_closed());
         inner
             .waiting
             .sort_by_key(|waiting| Reverse(waiting.suspicion));
+        let is_last_try =
+            |waiting: &Waiting| waiting.suspicion.1.saturating_add(1) >= max_interruptions;
+        let n_before = inner.waiting.iter().position(is_last_try);
+        let n = n_before.map_or(n, |n_before| n.min(n_before.max(1)));
         let n = n.min(inner.waiting.len());
         let taken: Vec<_> = inner.waiting.drain(..n).collect();
         inner.is_attended = !taken.is_empty();
@@ -129,7 +134,7 @@ impl Roster {
     pub(super) fn note_orphan(&mut self, id: &RunId, record: &mut RunRecord) {
         match std::mem::take(&mut record.n_orphaned) {
             n @ 1.. if record.status == StoredStatus::Running => {
-                self.orphans.insert(id.clone(), n);
+                self.orphans.insert(id.clone(), (n, record.epoch));
             }
             _ => {
                 self.orphans.remove(id);
@@ -183,14 +188,19 @@ impl Shared {
             return (None, None);
         };
         let times = match run.interruptions(worst) {
-            0 if n_orphaned < Some(2) => return (None, None),
+            0 if n_orphaned < Some(2) => 1,
             // More claims in a row may be those of a run that waited for its turn each time.
             0 => 2,
             times => times + 1,
         };
+        let is_too_often = times >= self.max_interruptions;
+        if times == 1 && !is_too_often {
+            // The first time costs nothing.
+            return (None, None);
+        }
         let last_at = run.interrupted_at();
         let event = Event::Interrupted { at, steps };
-        if times > self.max_interruptions {
+        if is_too_often {
             let step = run.step_ref(worst).map(|step| step.name.to_string());
             let step = step.unwrap_or_default();
             tracing::warn!(run = %id, step, times, "run is suspended: its process died while the step executed, time and again");
@@ -202,7 +212,7 @@ impl Shared {
     }
 
     /// Has a run wait until it may execute a step that was cut short so often, and that last began to execute then.
-    pub(super) fn put_on_probation(
+    pub(crate) fn put_on_probation(
         self: &Arc<Self>,
         times: u32,
         last_at: Option<Timestamp>,
@@ -244,7 +254,7 @@ async fn attend(shared: &Shared) {
         n_known = n_waiting;
     }
     let mut at_once = 1;
-    while let Some(taken) = probation.take(at_once) {
+    while let Some(taken) = probation.take(at_once, shared.max_interruptions) {
         let times = taken.iter().map(|waiting| waiting.suspicion.1).max();
         let times = times.unwrap_or_default();
         let (until_dropped, mut all_dropped) = mpsc::channel(1);
@@ -298,7 +308,7 @@ mod tests {
         }
         drop(admissions.remove(3));
         let taken = |n| {
-            let taken = probation.take(n)?;
+            let taken = probation.take(n, 9)?;
             let suspicions = taken.into_iter().map(|waiting| waiting.suspicion);
             Some(suspicions.collect::<Vec<_>>())
         };
@@ -307,5 +317,22 @@ mod tests {
         let others = [(Some(Timestamp(5)), 3), (Some(Timestamp(1)), 8), (None, 2)];
         assert_eq!(taken(9), Some(others.to_vec()));
         assert_eq!(taken(1), None);
+    }
+
+    #[test]
+    fn what_has_its_last_try_is_alone() {
+        let probation = Probation::default();
+        let mut admissions = Vec::new();
+        for (at, times) in [(9, 2), (8, 2), (7, 3), (6, 3), (5, 2)] {
+            let (admit, admission) = oneshot::channel();
+            let suspicion = (Some(Timestamp(at)), times);
+            probation.inner().waiting.push(Waiting { suspicion, admit });
+            admissions.push(admission);
+        }
+        let taken = || probation.take(8, 4).map(|taken| taken.len());
+        assert_eq!(
+            [taken(), taken(), taken(), taken(), taken()],
+            [Some(2), Some(1), Some(1), Some(1), None]
+        );
     }
 }

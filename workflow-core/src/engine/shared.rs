@@ -78,7 +78,8 @@ pub(crate) struct Shared {
     /// Canceled when the engine is dropped or begins to shut down: nothing begins any more.
     pub(crate) closing: CancellationToken,
     /// How often executions may be cut short in a row.
-    pub(super) max_interruptions: u32,
+    pub(crate) max_interruptions: u32,
+    pub(crate) opened_at: Timestamp,
     pub(super) probation: Probation,
     /// Where all its tasks are.
     pub(crate) home: Arc<Home>,
@@ -96,8 +97,9 @@ pub(super) struct Roster {
     pub(super) lost: HashSet<RunId>,
     /// Runs that this program cannot go on with, and until when it does not try again.
     pub(super) left_to_others: FxHashMap<RunId, tokio::time::Instant>,
-    /// Runs that this engine has claimed from one that died, and how often that was so in a row, until they are driven.
-    pub(super) orphans: FxHashMap<RunId, u32>,
+    /// Runs that this engine has claimed from one that died, how often that was so in a row, and the epoch of the claim, until they are
+    /// driven or given up.
+    pub(super) orphans: FxHashMap<RunId, (u32, Epoch)>,
     /// Runs to release when the engine has shut down.
     pub(super) to_release: Vec<(RunId, Epoch)>,
     pub(super) is_closed: bool,

@@ -196,6 +196,8 @@ impl Engine {
             _ => (StoredStatus::Canceled, Ended::Canceled),
         };
         debug_assert_eq!(Status::of(status, true), to);
+        // It is not driven.
+        self.shared.roster().orphans.remove(id);
         // Its owner may have ended it since it was looked at. That stands.
         let has_ended = record.status.is_final();
         let appended = if has_ended {

@@ -143,6 +143,7 @@ pub(super) fn value(run: &RunId, key: &ValueKey) -> Vec<u8> {
             bytes.push(9);
             bytes.extend_from_slice(&page.to_be_bytes());
         }
+        ValueKey::Interrupted => bytes.push(10),
     }
     bytes
 }

@@ -61,6 +61,7 @@ pub async fn keys_do_not_mix(stores: Stores<'_>) {
         ValueKey::State,
         ValueKey::Agenda,
         ValueKey::Declined,
+        ValueKey::Interrupted,
     ];
     keys.extend([0, 1, 255, 256, u64::MAX].map(ValueKey::AgendaPage));
     keys.extend(["", "a", "ab"].map(|call| ValueKey::Result(call.to_owned())));

@@ -35,6 +35,7 @@ pub(super) fn value(value: &ValueKey) -> (i16, Vec<u8>) {
         ValueKey::Result(call) => (7, key(call)),
         ValueKey::Declined => (8, Vec::new()),
         ValueKey::AgendaPage(page) => (9, page.to_be_bytes().to_vec()),
+        ValueKey::Interrupted => (10, Vec::new()),
     }
 }
 
