@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod changed;
 mod long_errors;
 mod refused;
 mod sets;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::object::ObjectRef;
-use crate::value::{Codec, EncodeError, Value};
+use crate::step::StepValue;
+use crate::value::{Codec, Doubts, EncodeError, Value};
 use crate::workflow::{BuildNode, Workflow};
 
 /// An argument of a step that takes a `T`.
@@ -44,7 +45,8 @@ pub struct BuildArg(pub(crate) ArgShape);
 
 #[derive(Debug, Clone)]
 pub(crate) enum ArgShape {
-    Value(Value),
+    /// A value, and what in it may not be readable: the type that reads it is known to the step only.
+    Value(Value, Doubts),
     /// A value that could not be encoded; the error is reported when the workflow is run.
     Invalid(EncodeError),
     Node(Arc<BuildNode>),
@@ -55,8 +57,16 @@ pub(crate) enum ArgShape {
 
 impl ArgShape {
     pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Self {
-        match Value::encode(value, Codec::MessagePack) {
-            Ok(value) => Self::Value(value),
+        match Value::encode_with(value, Codec::MessagePack) {
+            Ok((value, doubts)) => Self::Value(value, doubts),
+            Err(error) => Self::Invalid(error),
+        }
+    }
+
+    /// The key of a map whose values are not known: it is read again here, if at all.
+    fn key<K: StepValue>(key: &K) -> Self {
+        match Value::encode_typed(key) {
+            Ok(key) => Self::Value(key, Doubts::default()),
             Err(error) => Self::Invalid(error),
         }
     }
@@ -111,26 +121,26 @@ impl<T> IntoArg<Option<T>> for Option<Workflow<T>> {
     }
 }
 
-impl<K: Serialize, T, S: BuildHasher> IntoArg<HashMap<K, T, S>> for HashMap<K, Workflow<T>, S> {
+impl<K: StepValue, T, S: BuildHasher> IntoArg<HashMap<K, T, S>> for HashMap<K, Workflow<T>, S> {
     fn into_arg(self) -> BuildArg {
         let mut entries: Vec<_> = self
             .into_iter()
-            .map(|(key, w)| (ArgShape::encode(&key), ArgShape::of(w)))
+            .map(|(key, w)| (ArgShape::key(&key), ArgShape::of(w)))
             .collect();
         // The order of a hash map differs from process to process; the plan of the same workflow must not.
         entries.sort_by(|(a, _), (b, _)| match (a, b) {
-            (ArgShape::Value(a), ArgShape::Value(b)) => a.as_bytes().cmp(b.as_bytes()),
+            (ArgShape::Value(a, _), ArgShape::Value(b, _)) => a.as_bytes().cmp(b.as_bytes()),
             _ => std::cmp::Ordering::Equal,
         });
         BuildArg(ArgShape::Map(entries))
     }
 }
 
-impl<K: Serialize, T> IntoArg<BTreeMap<K, T>> for BTreeMap<K, Workflow<T>> {
+impl<K: StepValue, T> IntoArg<BTreeMap<K, T>> for BTreeMap<K, Workflow<T>> {
     fn into_arg(self) -> BuildArg {
         BuildArg(ArgShape::Map(
             self.into_iter()
-                .map(|(key, w)| (ArgShape::encode(&key), ArgShape::of(w)))
+                .map(|(key, w)| (ArgShape::key(&key), ArgShape::of(w)))
                 .collect(),
         ))
     }

@@ -77,8 +77,8 @@ pub mod __private {
 
     pub use crate::actor::{
         ActorDef, ActorEngine, ActorState, ConstructorInput, MethodBody, MethodDef,
-        RegisteredActor, StateBytes, actor_engine, build_call, build_query, call_in_step,
-        constructed, decode_state, encode_state, migrate_state,
+        RegisteredActor, StateBytes, StateTypes, actor_engine, build_call, build_query,
+        call_in_step, constructed, decode_state, encode_state, migrate_state,
     };
     pub use crate::arg::BuildArg;
     pub use crate::listener::{

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::shape::Shape;
 use crate::step::{BoxError, Fault, StepFault, StepInput, StepValue};
 use crate::texts;
-use crate::value::{Codec, EncodeError, Value};
+use crate::value::{EncodeError, Value};
 
 /// An older version of a step whose stored calls the step runs: what `accepts = 1` becomes.
 #[derive(Debug)]
@@ -223,7 +223,7 @@ impl Migrated<(), Several> for () {
 }
 
 fn encode<T: StepValue>(value: &T) -> Result<Value, StepFault> {
-    Value::encode_readable(value, Codec::MessagePack).map_err(|EncodeError(message)| {
+    Value::encode_typed(value).map_err(|EncodeError(message)| {
         StepFault(Fault::Unmigratable {
             message: format!("an argument that it made cannot be stored: {message}"),
         })
@@ -240,4 +240,34 @@ where
     F::Output: Migrated<New, M>,
 {
     function.call(input)?.into_args()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Payment {
+        Card { number: u8 },
+        Wire { number: u8, iban: u8 },
+    }
+
+    #[test]
+    fn an_argument_that_would_be_read_as_another_one_is_refused() {
+        let (number, iban) = (1, 2);
+        let card = Payment::Card { number };
+        let made = Migrated::<(Payment,), Single>::into_args(card).unwrap();
+        assert!(made.0[0].decode::<Payment>().is_ok());
+        let wire = Payment::Wire { number, iban };
+        let refused = Migrated::<(u8, Payment), Several>::into_args((1u8, wire));
+        match refused.unwrap_err() {
+            StepFault(Fault::Unmigratable { message }) => {
+                assert!(message.contains("cannot be stored: iban: "), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -1,12 +1,11 @@
 //! The types of a step's parameters and of its result: trying whether stored arguments decode, and telling what they look like.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::shape::Shape;
 use crate::step::{StepFault, StepInput};
-use crate::value::Reading;
+use crate::value::{Doubts, Readable};
 
 /// What the parameters of a step and its result are, as generated code knows them.
 #[doc(hidden)]
@@ -18,20 +17,13 @@ pub struct StepTypes {
     result: fn() -> Shape,
     /// Found out once, when the first plan with the step is made.
     known: OnceLock<Known>,
-    /// Whether a result was read again in this process.
-    was_read: AtomicBool,
 }
 
-/// A longer result is not read again only because none was yet.
-const MAX_TRIED_BYTES: usize = 4 << 10;
-
-/// The shapes of a step's types.
+/// What is known of a step's types.
 #[derive(Debug)]
 struct Known {
-    params: Vec<Shape>,
-    params_are_plain: Vec<bool>,
-    result: Shape,
-    result_is_plain: bool,
+    params: Vec<Readable>,
+    result: Readable,
     fingerprints: Arc<[u32]>,
 }
 
@@ -53,7 +45,6 @@ impl StepTypes {
             params,
             result,
             known: OnceLock::new(),
-            was_read: AtomicBool::new(false),
         }
     }
 
@@ -64,10 +55,8 @@ impl StepTypes {
             let all = params.iter().chain([&result]);
             Known {
                 fingerprints: all.map(Shape::fingerprint).collect(),
-                params_are_plain: params.iter().map(Shape::is_plain).collect(),
-                result_is_plain: result.is_plain(),
-                params,
-                result,
+                params: params.into_iter().map(Readable::new).collect(),
+                result: Readable::new(result),
             }
         })
     }
@@ -79,35 +68,25 @@ impl StepTypes {
 
     /// The shape of a parameter.
     pub(crate) fn param(&self, index: usize) -> Option<&Shape> {
-        self.known().params.get(index)
+        self.known().params.get(index).map(Readable::shape)
     }
 
-    /// The shape of the result.
-    pub(crate) fn result(&self) -> &Shape {
+    /// What is known of the result.
+    pub(crate) fn result(&self) -> &Readable {
         &self.known().result
     }
 
-    /// Whether every argument for a parameter can be read, as far as its type tells.
-    pub(crate) fn is_plain_param(&self, index: usize) -> bool {
-        let plain = &self.known().params_are_plain;
-        plain.get(index).copied().unwrap_or(false)
+    /// Whether an argument of so many bytes is read again before it is stored.
+    pub(crate) fn must_read_param(&self, index: usize, len: usize, doubts: Doubts) -> bool {
+        let param = self.known().params.get(index);
+        param.is_none_or(|param| param.must_read(len, doubts))
     }
 
-    /// How far a result of so many bytes is read again. The first one in a process is read even if its type tells that it can
-    /// be: a type may write something else than it reads.
-    pub(crate) fn reading_of_result(&self, len: usize) -> Reading {
-        let was_read = || self.was_read.load(Ordering::Relaxed) || len > MAX_TRIED_BYTES;
-        match self.known().result_is_plain {
-            false => Reading::Compared,
-            true if was_read() => Reading::Not,
-            true => Reading::Tried,
-        }
-    }
-
-    /// A result was read again.
-    pub(crate) fn result_was_read(&self) {
-        if !self.was_read.load(Ordering::Relaxed) {
-            self.was_read.store(true, Ordering::Relaxed);
+    /// An argument was read again, and was what was written.
+    #[cold]
+    pub(crate) fn param_was_read(&self, index: usize, doubts: Doubts) {
+        if let Some(param) = self.known().params.get(index) {
+            param.was_read(doubts);
         }
     }
 

@@ -11,6 +11,7 @@ use serde::de::{self, DeserializeOwned};
 use smallvec::SmallVec;
 
 mod decoder;
+mod unbin;
 mod unpack;
 
 use crate::object::{Objects, decoding};
@@ -18,6 +19,7 @@ use crate::texts;
 use crate::value::parts::is_too_deep;
 use crate::value::{Value, is_plain};
 use decoder::Decoder;
+pub(crate) use unpack::noting_ignored;
 
 /// The arguments of a call, of which most have one.
 pub(crate) type Sources = SmallVec<[Source; 1]>;
@@ -233,5 +235,74 @@ mod tests {
             .decode::<Vec<u8>>()
             .is_err()
         );
+    }
+
+    /// Tells the length that it was told of.
+    #[derive(Debug)]
+    struct Trusting;
+
+    impl<'de> Deserialize<'de> for Trusting {
+        fn deserialize<D: serde::Deserializer<'de>>(decoder: D) -> Result<Self, D::Error> {
+            struct List;
+            impl<'de> de::Visitor<'de> for List {
+                type Value = Trusting;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a list")
+                }
+                fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Trusting, A::Error> {
+                    let told = list.size_hint().unwrap_or(0);
+                    Err(de::Error::custom(format_args!("told of {told}")))
+                }
+            }
+            decoder.deserialize_seq(List)
+        }
+    }
+
+    #[test]
+    fn types_are_told_of_no_more_elements_than_there_are_bytes() {
+        let list = [tag::MESSAGE_PACK, 0xdd, 0xff, 0xff, 0xff, 0xff, 1, 2];
+        let error = Value::from_bytes(&list).decode::<Trusting>().unwrap_err();
+        assert_eq!(error.message, "told of 2");
+        let mut list = vec![tag::BINCODE];
+        list.extend_from_slice(&u64::MAX.to_le_bytes());
+        list.extend_from_slice(&[1, 2, 3]);
+        let error = Value::from_bytes(&list).decode::<Trusting>().unwrap_err();
+        assert_eq!(error.message, "told of 3");
+    }
+
+    #[test]
+    fn a_damaged_length_of_elements_without_bytes_comes_to_an_end() {
+        for len in [1u64 << 63, 1 << 40] {
+            let mut bytes = vec![tag::BINCODE];
+            bytes.extend_from_slice(&len.to_le_bytes());
+            let value = Value::from_bytes(&bytes);
+            let error = value.decode::<Vec<()>>().unwrap_err();
+            assert!(error.message.contains("elements without bytes"), "{error}");
+            assert!(value.decode::<HashMap<(), ()>>().is_err());
+        }
+        // Such lists of a length that somebody could mean are values.
+        let many = vec![(); 100_000];
+        let value = Value::encode(&many, Codec::Bincode).unwrap();
+        assert_eq!(value.decode::<Vec<()>>().unwrap(), many);
+        let error = Value::encode(&vec![(); (1 << 24) + 1], Codec::Bincode).unwrap_err();
+        assert!(error.to_string().contains("without bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_bincode_value_nested_too_deep_is_an_error() {
+        #[derive(Debug, Serialize, Deserialize)]
+        struct Deep {
+            next: Option<Box<Deep>>,
+        }
+        let mut bytes = vec![tag::BINCODE];
+        bytes.extend([1; 10_000]);
+        bytes.push(0);
+        let error = Value::from_bytes(&bytes).decode::<Deep>().unwrap_err();
+        assert!(error.message.contains("depth limit"), "{error}");
+        let deepest = (1..256).fold(Deep { next: None }, |next, _| Deep {
+            next: Some(Box::new(next)),
+        });
+        let value = Value::encode(&deepest, Codec::Bincode).unwrap();
+        assert!(value.decode::<Deep>().is_ok());
     }
 }

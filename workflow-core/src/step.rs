@@ -275,7 +275,8 @@ impl StepInput {
         let Some(Source::Value(stored)) = self.args.get(index) else {
             return Ok(());
         };
-        stored.matches(read).map_err(|EncodeError(message)| {
+        let same = stored.must_be(read, Codec::MessagePack);
+        same.map_err(|EncodeError(message)| {
             let param = self.def.params.get(index).copied().unwrap_or("?");
             let error = serde::de::Error::custom(message);
             StepFault(Fault::Undecodable { param, error })
@@ -432,14 +433,8 @@ pub trait Storable<M>: Send + Sized + 'static {
 
 impl<T: StepValue> Storable<Fits> for T {
     fn end(&self, def: &'static StepDef) -> StepResult {
-        let types = &def.types;
-        let reading = |len| types.reading_of_result(len);
-        let named = |path: &str| types.result().named(path);
-        match Value::encode_of_shape(self, def.options.codec, reading, named) {
-            Ok(value) => {
-                types.result_was_read();
-                Ok(StepOutput(Output::Value(value)))
-            }
+        match Value::encode_readable(self, def.options.codec, def.types.result()) {
+            Ok(value) => Ok(StepOutput(Output::Value(value))),
             Err(error) => Err(StepFault(Fault::Unencodable {
                 message: error.to_string(),
             })),

@@ -15,13 +15,16 @@ mod encoding;
 mod made;
 pub(crate) mod pack;
 pub(crate) mod parts;
+mod readable;
 #[cfg(test)]
 mod tests;
 
 use crate::object::{Pins, Reference};
 use crate::source::{DecodeError, Source};
-pub(crate) use encoding::{EncodeError, Reading};
+pub(crate) use encoding::EncodeError;
+pub(crate) use pack::Doubts;
 pub(crate) use parts::{header_len, is_plain, names_at, split_header};
+pub(crate) use readable::Readable;
 
 /// How the value of a step is turned into bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -80,8 +83,6 @@ struct Held {
     pins: Vec<Arc<Pins>>,
     /// The references in it, if it was encoded and is not ready to be stored.
     unsettled: Vec<Reference>,
-    /// Whether it was encoded, and may not be readable by the type that wrote it.
-    is_doubtful: bool,
 }
 
 impl Value {
@@ -116,7 +117,6 @@ impl Value {
             bytes: self.to_bytes(),
             pins,
             unsettled: self.unsettled().to_vec(),
-            is_doubtful: self.is_doubtful(),
         })))
     }
 

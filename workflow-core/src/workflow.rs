@@ -15,7 +15,7 @@ use crate::arg::{ArgShape, BuildArg};
 use crate::error::{Error, StepError};
 use crate::plan::{Child, First, Until};
 use crate::step::StepDef;
-use crate::value::{Codec, EncodeError, Value};
+use crate::value::{EncodeError, Value};
 
 /// A DAG of steps that will yield a `T`.
 ///
@@ -59,11 +59,10 @@ impl<T> Workflow<T> {
     /// reported when the workflow is run.
     pub fn value(value: T) -> Self
     where
-        T: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned + 'static,
     {
-        Self::of(BuildNode::new(BuildKind::Value(Value::encode_readable(
+        Self::of(BuildNode::new(BuildKind::Value(Value::encode_typed(
             &value,
-            Codec::MessagePack,
         ))))
     }
 
@@ -261,7 +260,7 @@ impl BuildNode {
                     entries.iter().for_each(|(_, value)| in_shape(value, visit))
                 }
                 ArgShape::Some(inner) => in_shape(inner, visit),
-                ArgShape::Value(_) | ArgShape::Invalid(_) => {}
+                ArgShape::Value(..) | ArgShape::Invalid(_) => {}
             }
         }
 
@@ -283,7 +282,7 @@ impl BuildNode {
     fn take_inputs(&mut self, into: &mut Vec<Arc<BuildNode>>) {
         fn from_shape(shape: &mut ArgShape, into: &mut Vec<Arc<BuildNode>>) {
             match shape {
-                ArgShape::Value(_) | ArgShape::Invalid(_) => {}
+                ArgShape::Value(..) | ArgShape::Invalid(_) => {}
                 ArgShape::Seq(items) => items.iter_mut().for_each(|item| from_shape(item, into)),
                 ArgShape::Map(entries) => entries
                     .iter_mut()

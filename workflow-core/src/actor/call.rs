@@ -23,7 +23,7 @@ use crate::arg::{ArgShape, BuildArg};
 use crate::context::try_context;
 use crate::engine::Engine;
 use crate::error::{Damage, Error, Result};
-use crate::plan::check_call;
+use crate::plan::check_args;
 use crate::source::{DecodeError, Source};
 use crate::step::{Fault, Output, StepFault, StepFuture, StepInput, StepOutput};
 use crate::value::Value;
@@ -238,7 +238,7 @@ impl Prepared {
             message,
         };
         let value = |(n, arg): (usize, &ArgShape)| match arg {
-            ArgShape::Value(value) => Ok(value.clone()),
+            ArgShape::Value(value, _) => Ok(value.clone()),
             ArgShape::Invalid(error) => Err(refused(n, error.to_string())),
             _ => Err(refused(
                 n,
@@ -251,7 +251,8 @@ impl Prepared {
             .enumerate()
             .map(value)
             .collect::<Result<_>>()?;
-        check_call(self.method.step, &values)?;
+        // The actor's id is the first.
+        check_args(self.method.step, &self.args, 1)?;
         Ok(values)
     }
 

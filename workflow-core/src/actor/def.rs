@@ -10,9 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::shape::Shape;
 use crate::source::DecodeError;
 use crate::step::{Failure, Fault, StepDef, StepFault, StepInput, StepResult};
-use crate::value::{Codec, EncodeError, Value};
+use crate::value::{Codec, Doubts, EncodeError, Readable, Value};
 
 /// An actor as it was written: the static that `#[virtual_actor]` leaves in the program.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct ActorDef {
     pub methods: &'static [MethodDef],
     /// Reads its state.
     pub decode: fn(&StoredState) -> Result<ActorState, StepFault>,
+    /// What its state looks like.
+    pub types: StateTypes,
     /// Writes its state.
     pub encode: fn(&ActorState) -> Result<StateBytes, StepFault>,
     /// Makes a state of this version of an older one.
@@ -40,6 +43,30 @@ impl ActorDef {
     pub(super) fn method(&self, name: &str) -> Option<&'static MethodDef> {
         // The methods of a static are static.
         self.methods.iter().find(|method| method.name == name)
+    }
+}
+
+/// What the state of an actor is, as generated code knows it.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct StateTypes {
+    shape: fn() -> Shape,
+    /// Found out once, when the first state is written.
+    known: OnceLock<Readable>,
+}
+
+impl StateTypes {
+    /// What generated code says.
+    #[must_use]
+    pub const fn new(shape: fn() -> Shape) -> Self {
+        Self {
+            shape,
+            known: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn known(&self) -> &Readable {
+        self.known.get_or_init(|| Readable::new((self.shape)()))
     }
 }
 
@@ -157,10 +184,10 @@ impl StoredState {
     }
 }
 
-/// An encoded state.
+/// An encoded state, and what in it may not be readable.
 #[derive(Debug)]
 #[doc(hidden)]
-pub struct StateBytes(pub(super) Value);
+pub struct StateBytes(pub(super) Value, pub(super) Doubts);
 
 /// Reads a state of the type that the program has now.
 #[doc(hidden)]
@@ -178,9 +205,9 @@ pub fn decode_state<A: DeserializeOwned + Send + Sync + 'static>(
 /// Writes a state.
 #[doc(hidden)]
 pub fn encode_state<A: Serialize + 'static>(state: &ActorState) -> Result<StateBytes, StepFault> {
-    let encoded = Value::encode(state.get::<A>(), Codec::MessagePack);
+    let encoded = Value::encode_with(state.get::<A>(), Codec::MessagePack);
     encoded
-        .map(StateBytes)
+        .map(|(value, doubts)| StateBytes(value, doubts))
         .map_err(|EncodeError(message)| StepFault(Fault::Unencodable { message }))
 }
 

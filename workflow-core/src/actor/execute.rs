@@ -21,10 +21,10 @@ use crate::error::{Error, Result, StepError, StepErrorKind};
 use crate::executor::Outcome;
 use crate::executor::Watched;
 use crate::executor::expansion;
-use crate::object::{Objects, decoding};
+use crate::object::{Objects, decoding, reading_again};
 use crate::plan::{self, Plan};
 use crate::run::{Failure, retry};
-use crate::source::Source;
+use crate::source::{Source, noting_ignored};
 use crate::step::{Fault, Settled, StepFault, StepInput, StepOutput, StepResult};
 use crate::texts;
 use crate::value::{EncodeError, Value};
@@ -78,27 +78,41 @@ impl ActorDef {
 
     /// Encodes a state, and reads it again where something in it may not be readable.
     pub(super) fn write(&self, state: &ActorState) -> Result<Value, StepFault> {
-        let StateBytes(value) = (self.encode)(state)?;
-        if !value.is_doubtful() || !value.is_settled() {
+        let StateBytes(value, doubts) = (self.encode)(state)?;
+        let known = self.types.known();
+        if !known.must_read(value.len(), doubts) {
             return Ok(value);
         }
         let stored = StoredState {
             version: self.version,
             value,
         };
-        let unreadable = |StepFault(fault): StepFault| {
-            StepFault(match fault {
-                Fault::Undecodable { error, .. } => Fault::Unencodable {
-                    message: EncodeError::unreadable(error).to_string(),
-                },
-                other => other,
-            })
-        };
-        let read = guarded("self", || (self.decode)(&stored)).map_err(unreadable)?;
-        let StateBytes(again) = (self.encode)(&read)?;
-        let same = stored.value.must_be(&again);
-        same.map_err(|EncodeError(message)| StepFault(Fault::Unencodable { message }))?;
+        guarded("self", || reading_again(|| self.read_again(&stored))).map_err(
+            |StepFault(fault)| {
+                StepFault(match fault {
+                    Fault::Undecodable { error, .. } => Fault::Unencodable {
+                        message: EncodeError::unreadable(error).to_string(),
+                    },
+                    other => other,
+                })
+            },
+        )?;
+        known.was_read(doubts);
         Ok(stored.value)
+    }
+
+    /// Checks that a state is read as what was written.
+    #[cold]
+    fn read_again(&self, stored: &StoredState) -> Result<(), StepFault> {
+        let StateBytes(again, _) = (self.encode)(&(self.decode)(stored)?)?;
+        let same = stored.value.must_be_same(&again, &|value| {
+            let stored = StoredState {
+                version: self.version,
+                value: value.clone(),
+            };
+            noting_ignored(|| drop((self.decode)(&stored)))
+        });
+        same.map_err(|EncodeError(message)| StepFault(Fault::Unencodable { message }))
     }
 
     fn read_here(&self, stored: &StoredState) -> Result<ActorState, StepFault> {

@@ -27,8 +27,8 @@ pub(crate) use check::findings;
 pub(crate) use current::{current_call, current_engine};
 pub(crate) use def::actors;
 pub use def::{
-    ActorDef, ActorState, MethodBody, MethodDef, RegisteredActor, StateBytes, StoredState,
-    decode_state, encode_state, migrate_state,
+    ActorDef, ActorState, MethodBody, MethodDef, RegisteredActor, StateBytes, StateTypes,
+    StoredState, decode_state, encode_state, migrate_state,
 };
 pub(crate) use handle::creation;
 pub use handle::{

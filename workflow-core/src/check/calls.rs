@@ -318,7 +318,7 @@ fn yields(registry: &Registry, plan: &Plan, node: u32, depth: usize) -> Option<S
         NodeKind::Step { step, .. } => {
             let step = &plan.steps[*step as usize];
             let found = registry.find(&step.name, step.version)?;
-            Some(found.def.types.result().clone())
+            Some(found.def.types.result().shape().clone())
         }
         NodeKind::Sleep(_) => Some(Shape::of::<()>()),
         NodeKind::First(First::Alone, inputs) => {

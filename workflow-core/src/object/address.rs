@@ -48,12 +48,22 @@ impl fmt::Display for Address {
 impl Address {
     /// The address that a text stands for. That of work under way never is one: it is not stored.
     pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::parse_any(text).filter(|address| address.kind != Kind::Pending)
+    }
+
+    /// What a text stands for that stands in the place of an address, until there is one.
+    pub(super) fn parse_pending(text: &str) -> Option<Self> {
+        Self::parse_any(text).filter(|address| address.kind == Kind::Pending)
+    }
+
+    fn parse_any(text: &str) -> Option<Self> {
         let rest = text.strip_prefix(SCHEME)?.strip_prefix('-')?;
         let (kind, rest) = rest.split_once(':')?;
         let kind = match kind {
             "b" => Kind::Bytes,
             "v" => Kind::Value,
             "n" => Kind::Nest,
+            "p" => Kind::Pending,
             _ => return None,
         };
         let (hash, len) = rest.split_once(':')?;
@@ -91,7 +101,15 @@ mod tests {
             }
             assert_eq!(Address::parse(&text.to_uppercase()), None);
             assert_eq!(Address::parse(&format!("{text}0")), None);
+            assert_eq!(Address::parse_pending(&text), None);
         }
+        let pending = Address {
+            kind: Kind::Pending,
+            blob: BlobId([7; 32]),
+            len: 0,
+        };
+        assert_eq!(Address::parse(&pending.to_string()), None);
+        assert_eq!(Address::parse_pending(&pending.to_string()), Some(pending));
     }
 
     /// A change of this text makes references unreadable that are stored.

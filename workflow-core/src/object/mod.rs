@@ -34,7 +34,7 @@ use crate::step::{Failure, Fault, StepFault, StepValue};
 pub(crate) use keep::{MAX_INLINE_BYTES, Unkept};
 pub(crate) use objects::Objects;
 pub(crate) use pins::Pins;
-pub(crate) use scope::{decoding, noting};
+pub(crate) use scope::{decoding, noting, reading_again};
 
 /// A large value that is stored once, and passed by reference: in arguments and results of steps, in events, in the state of
 /// actors, nested in any way in other values.
@@ -356,6 +356,7 @@ impl<'de, T> Deserialize<'de> for ObjectRef<T> {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Address, E> {
                 Address::parse(text)
+                    .or_else(|| Address::parse_pending(text).filter(|_| scope::is_reading_again()))
                     .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }

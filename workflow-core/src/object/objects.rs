@@ -18,7 +18,7 @@ use super::cache::{Cache, Keep};
 use super::pins::Pins;
 use crate::error::{Error, Result};
 use crate::source::{DecodeError, Source};
-use crate::value::{Codec, Value, names_at};
+use crate::value::{Value, names_at};
 
 /// A longer object is decoded where it keeps no other task waiting.
 const LONG: u64 = 1 << 20;
@@ -120,7 +120,7 @@ impl Objects {
         if let Some(bytes) = (value as &dyn Any).downcast_ref::<Bytes>() {
             return self.put_bytes(bytes.clone(), Kind::Bytes, Vec::new()).await;
         }
-        let encoded = Value::encode_readable(value, Codec::MessagePack);
+        let encoded = Value::encode_typed(value);
         let encoded = encoded.map_err(|error| Error::Unencodable {
             step: "put".to_owned(),
             param: "value".to_owned(),

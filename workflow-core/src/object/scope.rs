@@ -16,6 +16,7 @@ thread_local! {
     static DECODING: RefCell<Option<Decoding>> = const { RefCell::new(None) };
     /// Checked first: most values have no references.
     static IS_DECODING: Cell<bool> = const { Cell::new(false) };
+    static IS_READING_AGAIN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether a value is being encoded, and what of. Kept apart from the references: most values have none.
@@ -95,6 +96,24 @@ pub(crate) fn decoding<R>(
     let _restore = Restore(DECODING.replace(Some(scope)));
     IS_DECODING.set(true);
     decode()
+}
+
+/// Does what reads a value that was encoded and not stored yet: references to work under way can be read, which are not
+/// stored.
+pub(crate) fn reading_again<R>(read: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IS_READING_AGAIN.set(self.0);
+        }
+    }
+    let _restore = Restore(IS_READING_AGAIN.replace(true));
+    read()
+}
+
+/// Whether what is decoded is a value that was encoded and not stored yet.
+pub(super) fn is_reading_again() -> bool {
+    IS_READING_AGAIN.get()
 }
 
 /// Where a reference belongs that is being decoded.

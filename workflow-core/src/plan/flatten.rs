@@ -8,6 +8,7 @@ use super::{Arg, Args, Child, Extra, First, NodeKind, Plan, PlanNode, StepRef};
 use crate::arg::ArgShape;
 use crate::check::guarded;
 use crate::error::Error;
+use crate::object::reading_again;
 use crate::source::Source;
 use crate::step::{Fault, StepDef, StepFault, StepInput};
 use crate::value::{EncodeError, Value};
@@ -60,74 +61,42 @@ pub(crate) fn flatten(root: &Arc<BuildNode>) -> Result<Flattened, Error> {
     })
 }
 
-/// Reads what is known of the arguments of a call again, where something in them may not be readable: nothing was done yet that
-/// could not be undone.
-fn check_args(def: &'static StepDef, args: &[ArgShape]) -> Result<(), Error> {
-    let mut input = None;
-    for (position, arg) in args.iter().enumerate() {
-        if !known(arg).is_some_and(|value| is_doubtful(def, position, value)) {
-            continue;
-        }
-        let input = input.get_or_insert_with(|| StepInput {
-            def,
-            args: args.iter().map(|arg| source(known(arg))).collect(),
-            shared: None,
-        });
-        read_again(def, input, position)?;
-    }
-    Ok(())
-}
-
-/// Reads the arguments of a call again, all of which are known and none of which is for the first parameter: that of a method,
-/// which is the actor's id.
+/// Reads arguments of a call again that are values, where something in them may not be readable: nothing was done yet that
+/// could not be undone. The first of them is for the parameter `first`. Values that workflows yield are read again where
+/// they are made.
 ///
 /// # Errors
 /// [`Error::Unencodable`] if one cannot be read.
-pub(crate) fn check_call(def: &'static StepDef, values: &[Value]) -> Result<(), Error> {
-    let mut input = None;
-    for (position, value) in (1..).zip(values) {
-        if is_doubtful(def, position, value) {
-            let input = input.get_or_insert_with(|| StepInput {
-                def,
-                args: std::iter::once(None)
-                    .chain(values.iter().map(Some))
-                    .map(source)
-                    .collect(),
-                shared: None,
-            });
-            read_again(def, input, position)?;
+pub(crate) fn check_args(
+    def: &'static StepDef,
+    args: &[ArgShape],
+    first: usize,
+) -> Result<(), Error> {
+    for (position, arg) in (first..).zip(args) {
+        if let ArgShape::Value(value, doubts) = arg
+            && def.types.must_read_param(position, value.len(), *doubts)
+        {
+            read_again(def, value, position)?;
+            def.types.param_was_read(position, *doubts);
         }
     }
     Ok(())
 }
 
-/// The value of an argument, if it is known.
-fn known(arg: &ArgShape) -> Option<&Value> {
-    match arg {
-        ArgShape::Value(value) => Some(value),
-        ArgShape::Node(node) => match &node.kind {
-            BuildKind::Value(Ok(value)) => Some(value),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn source(value: Option<&Value>) -> Source {
-    value.map_or_else(
-        || Source::Seq(Vec::new()),
-        |value| Source::Value(value.clone()),
-    )
-}
-
-fn is_doubtful(def: &'static StepDef, position: usize, value: &Value) -> bool {
-    // What a value refers to that is not settled has no address yet.
-    value.is_settled() && (value.is_doubtful() || !def.types.is_plain_param(position))
-}
-
-fn read_again(def: &'static StepDef, input: &StepInput, position: usize) -> Result<(), Error> {
+#[cold]
+fn read_again(def: &'static StepDef, value: &Value, position: usize) -> Result<(), Error> {
+    let no_value = || Source::Seq(Vec::new());
+    let value = Source::Value(value.clone());
+    let before = std::iter::repeat_with(no_value).take(position);
+    let input = StepInput {
+        def,
+        args: before.chain([value]).collect(),
+        shared: None,
+    };
     let param = def.params.get(position).copied().unwrap_or("?");
-    let read = guarded(param, || def.types.probe(input, position));
+    let read = guarded(param, || {
+        reading_again(|| def.types.probe(&input, position))
+    });
     read.map_err(|StepFault(fault)| Error::Unencodable {
         step: def.name.to_owned(),
         param: param.to_owned(),
@@ -167,7 +136,7 @@ impl Flattener {
                     })?;
                     flat.push(arg);
                 }
-                check_args(def, args)?;
+                check_args(def, args, 0)?;
                 NodeKind::Step { step, args: flat }
             }
             BuildKind::Value(Ok(value)) => NodeKind::Value(value.clone()),
@@ -237,12 +206,12 @@ impl Flattener {
 
     fn arg(&self, shape: &ArgShape) -> Result<Arg, String> {
         let value = |shape: &ArgShape| match shape {
-            ArgShape::Value(value) => Ok(value.clone()),
+            ArgShape::Value(value, _) => Ok(value.clone()),
             ArgShape::Invalid(error) => Err(error.to_string()),
             _ => Err("a key must be a value".to_owned()),
         };
         Ok(match shape {
-            ArgShape::Value(_) | ArgShape::Invalid(_) => Arg::Value(value(shape)?),
+            ArgShape::Value(..) | ArgShape::Invalid(_) => Arg::Value(value(shape)?),
             ArgShape::Node(node) => Arg::Node(self.index[&Arc::as_ptr(node)]),
             ArgShape::Seq(items) => {
                 let mut flat = Vec::with_capacity(items.len());

@@ -13,7 +13,7 @@ use keepstep_storage::{BlobId, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use args::Args;
-pub(crate) use flatten::{Flattened, check_call, flatten};
+pub(crate) use flatten::{Flattened, check_args, flatten};
 pub(crate) use hash::{hash, is_same_content};
 
 use crate::object::Pins;

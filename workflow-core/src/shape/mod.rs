@@ -81,7 +81,12 @@ impl Shape {
         self.is_whole && !self.places.values().any(|kind| *kind == Kind::Plain(ANY))
     }
 
-    /// The shape of a list of this.
+    /// Whether a number of 128 bits stands somewhere in it.
+    pub(crate) fn has_wide(&self) -> bool {
+        let mut kinds = self.places.values();
+        kinds.any(|kind| matches!(kind, Kind::Plain("u128" | "i128")))
+    }
+
     #[cfg(test)]
     pub(crate) fn places(&self) -> Vec<(&str, &Kind)> {
         self.places

@@ -4,6 +4,8 @@
 //! noted counts, whether a value came of it or not.
 
 mod pass;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -42,34 +44,12 @@ const BYTES: [&[u8]; 4] = [&[], &[0; 16], &[0; 32], &[0]];
 /// What stands at each place of a type, as far as that can be found out, and whether that is all.
 pub(super) fn places<T: DeserializeOwned>() -> (BTreeMap<String, Kind>, bool) {
     let mut known = Known::default();
-    let mut is_done = false;
-    for _ in 0..MAX_PASSES {
-        let mut pass = Pass {
-            known: &mut known,
-            path: String::new(),
-            inside: Vec::new(),
-            depth: 0,
-            visited: Vec::new(),
-        };
-        // It is the code of users, which may panic.
-        let traced = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            T::deserialize(&mut pass).map(drop).is_ok()
-        }));
-        let (path, visited) = (pass.path, pass.visited);
-        let goes_on = match traced {
-            Ok(true) => {
-                let goes_on = known.explore(&visited);
-                is_done = !goes_on;
-                goes_on
-            }
-            Ok(false) => known.avoid(&path),
-            Err(_) => false,
-        };
-        if !goes_on || known.places.len() > MAX_PLACES {
-            break;
-        }
+    let mut is_whole = known.trace::<T>();
+    // What stands beside a type inside of itself was left out.
+    if is_whole && known.has(AGAIN) {
+        known.begin_second_round();
+        is_whole = known.trace::<T>();
     }
-    let is_whole = is_done && !known.is_cut && known.places.len() <= MAX_PLACES;
     let Known {
         mut places,
         skipped,
@@ -96,6 +76,8 @@ struct Known {
     choices: BTreeMap<String, Choice>,
     /// Whether something was left out because no sample was good enough for it, or it is too deep.
     is_cut: bool,
+    /// Whether it is known of which variants values can be made, so that types inside of themselves can be made.
+    is_second_round: bool,
 }
 
 /// Which variant of an enum is chosen.
@@ -120,6 +102,51 @@ impl Choice {
 }
 
 impl Known {
+    /// Deserializes a type until all of its places were seen; `false` if that does not come.
+    fn trace<T: DeserializeOwned>(&mut self) -> bool {
+        for _ in 0..MAX_PASSES {
+            let mut pass = Pass {
+                known: self,
+                path: String::new(),
+                inside: Vec::new(),
+                shortest: Vec::new(),
+                is_endless: false,
+                depth: 0,
+                visited: Vec::new(),
+            };
+            // It is the code of users, which may panic.
+            let traced = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                T::deserialize(&mut pass).map(drop).is_ok()
+            }));
+            let (path, visited) = (pass.path, pass.visited);
+            let goes_on = match traced {
+                Ok(true) => self.explore(&visited),
+                Ok(false) => self.avoid(&path),
+                Err(_) => false,
+            };
+            let is_too_large = self.places.len() > MAX_PLACES;
+            if !goes_on || is_too_large {
+                return matches!(traced, Ok(true)) && !self.is_cut && !is_too_large;
+            }
+        }
+        false
+    }
+
+    fn has(&self, kind: &'static str) -> bool {
+        self.places
+            .values()
+            .any(|place| *place == Kind::Plain(kind))
+    }
+
+    fn begin_second_round(&mut self) {
+        self.is_second_round = true;
+        self.closed.clear();
+        for choice in self.choices.values_mut() {
+            choice.now = 0;
+            choice.tried.clear();
+        }
+    }
+
     /// After a pass that made a value: whether there are variants that none had.
     fn explore(&mut self, visited: &[String]) -> bool {
         for path in visited {
@@ -152,7 +179,7 @@ impl Known {
             return true;
         }
         *sample = 0;
-        if *kind != Kind::Plain(AGAIN) {
+        if *kind != Kind::Plain(AGAIN) || self.is_second_round {
             self.is_cut = true;
         }
         // Whatever is nearest around it and can do without.

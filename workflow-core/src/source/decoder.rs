@@ -6,6 +6,7 @@ use serde::de::{
     self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
+use super::unbin::Unbin;
 use super::unpack::Unpacker;
 use super::{DecodeError, Source};
 use crate::value::parts::{CutOff, Elements, variant};
@@ -45,15 +46,11 @@ macro_rules! on_codec {
                 decoder.$method($($arg,)* $visitor).map_err(DecodeError::new)
             }
             Decoder::Bytes([tag::BINCODE, bytes @ ..]) => {
-                // A length that is more than all of the bytes is refused before anything is allocated for it.
-                let options = bincode::Options::with_limit(
-                    bincode::Options::with_fixint_encoding(bincode::DefaultOptions::new()), bytes.len() as u64);
-                let mut rest = bytes;
-                let mut decoder = bincode::Deserializer::with_reader(&mut rest, options);
+                let mut decoder = Unbin::new(bytes);
                 let decoded = decoder.$method($($arg,)* $visitor).map_err(DecodeError::new)?;
                 // bincode does not say what a value is of: one of a longer type would be read as its beginning.
-                if !rest.is_empty() {
-                    return Err(DecodeError::new(format_args!("there are {} bytes behind the value", rest.len())));
+                if !decoder.bytes.is_empty() {
+                    return Err(DecodeError::new(format_args!("there are {} bytes behind the value", decoder.bytes.len())));
                 }
                 Ok(decoded)
             }

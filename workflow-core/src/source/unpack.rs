@@ -2,7 +2,9 @@
 //!
 //! It reads all that `rmp-serde` reads, and in addition what stands for `Some` of nil: see [`pack`](crate::value::pack).
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::Range;
 use std::str;
 
 use rmp::Marker;
@@ -13,6 +15,26 @@ use serde::de::{
 
 use crate::texts;
 use crate::value::pack::{EXT_STRUCT, MAX_DEPTH, SOME_OF_NIL};
+
+thread_local! {
+    static IS_NOTING: Cell<bool> = const { Cell::new(false) };
+    static IGNORED: RefCell<Vec<Range<usize>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Does what decodes one value, and returns the parts of it that its type did not read. They are counted from the end of the
+/// value.
+pub(crate) fn noting_ignored(decode: impl FnOnce()) -> Vec<Range<usize>> {
+    struct Restore(bool, Vec<Range<usize>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IS_NOTING.set(self.0);
+            IGNORED.set(std::mem::take(&mut self.1));
+        }
+    }
+    let _restore = Restore(IS_NOTING.replace(true), IGNORED.take());
+    decode();
+    IGNORED.take()
+}
 
 /// A deserializer over the bytes of one value, and what follows them.
 pub(super) struct Unpacker<'de> {
@@ -27,7 +49,7 @@ pub(super) struct UnpackError(Box<str>);
 
 impl UnpackError {
     #[cold]
-    fn new(message: impl fmt::Display) -> Self {
+    pub(super) fn new(message: impl fmt::Display) -> Self {
         Self(texts::kept(message).into())
     }
 }
@@ -295,7 +317,16 @@ impl<'de> Deserializer<'de> for &mut Unpacker<'de> {
         deserialize_any deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
         deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_f32 deserialize_f64
         deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit
-        deserialize_map deserialize_identifier deserialize_ignored_any
+        deserialize_map deserialize_identifier
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, UnpackError> {
+        let before = self.bytes.len();
+        let ignored = self.read(visitor, false)?;
+        if IS_NOTING.get() {
+            IGNORED.with_borrow_mut(|noted| noted.push(self.bytes.len()..before));
+        }
+        Ok(ignored)
     }
 
     fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, UnpackError> {
@@ -436,8 +467,10 @@ impl<'u, 'de> Parts<'u, 'de> {
         }
     }
 
+    /// No more than there can be: each part has a byte.
     fn hint(&self) -> Option<usize> {
-        usize::try_from(self.left).ok()
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        Some(left.min(self.of.bytes.len()))
     }
 }
 

@@ -2,121 +2,119 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::buffer::Encoding;
-use super::pack::{Doubts, Packer};
-use super::{Bytes, Codec, Held, Value, tag};
-use crate::object::{MAX_INLINE_BYTES, noting};
+use super::pack::{Doubts, NIL, Packer};
+use super::{Bytes, Codec, Held, Readable, Value, tag};
+use crate::executor::panic_message;
+use crate::object::{MAX_INLINE_BYTES, noting, reading_again};
 use crate::plan::is_same_content;
+use crate::source::noting_ignored;
 use crate::texts;
 
 impl Value {
     /// Encodes `value`. If there are references in it, it is not ready to be stored: see [`is_settled`](Self::is_settled).
     ///
-    /// It may be that no type reads it: see [`is_doubtful`](Self::is_doubtful).
+    /// It may be that no type reads it: see [`encode_readable`](Self::encode_readable).
     pub(crate) fn encode<T: Serialize + ?Sized>(
         value: &T,
         codec: Codec,
     ) -> Result<Self, EncodeError> {
-        let (value, doubts) = Self::encode_with(value, codec)?;
-        Ok(match doubts.any() {
-            true => value.doubted(),
-            false => value,
-        })
+        Self::encode_with(value, codec).map(|(value, _)| value)
     }
 
-    /// Encodes `value`, and reads it again where something in it may not be readable.
+    /// Encodes `value` with MessagePack, and reads it again where something in it may not be readable.
+    ///
+    /// # Errors
+    /// As [`encode_readable`](Self::encode_readable).
+    pub(crate) fn encode_typed<T: Serialize + DeserializeOwned + 'static>(
+        value: &T,
+    ) -> Result<Self, EncodeError> {
+        Self::encode_readable(value, Codec::MessagePack, Readable::of::<T>())
+    }
+
+    /// Encodes `value`, and reads it again as far as its type does not tell that it can be read.
     ///
     /// # Errors
     /// If it cannot be encoded, or what was encoded is not what is read again.
     pub(crate) fn encode_readable<T: Serialize + DeserializeOwned>(
         value: &T,
         codec: Codec,
+        known: &Readable,
     ) -> Result<Self, EncodeError> {
         let (encoded, doubts) = Self::encode_with(value, codec)?;
-        if doubts.any() {
-            encoded.read_again::<T>(codec)?;
+        if known.must_read(encoded.len(), doubts) {
+            encoded.read_again::<T>(codec, known)?;
+            known.was_read(doubts);
         }
         Ok(encoded)
     }
 
-    /// Encodes `value`, and reads it again as far as its type does not tell that it can be read: `reading` says, of a value of so many
-    /// bytes, how far that is. `named` makes the path of a field in bincode, which has numbers, one with names.
-    ///
-    /// # Errors
-    /// As [`encode_readable`](Self::encode_readable).
-    pub(crate) fn encode_of_shape<T: Serialize + DeserializeOwned>(
-        value: &T,
-        codec: Codec,
-        reading: impl FnOnce(usize) -> Reading,
-        named: impl FnOnce(&str) -> String,
-    ) -> Result<Self, EncodeError> {
-        let (encoded, doubts) = Self::encode_with(value, codec)?;
-        // A wide number is in doubt only where the type does not say that one stands there.
-        let reading = match doubts.skipped || doubts.tagged {
-            true => Reading::Compared,
-            false => reading(encoded.len()),
-        };
-        match reading {
-            Reading::Not => {}
-            _ if !encoded.is_settled() => {}
-            Reading::Tried => drop(encoded.read::<T>(codec, named)?),
-            Reading::Compared => encoded.is_of(&encoded.read::<T>(codec, named)?, codec)?,
-        }
-        Ok(encoded)
-    }
-
-    /// Checks that the value reads as what it was encoded from.
-    ///
-    /// # Errors
-    /// If it does not.
-    pub(crate) fn read_again<T: Serialize + DeserializeOwned>(
+    #[cold]
+    fn read_again<T: Serialize + DeserializeOwned>(
         &self,
         codec: Codec,
+        known: &Readable,
     ) -> Result<(), EncodeError> {
-        if !self.is_settled() {
-            // What it refers to has no address yet.
-            return Ok(());
-        }
-        self.is_of(&self.read::<T>(codec, ToOwned::to_owned)?, codec)
-    }
-
-    fn read<T: DeserializeOwned>(
-        &self,
-        codec: Codec,
-        named: impl FnOnce(&str) -> String,
-    ) -> Result<T, EncodeError> {
-        self.decode::<T>().map_err(|mut error| {
-            if codec == Codec::Bincode {
-                error.field = named(&error.field);
-            }
-            EncodeError::unreadable(error)
+        // It is the code of users, which may panic.
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            reading_again(|| {
+                let read = self.decode::<T>().map_err(|mut error| {
+                    if codec == Codec::Bincode {
+                        error.field = known.shape().named(&error.field);
+                    }
+                    EncodeError::unreadable(error)
+                })?;
+                self.must_be(&read, codec)
+            })
+        }));
+        read.unwrap_or_else(|panic| {
+            let message = panic_message(&*panic);
+            Err(EncodeError::unreadable(format_args!(
+                "decoding panicked: {message}"
+            )))
         })
     }
 
-    /// Checks that this MessagePack value, of which a value was read, is what that is encoded as.
+    /// Checks that what was read of this value is encoded again as the same.
     ///
     /// # Errors
     /// If it is not.
-    pub(crate) fn matches<T: Serialize>(&self, read: &T) -> Result<(), EncodeError> {
-        self.is_of(read, Codec::MessagePack)
+    pub(crate) fn must_be<T: Serialize + DeserializeOwned>(
+        &self,
+        read: &T,
+        codec: Codec,
+    ) -> Result<(), EncodeError> {
+        let again = Self::encode(read, codec)?;
+        self.must_be_same(&again, &|value| {
+            noting_ignored(|| drop(value.decode::<T>()))
+        })
     }
 
-    fn is_of<T: Serialize>(&self, read: &T, codec: Codec) -> Result<(), EncodeError> {
-        let (again, _) = Self::encode_with(read, codec)?;
-        self.must_be(&again)
-    }
-
-    /// Checks that what was read of this value was encoded again with the same content.
+    /// Checks that what was read of this value was encoded again with the same content. `ignored` shows which parts of a
+    /// value its type does not read.
     ///
     /// # Errors
     /// If it was not.
-    pub(crate) fn must_be(&self, again: &Self) -> Result<(), EncodeError> {
+    pub(crate) fn must_be_same(
+        &self,
+        again: &Self,
+        ignored: &dyn Fn(&Self) -> Vec<Range<usize>>,
+    ) -> Result<(), EncodeError> {
         if is_same_content(self, again) {
+            return Ok(());
+        }
+        // What a type writes and says that it does not read is no part of its value.
+        let without = |value: &Self| value.without(ignored(value));
+        if let (Some(a), Some(b)) = (without(self), without(again))
+            && is_same_content(&a, &b)
+        {
             return Ok(());
         }
         let json = |value: &Self| value.decode::<serde_json::Value>().ok();
@@ -131,22 +129,27 @@ impl Value {
         ))))
     }
 
-    /// Whether the value has something in it that not every type which writes it can read. Known of a value that was encoded and
-    /// not stored yet.
-    pub(crate) fn is_doubtful(&self) -> bool {
-        matches!(&self.0, Bytes::Held(held) if held.is_doubtful)
+    /// The value with nil in the places of these parts, which are counted from its end; `None` if there are none.
+    fn without(&self, mut parts: Vec<Range<usize>>) -> Option<Self> {
+        let bytes = self.as_bytes();
+        // The outermost first.
+        parts.sort_by_key(|part| std::cmp::Reverse(part.end));
+        let mut rest = Vec::new();
+        let mut from = 0;
+        for part in &parts {
+            let start = bytes.len().checked_sub(part.end)?;
+            if start >= from {
+                rest.extend_from_slice(bytes.get(from..start)?);
+                rest.push(NIL);
+                from = bytes.len().checked_sub(part.start)?;
+            }
+        }
+        rest.extend_from_slice(bytes.get(from..)?);
+        (!parts.is_empty()).then(|| Self::from_bytes(&rest))
     }
 
-    fn doubted(self) -> Self {
-        Self(Bytes::Held(Arc::new(Held {
-            bytes: self.to_bytes(),
-            pins: self.pins().to_vec(),
-            unsettled: self.unsettled().to_vec(),
-            is_doubtful: true,
-        })))
-    }
-
-    fn encode_with<T: Serialize + ?Sized>(
+    /// Encodes `value`, and says what in it may not be readable.
+    pub(crate) fn encode_with<T: Serialize + ?Sized>(
         value: &T,
         codec: Codec,
     ) -> Result<(Self, Doubts), EncodeError> {
@@ -172,17 +175,6 @@ impl Value {
         };
         Ok((Self(Bytes::Held(Arc::new(held))), doubts))
     }
-}
-
-/// How far a value is read again before it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reading {
-    /// Its type tells that it can be read.
-    Not,
-    /// As far as to know whether the type reads what it writes.
-    Tried,
-    /// And compared: parts of its type take anything.
-    Compared,
 }
 
 /// The path of the first place at which two values differ.

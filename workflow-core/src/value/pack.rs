@@ -21,6 +21,7 @@ use serde::ser::{self, Serialize, Serializer};
 use super::Codec;
 use super::buffer::Encoding;
 use super::encoding::shown;
+use super::readable::{NO_FORM, form};
 use crate::texts;
 use compound::Compound;
 
@@ -28,30 +29,27 @@ use compound::Compound;
 /// than a thread of tokio has in a debug build.
 pub(crate) const MAX_DEPTH: u32 = 256;
 
+/// How many elements of lists may have no bytes in bincode, such as `()`: a damaged length would be read without an end.
+pub(crate) const MAX_EMPTY: usize = 1 << 24;
+
 /// The MessagePack extension type of a value that is `Some` of nil: its one byte says how many times it is `Some`.
 pub(crate) const SOME_OF_NIL: i8 = 107;
-const NIL: u8 = 0xc0;
+pub(super) const NIL: u8 = 0xc0;
 const FIXEXT_1: u8 = 0xd4;
 /// The name that `rmp-serde` gives to types which are an extension of MessagePack.
 pub(crate) const EXT_STRUCT: &str = rmp_serde::MSGPACK_EXT_STRUCT_NAME;
 
 /// What is in a value that not every type which writes it can read.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Doubts {
+pub(crate) struct Doubts {
     /// A number of 128 bits, which serde cannot buffer.
     pub(super) wide: bool,
     /// A field was left out. Whether the type has a default for it, only reading can tell.
     pub(super) skipped: bool,
-    /// A map of unknown length, as `flatten` makes it.
-    pub(super) flattened: bool,
     /// A struct in bincode whose first field seems to be the tag of an enum with `tag` and `content`.
     pub(super) tagged: bool,
-}
-
-impl Doubts {
-    pub(super) fn any(self) -> bool {
-        self.wide || self.skipped || self.flattened || self.tagged
-    }
+    /// Which structs and variants it has: a bit for each, and [`NO_FORM`].
+    pub(super) forms: u64,
 }
 
 /// A serializer that appends to bytes.
@@ -64,6 +62,8 @@ pub(super) struct Packer<'o> {
     in_sets: u32,
     /// The struct whose field is written next.
     of_struct: &'static str,
+    /// How many elements of lists had no bytes.
+    empty: usize,
 }
 
 impl<'o> Packer<'o> {
@@ -75,11 +75,14 @@ impl<'o> Packer<'o> {
             doubts: Doubts::default(),
             in_sets: 0,
             of_struct: "",
+            empty: 0,
         }
     }
 
     pub(super) fn doubts(&self) -> Doubts {
-        self.doubts
+        let mut doubts = self.doubts;
+        doubts.forms |= NO_FORM;
+        doubts
     }
 
     fn is_bincode(&self) -> bool {
@@ -274,6 +277,7 @@ impl<'p, 'o> Serializer for &'p mut Packer<'o> {
         index: u32,
         variant: &'static str,
     ) -> Result<(), PackError> {
+        self.doubts.forms |= form(name, index as usize);
         if self.is_bincode() {
             // serde writes such a tag as a variant of the enum's name, and cannot read it without the names of fields.
             self.doubts.tagged |= self.of_struct == name;
@@ -295,11 +299,12 @@ impl<'p, 'o> Serializer for &'p mut Packer<'o> {
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
-        _name: &'static str,
+        name: &'static str,
         index: u32,
         variant: &'static str,
         value: &T,
     ) -> Result<(), PackError> {
+        self.doubts.forms |= form(name, index as usize);
         if self.is_bincode() {
             // Nothing counts as a level but here, where the type may hold itself.
             self.enter()?;
@@ -321,19 +326,21 @@ impl<'p, 'o> Serializer for &'p mut Packer<'o> {
 
     fn serialize_tuple_struct(
         self,
-        _name: &'static str,
+        name: &'static str,
         len: usize,
     ) -> Result<Compound<'p, 'o>, PackError> {
+        self.doubts.forms |= form(name, len);
         Compound::tuple(self, len)
     }
 
     fn serialize_tuple_variant(
         self,
-        _name: &'static str,
+        name: &'static str,
         index: u32,
         variant: &'static str,
         len: usize,
     ) -> Result<Compound<'p, 'o>, PackError> {
+        self.doubts.forms |= form(name, index as usize);
         self.put_variant(index, variant)?;
         Ok(Compound::tuple(self, len)?.of_variant(variant))
     }
@@ -347,16 +354,18 @@ impl<'p, 'o> Serializer for &'p mut Packer<'o> {
         name: &'static str,
         len: usize,
     ) -> Result<Compound<'p, 'o>, PackError> {
+        self.doubts.forms |= form(name, len);
         Ok(Compound::of_fields(self, len)?.called(name))
     }
 
     fn serialize_struct_variant(
         self,
-        _name: &'static str,
+        name: &'static str,
         index: u32,
         variant: &'static str,
         len: usize,
     ) -> Result<Compound<'p, 'o>, PackError> {
+        self.doubts.forms |= form(name, index as usize);
         self.put_variant(index, variant)?;
         Ok(Compound::of_fields(self, len)?.of_variant(variant))
     }

@@ -9,7 +9,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use super::model::{Actor, Method};
-use crate::step::expand::{end, here, local, options, pass, resource_need, take, types};
+use crate::step::expand::{end, here, local, options, pass, resource_need, shape, take, types};
 use crate::step::model::{Param, Shape};
 
 pub(super) fn handles(actor: &Actor) -> TokenStream {
@@ -310,12 +310,14 @@ fn definition(actor: &Actor) -> TokenStream {
         quote_spanned!(at=> #private::decode_state::<#ty>),
         quote_spanned!(at=> #private::encode_state::<#ty>),
     );
+    let shape = shape(ty, &private);
     quote! {
         static __KEEPSTEP_ACTOR: #private::ActorDef = #private::ActorDef {
             name: #name,
             version: #version,
             methods: &[#(#methods),*],
             decode: #decode,
+            types: #private::StateTypes::new(#shape),
             encode: #encode,
             migrate: #migrate,
             file: ::core::file!(),

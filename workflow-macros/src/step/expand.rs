@@ -247,7 +247,7 @@ pub(crate) fn types<'a>(
 }
 
 /// A function that tells the shape of a type. It asks nothing of the type, so that a type that cannot be stored is one mistake.
-fn shape(ty: &TokenStream, private: &TokenStream) -> TokenStream {
+pub(crate) fn shape(ty: &impl ToTokens, private: &TokenStream) -> TokenStream {
     quote! {
         || {
             #[allow(unused_imports)]

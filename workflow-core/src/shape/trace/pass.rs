@@ -1,5 +1,6 @@
 //! One deserialization of a type: what it asks for is noted, and answered with the samples that are its turn.
 
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
@@ -21,11 +22,24 @@ pub(super) struct Pass<'k> {
     pub(super) known: &'k mut Known,
     /// Where it is; after a failure, where that was.
     pub(super) path: String,
-    /// The named types around that place.
-    pub(super) inside: Vec<(&'static str, *const &'static str)>,
+    /// The named types around that place, and where they begin.
+    pub(super) inside: Vec<(Named, String)>,
+    /// Types inside of themselves around that place: of those, the shortest value is made.
+    pub(super) shortest: Vec<Named>,
+    /// Whether the pass failed because there is no shortest value of such a type, as far as is known.
+    pub(super) is_endless: bool,
     pub(super) depth: usize,
     /// Enums that were met.
     pub(super) visited: Vec<String>,
+}
+
+/// A type that has a name. The list of its parts is one for all instances of a generic type, which the name of the type
+/// tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Named {
+    name: &'static str,
+    parts: *const &'static str,
+    of: &'static str,
 }
 
 /// The pass cannot go on here.
@@ -48,7 +62,11 @@ impl de::Error for Stuck {
 
 impl Pass<'_> {
     fn note(&mut self, kind: Kind) {
-        self.known.places.entry(self.path.clone()).or_insert(kind);
+        match self.known.places.entry(self.path.clone()) {
+            Entry::Vacant(place) => drop(place.insert(kind)),
+            // Elements that share a place, and differ: not all can be told of it.
+            Entry::Occupied(place) => self.known.is_cut |= *place.get() != kind,
+        }
     }
 
     /// The sample that is to stand here.
@@ -61,7 +79,7 @@ impl Pass<'_> {
     }
 
     fn is_closed(&self) -> bool {
-        self.known.closed.contains(&self.path)
+        !self.shortest.is_empty() || self.known.closed.contains(&self.path)
     }
 
     /// Does something one level further in. After a failure the path stays where that was.
@@ -83,24 +101,48 @@ impl Pass<'_> {
         Ok(done)
     }
 
-    /// Does something inside of a type that has a name, unless it is inside of that already.
-    fn within<T>(
+    /// Does something inside of a type that has a name. If it is inside of that already, it makes the shortest value that is
+    /// known of it, so that what stands beside it is seen.
+    fn within<V, T>(
         &mut self,
         name: &'static str,
         parts: &'static [&'static str],
         kind: Kind,
         inner: impl FnOnce(&mut Self) -> Result<T, Stuck>,
     ) -> Result<T, Stuck> {
-        let this = (name, parts.as_ptr());
-        if self.inside.contains(&this) {
+        let this = Named {
+            name,
+            parts: parts.as_ptr(),
+            of: std::any::type_name::<V>(),
+        };
+        let Some((_, begin)) = self.inside.iter().find(|(around, _)| *around == this) else {
+            self.note(kind);
+            self.inside.push((this, self.path.clone()));
+            let done = inner(self)?;
+            self.inside.pop();
+            return Ok(done);
+        };
+        let begin = begin.clone();
+        if self.shortest.is_empty() {
             self.note(Kind::Plain(AGAIN));
+        }
+        if !self.known.is_second_round || self.shortest.contains(&this) {
+            self.is_endless = true;
             return Err(Stuck);
         }
-        self.note(kind);
-        self.inside.push(this);
-        let done = inner(self)?;
-        self.inside.pop();
-        Ok(done)
+        self.shortest.push(this);
+        let outer = std::mem::replace(&mut self.path, begin);
+        let done = inner(self);
+        match done {
+            Ok(_) => {
+                self.shortest.pop();
+                self.path = outer;
+            }
+            Err(_) if self.is_endless => self.path = outer,
+            // Something in it needs another sample, where it begins as well.
+            Err(_) => {}
+        }
+        done
     }
 }
 
@@ -145,6 +187,7 @@ impl<'de> Deserializer<'de> for &mut Pass<'_> {
                 at: 0,
                 len: 0,
                 is_tuple: false,
+                of: None,
             }),
         }
     }
@@ -217,6 +260,7 @@ impl<'de> Deserializer<'de> for &mut Pass<'_> {
             at: 0,
             len,
             is_tuple: false,
+            of: None,
         })
     }
 
@@ -227,6 +271,7 @@ impl<'de> Deserializer<'de> for &mut Pass<'_> {
             at: 0,
             len,
             is_tuple: true,
+            of: None,
         })
     }
 
@@ -242,7 +287,7 @@ impl<'de> Deserializer<'de> for &mut Pass<'_> {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stuck> {
         self.note(Kind::Plain(MAP));
         let is_done = self.is_closed();
-        visitor.visit_map(Entry {
+        visitor.visit_map(MapEntry {
             pass: self,
             is_done,
         })
@@ -255,7 +300,7 @@ impl<'de> Deserializer<'de> for &mut Pass<'_> {
         visitor: V,
     ) -> Result<V::Value, Stuck> {
         let kind = Kind::Struct(fields.to_vec());
-        self.within(name, fields, kind, |pass| {
+        self.within::<V::Value, _>(name, fields, kind, |pass| {
             visitor.visit_map(Fields {
                 pass,
                 rest: fields,
@@ -271,11 +316,18 @@ impl<'de> Deserializer<'de> for &mut Pass<'_> {
         visitor: V,
     ) -> Result<V::Value, Stuck> {
         let kind = Kind::Enum(variants.to_vec());
-        self.within(name, variants, kind, |pass| {
+        self.within::<V::Value, _>(name, variants, kind, |pass| {
             let choice = pass.known.choices.entry(pass.path.clone()).or_default();
             choice.len = variants.len();
-            let chosen = variants.get(choice.now).copied().ok_or(Stuck)?;
-            pass.visited.push(pass.path.clone());
+            let (now, good) = (choice.now, choice.good);
+            let chosen = if pass.shortest.is_empty() {
+                pass.visited.push(pass.path.clone());
+                now
+            } else {
+                pass.is_endless |= good.is_none();
+                good.ok_or(Stuck)?
+            };
+            let chosen = variants.get(chosen).copied().ok_or(Stuck)?;
             visitor.visit_enum(Variant { pass, chosen })
         })
     }
@@ -300,6 +352,8 @@ struct Elements<'p, 'k> {
     at: usize,
     len: usize,
     is_tuple: bool,
+    /// The type of the first one.
+    of: Option<&'static str>,
 }
 
 impl<'de> SeqAccess<'de> for Elements<'_, '_> {
@@ -316,18 +370,23 @@ impl<'de> SeqAccess<'de> for Elements<'_, '_> {
             true => field(&self.pass.path, &self.at.to_string()),
             false => element(&self.pass.path),
         };
+        let of = std::any::type_name::<T::Value>();
+        if self.is_tuple && self.len > MAX_TUPLE && *self.of.get_or_insert(of) != of {
+            // They share a place, and not all can be told of it.
+            self.pass.known.is_cut = true;
+        }
         self.at += 1;
         self.pass.at(path, |pass| seed.deserialize(pass)).map(Some)
     }
 }
 
 /// The one entry of a map.
-struct Entry<'p, 'k> {
+struct MapEntry<'p, 'k> {
     pass: &'p mut Pass<'k>,
     is_done: bool,
 }
 
-impl<'de> MapAccess<'de> for Entry<'_, '_> {
+impl<'de> MapAccess<'de> for MapEntry<'_, '_> {
     type Error = Stuck;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(

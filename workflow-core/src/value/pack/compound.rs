@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use rmp::encode as msgpack;
 use serde::ser::{self, Serialize};
 
-use super::{PackError, Packer, length};
+use super::{MAX_EMPTY, PackError, Packer, length};
 
 /// A list, a tuple, a map or a struct that is being written.
 pub(in crate::value) struct Compound<'p, 'o> {
@@ -19,6 +19,8 @@ pub(in crate::value) struct Compound<'p, 'o> {
     /// Where the last key was written.
     key: usize,
     is_map: bool,
+    /// Whether its length stands before it in bincode.
+    is_counted: bool,
     variant: Option<&'static str>,
     levels: u32,
     name: &'static str,
@@ -39,6 +41,7 @@ impl<'p, 'o> Compound<'p, 'o> {
             start,
             key: start,
             is_map,
+            is_counted: false,
             variant: None,
             levels: 1,
             name: "",
@@ -46,7 +49,8 @@ impl<'p, 'o> Compound<'p, 'o> {
     }
 
     pub(super) fn seq(packer: &'p mut Packer<'o>, len: Option<usize>) -> Result<Self, PackError> {
-        let this = Self::new(packer, len, false)?;
+        let mut this = Self::new(packer, len, false)?;
+        this.is_counted = true;
         match (len, this.packer.is_bincode()) {
             (Some(len), true) => this.packer.put_len(len),
             (None, true) => return Err(no_length()),
@@ -59,14 +63,15 @@ impl<'p, 'o> Compound<'p, 'o> {
     }
 
     pub(super) fn map(packer: &'p mut Packer<'o>, len: Option<usize>) -> Result<Self, PackError> {
-        let this = Self::new(packer, len, true)?;
+        let mut this = Self::new(packer, len, true)?;
+        this.is_counted = true;
         match (len, this.packer.is_bincode()) {
             (Some(len), true) => this.packer.put_len(len),
             (None, true) => return Err(no_length()),
             (Some(len), false) => {
                 msgpack::write_map_len(this.packer.out, length(len)?)?;
             }
-            (None, false) => this.packer.doubts.flattened = true,
+            (None, false) => {}
         }
         Ok(this)
     }
@@ -183,6 +188,15 @@ impl<'p, 'o> Compound<'p, 'o> {
 
     fn finish(self) -> Result<(), PackError> {
         self.packer.depth -= self.levels;
+        if self.is_counted && self.packer.is_bincode() && self.at() - self.start == 8 {
+            // Nothing but the length.
+            self.packer.empty = self.packer.empty.saturating_add(self.n);
+            if self.packer.empty > MAX_EMPTY {
+                return Err(PackError::new(format_args!(
+                    "bincode takes at most {MAX_EMPTY} elements without bytes"
+                )));
+            }
+        }
         match self.len {
             Some(len) if len == self.n => Ok(()),
             Some(len) => Err(PackError::new(format_args!(
