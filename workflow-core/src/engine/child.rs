@@ -132,7 +132,7 @@ impl Shared {
         let NewRun { write, run } = new;
         let slot = self.take_slot_anyway();
         let seat = Seat::new(write.record.plan_hash);
-        self.drive(write.run, seat, run, write.record, None, slot.into());
+        self.drive_created(write.run, seat, run, write.record, slot);
     }
 
     /// Drives a run that is durable, or queues it.
@@ -142,7 +142,7 @@ impl Shared {
         let seat = Seat::new(write.record.plan_hash);
         match admission {
             Admission::Run(slot) => {
-                self.drive(write.run, seat, run, write.record, None, slot.into());
+                self.drive_created(write.run, seat, run, write.record, slot);
                 Ok(())
             }
             Admission::Queue(_place) => {

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::leases::Leases;
 use super::resume::Begun;
-use super::shared::{SeatState, Shared};
+use super::shared::{Seat, SeatState, Shared};
 use super::{Engine, elsewhere};
 use crate::clock::later;
 use crate::error::{Error, Result};
@@ -79,6 +79,12 @@ impl Shared {
             .is_none_or(|cluster| cluster.is_worker)
     }
 
+    /// Whether the leases have ended and were not renewed since.
+    pub(super) fn has_lost_leases(&self) -> bool {
+        let cluster = self.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.leases.are_lost())
+    }
+
     pub(crate) fn lease(&self) -> Duration {
         let cluster = self.cluster.as_ref();
         cluster.map_or(super::resume::LEASE, |cluster| cluster.lease)
@@ -133,10 +139,54 @@ impl Shared {
         });
     }
 
+    /// Gives up a run that was in execution when the leases ended, as soon as there are leases again. Until then others take it
+    /// from an owner that was lost, and count that.
+    pub(super) fn give_up_lost_run(self: &Arc<Self>, id: &RunId, epoch: Epoch, seat: &Seat) {
+        let progress = *seat.progress.borrow();
+        let rest = {
+            let mut roster = self.roster();
+            let rest = match progress.running {
+                0 => Duration::ZERO,
+                _ => {
+                    let with = progress.done + progress.failed;
+                    let (lease, now) = (self.lease(), self.clock.instant());
+                    roster.rests.lost(id, with, lease, now)
+                }
+            };
+            // Under the lock: whoever has the leases again looks for what is lost after that.
+            let are_lost = self.has_lost_leases();
+            if are_lost || !rest.is_zero() {
+                roster.lost.insert(id.clone());
+            }
+            if are_lost && rest.is_zero() {
+                return;
+            }
+            rest
+        };
+        if rest.is_zero() {
+            return self.give_up(id.clone(), epoch);
+        }
+        tracing::warn!(run = %id, ?rest, "the leases of this engine ended while the run executed, time and again; the run rests");
+        let (shared, id) = (Arc::clone(self), id.clone());
+        self.spawn(async move {
+            tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => {}
+                // If there are no leases then, whoever has some again gives it up.
+                () = shared.clock.sleep(rest) => shared.give_up_if_mine(vec![id]),
+            }
+        });
+    }
+
     /// Gives up what this engine lost while it had no lease, and what is its own again since it has one: nobody here drives it, and
     /// nobody else may.
     pub(super) fn give_up_lost(self: &Arc<Self>) {
-        let mut lost: Vec<RunId> = self.roster().lost.iter().cloned().collect();
+        let mut lost: Vec<RunId> = {
+            let (roster, now) = (self.roster(), self.clock.instant());
+            let lost = roster.lost.iter();
+            let lost = lost.filter(|id| !roster.rests.is_resting(id, now));
+            lost.cloned().collect()
+        };
         // In an order that a simulation repeats.
         lost.sort_unstable();
         self.give_up_if_mine(lost);
@@ -153,17 +203,25 @@ impl Shared {
                 let record = loop {
                     match shared.storage.record(&id).await {
                         Ok(record) => break record,
-                        Err(error) if !error.is_retryable() || shared.is_closing() => return,
+                        Err(StorageError::Poisoned { .. } | StorageError::Closed { .. }) => return,
+                        Err(_) if shared.is_closing() => return,
                         Err(_) => shared.pause(AGAIN_AFTER).await,
                     }
                 };
                 // Somebody may have gone on with it meanwhile.
                 let _lock = shared.locks.lock(&id).await;
-                let is_lost = shared.roster().lost.contains(&id);
-                if let Some(record) = record.filter(|_| is_lost)
-                    && record.owner == Some(shared.node)
-                {
-                    shared.give_up(id.clone(), record.epoch);
+                let mut roster = shared.roster();
+                let is_lost = roster.lost.contains(&id);
+                match record.filter(|_| is_lost) {
+                    Some(record) if record.owner == Some(shared.node) => {
+                        drop(roster);
+                        shared.give_up(id.clone(), record.epoch);
+                    }
+                    // Another engine goes on with it.
+                    Some(record) if record.owner.is_some() => {
+                        roster.lost.remove(&id);
+                    }
+                    _ => {}
                 }
             }
         });

@@ -18,6 +18,7 @@ mod pauses;
 mod probation;
 mod queue;
 mod read;
+mod rests;
 mod resume;
 mod send;
 mod shared;
@@ -265,7 +266,7 @@ impl Engine {
         match admission {
             Admission::Run(slot) => {
                 self.shared
-                    .drive(id.clone(), seat, run, record, None, slot.into());
+                    .drive_created(id.clone(), seat, run, record, slot);
             }
             Admission::Queue(_place) => {
                 self.shared.enqueue(id, seat, record.epoch, Line::Pending)?;
@@ -456,6 +457,24 @@ impl Shared {
         task.probation = probation;
         task.begin_with(permits.slot);
         self.spawn(tracing::Instrument::instrument(task.drive(), span));
+    }
+
+    /// Starts the task of a run that was created just now. The leases may have ended while that was written, and no claim has
+    /// taken new ones since: others take the run.
+    fn drive_created(
+        self: &Arc<Self>,
+        id: RunId,
+        seat: Arc<Seat>,
+        run: Run,
+        record: RunRecord,
+        slot: Slot,
+    ) {
+        self.drive(id.clone(), seat, run, record, None, slot.into());
+        if self.has_lost_leases()
+            && let Some((SeatState::Active(messages, _), _)) = self.roster().seats.get(&id)
+        {
+            drop(messages.send(RunMessage::LeaseLost));
+        }
     }
 
     /// Makes a run outside memory wait for a slot.

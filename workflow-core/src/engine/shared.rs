@@ -18,6 +18,7 @@ use super::home::Home;
 use super::lock::KeyedLocks;
 use super::pauses::{Growth, Pauses};
 use super::probation::Probation;
+use super::rests::Rests;
 use super::slots::Slots;
 use crate::actor::Residents;
 use crate::clock::Clock;
@@ -100,6 +101,8 @@ pub(super) struct Roster {
     /// Runs that this engine has claimed from one that died, how often that was so in a row, and the epoch of the claim, until they are
     /// driven or given up.
     pub(super) orphans: FxHashMap<RunId, (u32, Epoch)>,
+    /// Runs that were executing whenever the leases ended.
+    pub(super) rests: Rests,
     /// Runs to release when the engine has shut down.
     pub(super) to_release: Vec<(RunId, Epoch)>,
     pub(super) is_closed: bool,
@@ -442,8 +445,10 @@ impl Shared {
                 _ => None,
             };
             if self.goes_on_elsewhere(id, seat) {
-                if let (Ended::LeaseLost | Ended::LeftToOthers, Some(epoch)) = (&ended, epoch) {
-                    self.give_up(id.clone(), epoch);
+                match (&ended, epoch) {
+                    (Ended::LeaseLost, Some(epoch)) => self.give_up_lost_run(id, epoch, seat),
+                    (Ended::LeftToOthers, Some(epoch)) => self.give_up(id.clone(), epoch),
+                    _ => {}
                 }
                 return;
             }

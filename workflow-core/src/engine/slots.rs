@@ -252,7 +252,8 @@ impl Shared {
         if roster.is_closed {
             return Err(Error::ShutDown);
         }
-        if !self.is_worker() {
+        // While no renewal is answered, others would take the run at once, and execute it beside this engine.
+        if !self.is_worker() || self.has_lost_leases() {
             return Ok(Admission::Offer);
         }
         if roster.slots.take() {
@@ -275,6 +276,9 @@ impl Shared {
         let mut roster = self.roster();
         if roster.is_closed {
             return Err(Error::ShutDown);
+        }
+        if self.takes_up_runs() && self.has_lost_leases() {
+            return Ok(Admission::Offer);
         }
         if roster.slots.take() {
             return Ok(Admission::Run(Slot::taken(self)));

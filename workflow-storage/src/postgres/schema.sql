@@ -535,9 +535,10 @@ BEGIN
 END $$;
 
 -- Until when a run is left alone whose owner's lease has ended. Whoever executes it may always be lost by that: after
--- three in a row with no step done, it is claimed after a pause that doubles, up to twenty leases.
+-- three in a row with no step done, it is claimed after a pause that doubles, up to twenty leases. One that is pending
+-- executes nothing.
 CREATE FUNCTION keepstep.rests_until(r keepstep.run, a_lease double precision) RETURNS timestamptz STABLE LANGUAGE sql AS $$
-    SELECT CASE WHEN r.times_taken >= 3 AND r.taken_with = r.steps_done + r.steps_failed
+    SELECT CASE WHEN r.status = 2 AND r.times_taken >= 3 AND r.taken_with = r.steps_done + r.steps_failed
         THEN r.taken_at + make_interval(secs => a_lease * least(2 ^ (r.times_taken - 2), 20))
         ELSE '-infinity' END
 $$;
@@ -584,7 +585,7 @@ BEGIN
             ORDER BY r.created_at, r.id LIMIT a_limit - cardinality(ids) FOR NO KEY UPDATE SKIP LOCKED);
         ids := ids || part;
         IF was_lost THEN
-            lost := lost || part;
+            lost := lost || ARRAY(SELECT r.id FROM keepstep.run r WHERE r.id = ANY (part) AND r.status = 2);
         END IF;
     END LOOP;
     IF cardinality(ids) = 0 THEN

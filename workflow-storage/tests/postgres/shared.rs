@@ -184,6 +184,25 @@ async fn a_run_whose_owners_are_lost_again_and_again_rests_until_it_gets_on() {
 }
 
 #[tokio::test]
+async fn a_run_that_has_not_begun_does_not_rest() {
+    let (a, b) = two().await;
+    let mut write = creation("run");
+    write.record.owner = Some(A);
+    write.record.status = StoredStatus::Pending;
+    let batch = Batch {
+        writes: vec![write],
+        deletes: vec![],
+        messages: vec![],
+    };
+    a.commit(batch).await.unwrap();
+    a.renew(A, SHORT).await.unwrap();
+    for node in 10..15 {
+        until(async || record(&*b, "run").await.owner.is_none()).await;
+        lose_one(&*a, NodeId(node), SHORT).await;
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_rests_is_taken_up_in_the_end() {
     let (a, b) = two().await;
     create(&*a, Some(A), &["run"]).await;
