@@ -15,6 +15,7 @@ use keepstep::storage::{
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use crate::hours::Leases;
 use crate::ledger::Ledger;
@@ -277,8 +278,8 @@ pub(crate) struct Wire {
     )>,
     /// What every call fails with that changes something, for as long as it is there.
     pub(crate) outage: Mutex<Option<StorageError>>,
-    /// Renewals get no answer.
-    pub(crate) holds_renewals: AtomicBool,
+    /// Until when renewals get no answer.
+    pub(crate) holds_renewals: Mutex<Option<Instant>>,
     /// Calls so far.
     pub(crate) n_calls: AtomicU64,
 }
@@ -334,6 +335,24 @@ impl Wire {
     fn outage(&self) -> Option<StorageError> {
         let outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         outage.clone()
+    }
+
+    /// From now on, renewals get no answer for so long.
+    pub(crate) fn hold_renewals(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut held = self
+            .holds_renewals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *held = (*held).max(Some(until));
+    }
+
+    fn renewals_held_until(&self) -> Option<Instant> {
+        let held = self
+            .holds_renewals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        held.filter(|until| *until > Instant::now())
     }
 
     fn is_node(&self, node: NodeId) {
@@ -494,8 +513,8 @@ impl Storage for Wire {
 
     async fn renew(&self, node: NodeId, lease: Duration) -> Result<Timestamp> {
         self.is_node(node);
-        while self.holds_renewals.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        while let Some(until) = self.renewals_held_until() {
+            tokio::time::sleep_until(until).await;
         }
         self.write("renews", self.faulty.renew(node, lease)).await
     }

@@ -105,7 +105,7 @@ impl World {
                 (Arc::clone(leases), notices)
             }),
             outage: Mutex::default(),
-            holds_renewals: AtomicBool::new(false),
+            holds_renewals: Mutex::default(),
             n_calls: AtomicU64::new(0),
         });
         let mut builder = Engine::builder()

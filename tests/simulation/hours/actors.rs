@@ -1,6 +1,6 @@
 //! What the simulations of hours have beside programs: an actor that counts, and bodies that are bad for their process.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keepstep::prelude::*;
@@ -51,17 +51,11 @@ pub(crate) async fn bomb(#[resource] harm: &Harm) -> u64 {
 /// Keeps its process from renewing leases for longer than one lasts.
 #[step(name = "block", retries = 5)]
 pub(crate) async fn block(secs: u64, #[resource] harm: &Harm) -> u64 {
-    struct Held<'a>(&'a AtomicBool);
-    impl Drop for Held<'_> {
-        fn drop(&mut self) {
-            self.0.store(false, Ordering::Relaxed);
-        }
-    }
     harm.done.n_blocks.fetch_add(1, Ordering::Relaxed);
-    let holds = &harm.wire.holds_renewals;
-    holds.store(true, Ordering::Relaxed);
-    let _held = Held(holds);
-    tokio::time::sleep(std::time::Duration::from_secs(secs)).await;
+    let time = std::time::Duration::from_secs(secs);
+    // Nobody can stop it: renewals go on when it has ended, also if the engine has given its run up by then.
+    harm.wire.hold_renewals(time);
+    tokio::time::sleep(time).await;
     secs
 }
 

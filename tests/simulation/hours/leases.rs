@@ -16,6 +16,9 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+/// How long a flush takes.
+const FLUSH: Duration = Duration::from_millis(5);
+
 /// Leases over a store that only one process could open.
 #[derive(Debug)]
 pub(crate) struct Leases {
@@ -38,6 +41,8 @@ struct State {
     listeners: BTreeMap<usize, mpsc::UnboundedSender<Notice>>,
     watched: BTreeSet<RunId>,
     waits: BTreeMap<NodeId, Bytes>,
+    /// Rows that somebody who began to wait for them has locked, until that is flushed.
+    locked: BTreeMap<RunId, Instant>,
 }
 
 /// How a run was taken from one node after another.
@@ -71,6 +76,13 @@ impl Leases {
         self.state().engines.insert(node, engine);
     }
 
+    /// Whether an engine has a lease.
+    pub(crate) fn has_lease(&self, engine: usize) -> bool {
+        let state = self.state();
+        let mut nodes = state.engines.iter().filter(|(_, of)| **of == engine);
+        nodes.any(|(node, _)| state.lasts(*node))
+    }
+
     /// Whether a node's lease lasts.
     pub(crate) fn lasts(&self, node: NodeId) -> bool {
         self.state().lasts(node)
@@ -91,6 +103,26 @@ impl Leases {
             ..listed
         };
         runs.into_iter().map(shown).collect()
+    }
+
+    /// Until when the runs are locked that nobody owns, if all of them are.
+    async fn all_free_are_locked(
+        &self,
+        kind: RunKind,
+        except: &[RunId],
+    ) -> Result<Option<Instant>> {
+        let query = RunQuery {
+            kind,
+            statuses: vec![StoredStatus::Pending, StoredStatus::Running],
+            limit: 10_000,
+            ..RunQuery::default()
+        };
+        let mut runs = self.memory.list(&query).await?.runs;
+        runs.retain(|listed| listed.record.owner.is_none() && !except.contains(&listed.run));
+        let state = self.state();
+        let until = runs.iter().map(|listed| state.locked.get(&listed.run));
+        let until = until.min().flatten().copied();
+        Ok(until.filter(|until| *until > Instant::now()))
     }
 
     /// Whether somebody else has it.
@@ -120,6 +152,11 @@ impl State {
             with,
         };
         self.taken.insert(run.clone(), taken);
+    }
+
+    fn is_locked(&self, run: &RunId) -> bool {
+        let until = self.locked.get(run);
+        until.is_some_and(|until| *until > Instant::now())
     }
 
     fn lasts(&self, node: NodeId) -> bool {
@@ -320,7 +357,15 @@ impl Storage for Leases {
         lease: Duration,
         limit: usize,
     ) -> Result<Vec<ListedRun>> {
-        let _turn = self.turn.lock().await;
+        let _turn = loop {
+            let turn = self.turn.lock().await;
+            let Some(until) = self.all_free_are_locked(kind, except).await? else {
+                break turn;
+            };
+            // Others that are free are claimed without those that are locked for a moment. Where there are none, it waits for these.
+            drop(turn);
+            tokio::time::sleep_until(until).await;
+        };
         let (mut released, mut lost) = (Vec::new(), Vec::new());
         for status in [StoredStatus::Pending, StoredStatus::Running] {
             let query = RunQuery {
@@ -332,15 +377,16 @@ impl Storage for Leases {
             let runs = self.memory.list(&query).await?.runs;
             let state = self.state();
             for listed in runs {
-                if except.contains(&listed.run) {
+                if except.contains(&listed.run) || state.is_locked(&listed.run) {
                     continue;
                 }
                 let with = steps_of(&listed.record);
+                let executes = status == StoredStatus::Running;
                 match listed.record.owner {
                     None => released.push(listed),
                     Some(owner) if owner == node || state.lasts(owner) => {}
                     Some(owner) if state.ended.contains(&owner) => released.push(listed),
-                    Some(_) if state.rests(&listed.run, with, lease) => {}
+                    Some(_) if executes && state.rests(&listed.run, with, lease) => {}
                     Some(_) => lost.push(listed),
                 }
             }
@@ -354,7 +400,8 @@ impl Storage for Leases {
             return Ok(Vec::new());
         }
         self.renew(node, lease).await?;
-        for listed in &lost {
+        let executed = |listed: &&ListedRun| listed.record.status == StoredStatus::Running;
+        for listed in lost.iter().filter(executed) {
             let with = steps_of(&listed.record);
             self.state().is_taken(&listed.run, with);
         }
@@ -396,7 +443,14 @@ impl Storage for Leases {
     }
 
     async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
-        self.state().watched.extend(runs.iter().cloned());
+        let until = Instant::now() + FLUSH;
+        {
+            let mut state = self.state();
+            state.watched.extend(runs.iter().cloned());
+            let locked = runs.iter().map(|run| (run.clone(), until));
+            state.locked.extend(locked);
+        }
+        tokio::time::sleep_until(until).await;
         let mut records = Vec::with_capacity(runs.len());
         for run in runs {
             records.push(self.record(run).await?);

@@ -1,7 +1,9 @@
 //! What hours of trouble are not needed for: single things that must go on within a bounded time.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use keepstep::Clock;
 use tokio::time::{Instant, timeout};
 
 use super::{HOUR, MINUTE};
@@ -48,12 +50,50 @@ fn a_child_beside_a_near_timer_begins_with_one_slot() {
     }
 }
 
-/// Whoever executes it hears of it, and wakes it in time.
+/// An engine measures its leases by no clock that somebody sets: it renews them in time, and relies on them for as long as they last.
 #[test]
-fn what_a_submitter_starts_is_not_late() {
-    for ms in [20, 200, 1500, 4000, 20_000] {
+fn a_clock_that_is_set_takes_no_run_from_its_engine() {
+    for (is_ahead, is_owners) in [(false, true), (true, true), (false, false), (true, false)] {
         block_on(async {
             let mut world = World::shared(1);
+            let mut engines = Vec::new();
+            for _ in 0..2 {
+                let clock = Clock::tokio();
+                let opening = world.open_with(Limits::default(), clock, |builder, _, _| builder);
+                engines.push(opening.await.expect("it opens"));
+            }
+            let long = Prog::Leaf(Spec {
+                sleeps_ms: 600_000,
+                ..spec(1)
+            });
+            let began = Instant::now();
+            let run = engines[0].engine.start("long", long.build("")).await;
+            tokio::time::sleep(MINUTE).await;
+            let clock = &engines[usize::from(!is_owners)].clock;
+            clock.set(match is_ahead {
+                true => clock.now() + HOUR,
+                false => clock.now() - HOUR,
+            });
+            let ended = timeout(HOUR, run.expect("it starts")).await;
+            drop(ended.expect("it hangs").expect("it is executed"));
+            assert!(began.elapsed() < 11 * MINUTE, "{:?}", began.elapsed());
+            // Nobody executed it beside its owner, or again.
+            assert_eq!(world.ledger.counts().0, 1);
+            assert_eq!(world.ledger.violations(), Vec::<String>::new());
+        });
+    }
+}
+
+/// Whoever executes it hears of it, and wakes it in time, also where somebody who begins to wait for it has it locked just then.
+#[test]
+fn what_a_submitter_starts_is_not_late() {
+    for (ms, slowest) in [20, 200, 1500, 4000, 20_000]
+        .into_iter()
+        .flat_map(|ms| [(ms, 0), (ms, 5), (ms, 60)])
+    {
+        block_on(async {
+            let mut world = World::shared(1);
+            world.pace.slowest.store(slowest, Ordering::Relaxed);
             let worker = world.open(Limits::default()).await;
             let limits = Limits {
                 only_submits: true,

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keepstep::Error;
 use keepstep::storage::{NodeId, RunId, RunKind, RunQuery, StoredStatus, Timestamp};
+use keepstep::{Error, SuspendReason};
 use tokio::time::Instant;
 
 use super::actors::TallyHost;
@@ -14,6 +14,8 @@ use crate::programs::{Message, Out};
 
 /// How late something may be that is due.
 const LATE: Duration = Duration::from_secs(3 * 60);
+/// How long a run rests, at most, that executed each time its owner lost its leases: twenty leases.
+const LONGEST_REST: Duration = Duration::from_secs(20 * 30);
 /// How long a run may stay pending at an engine that has no place while another engine has nothing to do.
 const IDLE: Duration = Duration::from_secs(3 * 60);
 /// How long a call may take that waits for no run's end.
@@ -44,18 +46,23 @@ impl Hours {
 
     fn nothing_is_late(&self) {
         let now = Timestamp::from(self.now());
+        // A run beside one that costs its owner its leases is lost with it, and nobody knows which of them did that: both rest.
+        let most = match self.trouble {
+            Trouble::Blocked | Trouble::Bomb => LATE + LONGEST_REST,
+            _ => LATE,
+        };
         let mut late = Vec::new();
         self.world.ledger.each_stored(|run, stored| {
             let record = &stored.record;
             let due = record.wake_at.filter(|_| record.status.is_active());
-            let is_late = due.is_some_and(|due| due.until(now) > LATE);
+            let is_late = due.is_some_and(|due| due.until(now) > most);
             // A schedule waits for room in the queue.
             let may_wait = match record.kind {
                 RunKind::Workflow => false,
                 RunKind::Schedule => self.limits.pending.is_some(),
                 RunKind::Actor => true,
             };
-            if is_late && stored.changed_at.elapsed() > LATE && !may_wait {
+            if is_late && stored.changed_at.elapsed() > most && !may_wait {
                 late.push((run.clone(), due, record.owner));
             }
         });
@@ -96,7 +103,9 @@ impl Hours {
             .into_iter()
             .filter_map(|node| ledger.engine_of(node))
             .collect();
-        let idle = self.engines.iter().find(|of| !busy.contains(&of.number));
+        // One whose leases have ended takes nothing up.
+        let mut idle = self.engines.iter();
+        let idle = idle.find(|of| !busy.contains(&of.number) && leases.has_lease(of.number));
         if let (Some(idle), Some((run, owner))) = (idle, pending.first()) {
             let number = idle.number;
             self.violated(format!(
@@ -120,6 +129,7 @@ impl Hours {
         let until = Instant::now() + REST;
         loop {
             self.send_what_is_missing().await;
+            self.resume_what_is_innocent().await;
             self.pass(MINUTE).await;
             if !self.world.ledger.violations().is_empty() {
                 return;
@@ -191,6 +201,34 @@ impl Hours {
                         self.violated(format!("a message to {id} is not answered"));
                     }
                 }
+            }
+        }
+    }
+
+    /// A step that takes long may have been executing each time a worker lost its leases, as often as the one that costs workers
+    /// their leases: workers that live cannot tell which of the two it is, and suspend both. A person can, and resumes it.
+    async fn resume_what_is_innocent(&self) {
+        if self.trouble != Trouble::Blocked {
+            return;
+        }
+        let engine = &self.engines[0].engine;
+        for known in &self.known {
+            let id = &known.id;
+            let status = self.world.ledger.stored(id, |stored| stored.record.status);
+            if status != Some(StoredStatus::Suspended) {
+                continue;
+            }
+            let resuming = async {
+                let reason = engine.metadata(id).await?.suspended;
+                if !matches!(reason, Some(SuspendReason::Interrupted { .. })) {
+                    self.violated(format!("{id} is suspended: {reason:?}"));
+                }
+                engine.resume::<Out>(id).await.map(drop)
+            };
+            match tokio::time::timeout(ANSWER, resuming).await {
+                Ok(Ok(())) => self.trace(&format!("somebody resumes {id}")),
+                Ok(Err(error)) => self.trace(&format!("resuming {id}: {error}")),
+                Err(_) => self.violated(format!("resuming {id} is not answered")),
             }
         }
     }
