@@ -18,6 +18,7 @@ type Tamper = Box<dyn Fn(&RunId, JournalEntry) -> Option<JournalEntry> + Send + 
 pub(crate) struct Tampered {
     inner: Arc<dyn Storage>,
     tamper: Mutex<Option<Tamper>>,
+    is_shared: bool,
 }
 
 impl fmt::Debug for Tampered {
@@ -31,6 +32,15 @@ impl Tampered {
         Self {
             inner,
             tamper: Mutex::default(),
+            is_shared: false,
+        }
+    }
+
+    /// One that says that other engines share it. It has no leases, and gives nobody what nobody owns.
+    pub(crate) fn shared(inner: Arc<dyn Storage>) -> Self {
+        Self {
+            is_shared: true,
+            ..Self::new(inner)
         }
     }
 
@@ -79,6 +89,10 @@ fn crc32(bytes: &[u8]) -> u32 {
 impl Storage for Tampered {
     fn describe(&self) -> Description {
         self.inner.describe()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed> {

@@ -10,6 +10,7 @@ mod code_changes;
 mod damage;
 mod delete;
 mod failures;
+mod given_up;
 mod owners;
 mod queue;
 mod restart;

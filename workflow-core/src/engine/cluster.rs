@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{Epoch, Notice, RunId, RunKind, RunRecord, StorageError};
+use keepstep_storage::{Notice, RunId, RunKind, RunRecord};
 use tokio::sync::{Notify, mpsc};
 
 use super::leases::Leases;
 use super::resume::Begun;
-use super::shared::{Seat, SeatState, Shared};
+use super::shared::{SeatState, Shared};
 use super::{Engine, elsewhere};
 use crate::clock::later;
 use crate::error::{Error, Result};
@@ -23,8 +23,6 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// After how long times are looked up again that others may have left: many come together.
 const LOOK_UP_AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// The longest pause between two tries to give a run up.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How many inboxes are looked up at a time.
 const UNREAD_PAGE: usize = 1_000;
 /// A run that this program cannot go on with is left to others for so long.
@@ -104,129 +102,6 @@ impl Shared {
         }
     }
 
-    /// Gives a run up whose store had failed, as soon as the store takes that: somebody goes on with it.
-    pub(super) fn give_up(self: &Arc<Self>, id: RunId, epoch: Epoch) {
-        let shared = Arc::clone(self);
-        self.spawn(async move {
-            let runs = [(id, epoch)];
-            let mut pause = AGAIN_AFTER;
-            // Also after an error that lasts: as long as this engine has a lease, nobody else may go on with the run.
-            while let Err(error) = shared.storage.release(&runs).await {
-                let is_over = matches!(
-                    error,
-                    StorageError::Poisoned { .. } | StorageError::Closed { .. }
-                );
-                if is_over || shared.is_closing() {
-                    return;
-                }
-                shared.pause(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            let [(id, epoch)] = runs;
-            {
-                let mut roster = shared.roster();
-                roster.lost.remove(&id);
-                // It may be this engine's again.
-                if roster
-                    .orphans
-                    .get(&id)
-                    .is_some_and(|(_, claimed)| *claimed == epoch)
-                {
-                    roster.orphans.remove(&id);
-                }
-            }
-            shared.may_work();
-        });
-    }
-
-    /// Gives up a run that was in execution when the leases ended, as soon as there are leases again. Until then others take it
-    /// from an owner that was lost, and count that.
-    pub(super) fn give_up_lost_run(self: &Arc<Self>, id: &RunId, epoch: Epoch, seat: &Seat) {
-        let progress = *seat.progress.borrow();
-        let rest = {
-            let mut roster = self.roster();
-            let rest = match progress.running {
-                0 => Duration::ZERO,
-                _ => {
-                    let with = progress.done + progress.failed;
-                    let (lease, now) = (self.lease(), self.clock.instant());
-                    roster.rests.lost(id, with, lease, now)
-                }
-            };
-            // Under the lock: whoever has the leases again looks for what is lost after that.
-            let are_lost = self.has_lost_leases();
-            if are_lost || !rest.is_zero() {
-                roster.lost.insert(id.clone());
-            }
-            if are_lost && rest.is_zero() {
-                return;
-            }
-            rest
-        };
-        if rest.is_zero() {
-            return self.give_up(id.clone(), epoch);
-        }
-        tracing::warn!(run = %id, ?rest, "the leases of this engine ended while the run executed, time and again; the run rests");
-        let (shared, id) = (Arc::clone(self), id.clone());
-        self.spawn(async move {
-            tokio::select! {
-                biased;
-                () = shared.closing.cancelled() => {}
-                // If there are no leases then, whoever has some again gives it up.
-                () = shared.clock.sleep(rest) => shared.give_up_if_mine(vec![id]),
-            }
-        });
-    }
-
-    /// Gives up what this engine lost while it had no lease, and what is its own again since it has one: nobody here drives it, and
-    /// nobody else may.
-    pub(super) fn give_up_lost(self: &Arc<Self>) {
-        let mut lost: Vec<RunId> = {
-            let (roster, now) = (self.roster(), self.clock.instant());
-            let lost = roster.lost.iter();
-            let lost = lost.filter(|id| !roster.rests.is_resting(id, now));
-            lost.cloned().collect()
-        };
-        // In an order that a simulation repeats.
-        lost.sort_unstable();
-        self.give_up_if_mine(lost);
-    }
-
-    /// Gives runs up of which nobody knows whether they came to be this engine's: the store failed when they were to.
-    pub(super) fn give_up_if_mine(self: &Arc<Self>, ids: Vec<RunId>) {
-        if !self.is_shared() {
-            return;
-        }
-        let shared = Arc::clone(self);
-        self.spawn(async move {
-            for id in ids {
-                let record = loop {
-                    match shared.storage.record(&id).await {
-                        Ok(record) => break record,
-                        Err(StorageError::Poisoned { .. } | StorageError::Closed { .. }) => return,
-                        Err(_) if shared.is_closing() => return,
-                        Err(_) => shared.pause(AGAIN_AFTER).await,
-                    }
-                };
-                // Somebody may have gone on with it meanwhile.
-                let _lock = shared.locks.lock(&id).await;
-                let mut roster = shared.roster();
-                let is_lost = roster.lost.contains(&id);
-                match record.filter(|_| is_lost) {
-                    Some(record) if record.owner == Some(shared.node) => {
-                        drop(roster);
-                        shared.give_up(id.clone(), record.epoch);
-                    }
-                    // Another engine goes on with it.
-                    Some(record) if record.owner.is_some() => {
-                        roster.lost.remove(&id);
-                    }
-                    _ => {}
-                }
-            }
-        });
-    }
-
     /// Does not take a run up for a while.
     pub(super) fn leave_to_others(&self, id: &RunId) {
         let until = self.clock.after(LEFT_TO_OTHERS);
@@ -297,8 +172,9 @@ async fn work(shared: Arc<Shared>) {
         return;
     };
     let engine = Engine::detached(Arc::clone(&shared));
+    let mut is_answered = true;
     loop {
-        let may_be_more = match engine.take_up_some().await {
+        let may_be_more = match engine.take_up_some(&mut is_answered).await {
             Ok(may_be_more) => may_be_more,
             Err(Error::ShutDown | Error::RuntimeEnded) => return,
             Err(error) => {
@@ -330,8 +206,9 @@ async fn work(shared: Arc<Shared>) {
 }
 
 impl Engine {
-    /// Takes up runs that nobody owns, at most as many as there are slots for; whether there may be more.
-    async fn take_up_some(&self) -> Result<bool> {
+    /// Takes up runs that nobody owns, at most as many as there are slots for; whether there may be more. `is_answered`: whether it is
+    /// known what the last claim came to.
+    async fn take_up_some(&self, is_answered: &mut bool) -> Result<bool> {
         let shared = &self.shared;
         // A shutdown waits until what was claimed is in memory or handed back: it releases all of it, and closes the store.
         let _claiming = shared.tasks.token();
@@ -365,13 +242,15 @@ impl Engine {
         };
         let kind = RunKind::Workflow;
         // The store says that they are this engine's before it is known here: mail and calls that come meanwhile find it so.
-        // If this fails some may have been claimed, which the next claim tells.
         shared.locks.watch();
         let claiming =
             shared
                 .storage
                 .claim_free(kind, &except, shared.node, shared.lease(), wanted);
-        let mut claimed = claiming.await?;
+        let claimed = claiming.await;
+        // If that failed some may have been claimed, which the next claim tells. Nobody knows who has asked for them since.
+        let was_answered = std::mem::replace(is_answered, claimed.is_ok());
+        let mut claimed = claimed.inspect_err(|_| shared.locks.unwatch())?;
         let n = claimed.len();
         {
             let mut roster = shared.roster();
@@ -385,7 +264,7 @@ impl Engine {
         shared.lose(claimed.iter().map(|listed| &listed.run));
         let taking_up = claimed
             .into_iter()
-            .map(|listed| self.take_up_claimed(listed.run, listed.record));
+            .map(|listed| self.take_up_claimed(listed.run, listed.record, was_answered));
         futures_util::future::join_all(taking_up).await;
         shared.locks.unwatch();
         // There may be more: what only waits has left the slots free, and a claim passes over what somebody has locked at
@@ -411,17 +290,17 @@ impl Engine {
         Ok(record)
     }
 
-    /// Goes on with a run that was claimed because nobody owned it.
-    async fn take_up_claimed(&self, id: RunId, record: RunRecord) {
+    /// Goes on with a run that was claimed because nobody owned it. `was_answered`: by the last claim, and not by one before it.
+    async fn take_up_claimed(&self, id: RunId, record: RunRecord, was_answered: bool) {
         let shared = &self.shared;
         let (_lock, is_first) = shared.locks.lock_first(&id).await;
         let mut epoch = record.epoch;
         if shared.roster().left_to_others.contains_key(&id) {
             // It was left while the claim was under way.
-            return shared.give_up(id, epoch);
+            return shared.give_up(id);
         }
         let begun = async {
-            let record = if is_first {
+            let record = if is_first && was_answered {
                 record
             } else {
                 match self.claimed_still(&id).await? {
@@ -435,7 +314,7 @@ impl Engine {
                 // Another run took the last slot while the claim was under way. Kept here, this one would wait for it
                 // while other workers are idle.
                 Begun::NoSlot(_) => {
-                    shared.give_up(id.clone(), epoch);
+                    shared.give_up(id.clone());
                     Ok(())
                 }
             }
@@ -446,11 +325,11 @@ impl Engine {
             Err(Error::ShutDown | Error::RuntimeEnded) => {
                 shared.roster().to_release.push((id, epoch))
             }
-            Err(Error::Storage(error)) if error.is_retryable() => shared.give_up(id, epoch),
+            Err(Error::Storage(error)) if error.is_retryable() => shared.give_up(id),
             Err(error) => {
                 tracing::warn!(run = %id, %error, "run could not be taken up; it is left to others for a while");
                 shared.leave_to_others(&id);
-                shared.give_up(id, epoch);
+                shared.give_up(id);
             }
         }
     }

@@ -180,16 +180,23 @@ impl Engine {
 
     /// Cancels a run that is not active, also one that has failed, which could be resumed.
     async fn cancel_for_good(&self, id: &RunId) -> Result<()> {
-        let Some(record) = self.claim(id).await? else {
+        let Some(claimed) = self.claim(id).await? else {
             // Another engine has it: whoever looks again finds it active.
             return Ok(());
         };
         let appended = self
-            .append(id, &record, Event::RunCanceled, StoredStatus::Canceled)
+            .append(
+                id,
+                &claimed.record,
+                Event::RunCanceled,
+                StoredStatus::Canceled,
+            )
             .await;
-        self.shared.roster().lost.remove(id);
         match appended {
-            Ok(_) | Err(Error::Fenced { .. }) => Ok(()),
+            Ok(_) | Err(Error::Fenced { .. }) => {
+                self.shared.roster().lost.remove(id);
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

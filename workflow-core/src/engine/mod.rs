@@ -8,6 +8,7 @@ mod cluster;
 mod elsewhere;
 mod executable;
 mod family;
+mod give_up;
 mod global;
 mod handle;
 mod home;

@@ -8,6 +8,7 @@ use keepstep_storage::{
     StoredStatus, Timestamp,
 };
 
+use super::give_up::{ClaimGuard, Claimed};
 use super::handle::{Attached, Handle};
 use super::pauses::Growth;
 use super::shared::{Ended, Seat, SeatState, Shared};
@@ -39,22 +40,26 @@ impl Engine {
         self.shared.check_runtime()?;
         forbid_in_step("resume")?;
         let id = RunId::new(id)?;
-        if self.seat(&id).is_none() {
-            self.resume_failed_children(&id).await?;
-        }
-        let _lock = self.shared.locks.lock(&id).await;
-        let attached = match self.seat(&id) {
-            Some(seat) => Attached::to(&seat),
-            None => {
-                let record = self.record(&id).await?;
-                match self.shared.status_of(&id, &record) {
-                    Status::Canceled => return Err(Error::Canceled { run: id }),
-                    Status::Failed => self.take_over(&id).await?,
-                    _ => self.attach_to_stored(&id, None, record).await?,
-                }
-            }
-        };
+        let (engine, to) = (self.clone(), id.clone());
+        let resume = async move { engine.resume_to_its_end(&to).await };
+        let attached = self.to_its_end(resume).await?;
         Ok(Handle::new(self.clone(), id, attached))
+    }
+
+    async fn resume_to_its_end(&self, id: &RunId) -> Result<Attached> {
+        if self.seat(id).is_none() {
+            self.resume_failed_children(id).await?;
+        }
+        let _lock = self.shared.locks.lock(id).await;
+        if let Some(seat) = self.seat(id) {
+            return Ok(Attached::to(&seat));
+        }
+        let record = self.record(id).await?;
+        match self.shared.status_of(id, &record) {
+            Status::Canceled => Err(Error::Canceled { run: id.clone() }),
+            Status::Failed => self.take_over(id).await,
+            _ => self.attach_to_stored(id, None, record).await,
+        }
     }
 
     /// Resumes every run that is [`Resumable`](Status::Resumable): those that were running first, oldest first. One that
@@ -65,6 +70,14 @@ impl Engine {
     pub async fn resume_all(&self) -> Result<Vec<(String, Result<Handle<serde_json::Value>>)>> {
         self.shared.check_runtime()?;
         forbid_in_step("resume_all")?;
+        let engine = self.clone();
+        self.to_its_end(async move { engine.resume_all_to_its_end().await })
+            .await
+    }
+
+    async fn resume_all_to_its_end(
+        &self,
+    ) -> Result<Vec<(String, Result<Handle<serde_json::Value>>)>> {
         self.shared.awaken_if_needed().await?;
         let mut resumed = Vec::new();
         for status in [StoredStatus::Running, StoredStatus::Pending] {
@@ -198,8 +211,9 @@ impl Engine {
             // Nobody owns it: without a slot here, it is left to whichever worker has one. Where another engine was faster,
             // that one goes on with it.
             if (slot.is_some() || !self.shared.takes_up_runs())
-                && let Some(record) = self.claim(&id).await?
+                && let Some(claimed) = self.claim(&id).await?
             {
+                let (record, _guard) = (claimed.record, claimed.guard);
                 self.begin(&id, record, slot).await?;
             }
         }
@@ -210,16 +224,16 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such run.
-    pub(super) async fn claim(&self, id: &RunId) -> Result<Option<RunRecord>> {
+    pub(super) async fn claim(&self, id: &RunId) -> Result<Option<Claimed>> {
         let mut claimed = self.claim_all(std::slice::from_ref(id)).await?;
         match claimed.pop().flatten() {
-            Some(record) => Ok(Some(record)),
+            Some(claimed) => Ok(Some(claimed)),
             None if self.shared.is_shared() => self.record(id).await.map(|_| None),
             None => Err(Error::NotFound { run: id.clone() }),
         }
     }
 
-    async fn claim_all(&self, ids: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
+    async fn claim_all(&self, ids: &[RunId]) -> Result<Vec<Option<Claimed>>> {
         {
             let mut roster = self.shared.roster();
             if roster.is_closed {
@@ -242,7 +256,13 @@ impl Engine {
             }
         }
         drop(roster);
-        Ok(claimed)
+        let claimed = ids.iter().zip(claimed).map(|(id, record)| {
+            record.map(|record| Claimed {
+                record,
+                guard: ClaimGuard::new(&self.shared, id),
+            })
+        });
+        Ok(claimed.collect())
     }
 
     /// Attaches to the run of this id, which has no seat, if it is stored and of this workflow.
@@ -306,31 +326,29 @@ impl Engine {
 
     /// Claims a run and goes on with it, or queues it.
     pub(super) async fn take_over(&self, id: &RunId) -> Result<Attached> {
-        let record = self.claim(id).await?;
-        self.go_on(id, record).await
+        let claimed = self.claim(id).await?;
+        self.go_on(id, claimed).await
     }
 
     /// Goes on with a run that was claimed, or queues it, or leaves it to whichever worker has a slot; waits for it if it was
     /// not, since another engine has it.
-    async fn go_on(&self, id: &RunId, claimed: Option<RunRecord>) -> Result<Attached> {
-        let Some(record) = claimed else {
+    async fn go_on(&self, id: &RunId, claimed: Option<Claimed>) -> Result<Attached> {
+        let Some(claimed) = claimed else {
             let record = self.record(id).await?;
             let seat = self.shared.wait_elsewhere(id, &record)?;
             return Ok(Attached::to(&seat));
         };
-        let epoch = record.epoch;
-        let begun = self.begin(id, record, self.shared.take_slot_here()).await;
-        let begun = begun.inspect_err(|_| {
-            if self.shared.is_shared() {
-                self.shared.give_up(id.clone(), epoch);
-            }
-        });
-        match begun? {
+        // After an error, it is given up.
+        let (record, _guard) = (claimed.record, claimed.guard);
+        let slot = self.shared.take_slot_here();
+        match self.begin(id, record, slot).await? {
             Begun::Here(attached) => Ok(attached),
             Begun::NoSlot(record) => {
                 let released = [(id.clone(), record.epoch)];
-                self.shared.storage.release(&released).await?;
-                self.shared.roster().lost.remove(id);
+                // If that fails, it is tried again: the run goes on, if later.
+                if self.shared.storage.release(&released).await.is_ok() {
+                    self.shared.roster().lost.remove(id);
+                }
                 let seat = self.shared.wait_elsewhere(id, &record)?;
                 self.shared.resumed.notify_waiters();
                 Ok(Attached::to(&seat))
@@ -492,7 +510,7 @@ impl Shared {
         permits: Permits,
         read: Option<ReadRun>,
     ) {
-        let mut epoch = None;
+        let mut is_mine = false;
         let loaded = async {
             let (record, begun) = match read {
                 Some(ReadRun { record, journal }) => (Some(record), journal),
@@ -500,7 +518,7 @@ impl Shared {
             };
             let record = record.ok_or_else(|| Error::NotFound { run: id.clone() })?;
             if record.owner == Some(self.node) && record.status.is_active() {
-                epoch = Some(record.epoch);
+                is_mine = true;
                 let run = finish_load(&*self.storage, id, &record, begun).await?;
                 return Ok::<_, Error>(Some((record, run)));
             }
@@ -508,7 +526,7 @@ impl Shared {
             let Some(record) = record else {
                 return Ok(None);
             };
-            epoch = Some(record.epoch);
+            is_mine = true;
             let run = load_run(&*self.storage, id, &record).await?;
             Ok(Some((record, run)))
         };
@@ -541,9 +559,9 @@ impl Shared {
             Err(error) => {
                 tracing::warn!(run = %id, %error, "run could not be read; it is resumable");
                 self.roster().lost.insert(id.clone());
-                if let Some(epoch) = epoch.filter(|_| self.is_shared()) {
+                if is_mine && self.is_shared() {
                     self.leave_to_others(id);
-                    self.give_up(id.clone(), epoch);
+                    self.give_up(id.clone());
                 }
                 Ended::Unreadable(error)
             }

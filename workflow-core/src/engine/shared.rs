@@ -438,22 +438,28 @@ impl Shared {
             if matches!(ended, Ended::LeftToOthers) {
                 self.leave_to_others(id);
             }
-            let epoch = match self.roster().seats.get(id) {
-                Some((SeatState::Active(_, epoch), current)) if Arc::ptr_eq(current, seat) => {
-                    Some(*epoch)
+            let mut is_given_up = false;
+            if matches!(ended, Ended::LeaseLost | Ended::LeftToOthers) {
+                let mut roster = self.roster();
+                let is_active = |(state, current): &(SeatState, Arc<Seat>)| {
+                    matches!(state, SeatState::Active(..)) && Arc::ptr_eq(current, seat)
+                };
+                is_given_up = roster.seats.get(id).is_some_and(is_active);
+                if is_given_up {
+                    // Before its seat goes: until the store has it back, it is still this engine's by the store alone.
+                    roster.lost.insert(id.clone());
                 }
-                _ => None,
-            };
+            }
             if self.goes_on_elsewhere(id, seat) {
-                match (&ended, epoch) {
-                    (Ended::LeaseLost, Some(epoch)) => self.give_up_lost_run(id, epoch, seat),
-                    (Ended::LeftToOthers, Some(epoch)) => self.give_up(id.clone(), epoch),
+                match ended {
+                    Ended::LeaseLost if is_given_up => self.give_up_lost_run(id, seat),
+                    Ended::LeftToOthers if is_given_up => self.give_up(id.clone()),
                     _ => {}
                 }
                 return;
             }
         }
-        let mut given_up = None;
+        let mut is_given_up = false;
         {
             let mut roster = self.roster();
             if roster
@@ -471,7 +477,7 @@ impl Shared {
                     | Ended::Suspended(SuspendReason::Invariant { .. })
                         if self.is_shared() =>
                     {
-                        given_up = Some(epoch);
+                        is_given_up = true;
                     }
                     _ => {}
                 }
@@ -490,12 +496,12 @@ impl Shared {
                 roster.lost.insert(id.clone());
             }
         }
-        if let Some(epoch) = given_up {
+        if is_given_up {
             // Others may succeed where this engine would fail again.
             if !matches!(&ended, Ended::Interrupted(error) if error.is_retryable()) {
                 self.leave_to_others(id);
             }
-            self.give_up(id.clone(), epoch);
+            self.give_up(id.clone());
         }
         match (&ended, parent) {
             (Ended::Interrupted(_), Some(parent)) => self.child_was_lost(id, parent),

@@ -186,9 +186,11 @@ impl Engine {
 
     /// Stops a run that no task drives: one entry at the end of its journal. `false` if another engine has it.
     pub(super) async fn stop_stored(&self, id: &RunId, to: Status, event: Event) -> Result<bool> {
-        let Some(record) = self.claim(id).await? else {
+        let Some(claimed) = self.claim(id).await? else {
             return Ok(false);
         };
+        // After an error, it is given up.
+        let (record, _guard) = (claimed.record, claimed.guard);
         let (status, ended) = match &event {
             Event::RunSuspended { reason } => {
                 (StoredStatus::Suspended, Ended::Suspended(reason.clone()))
