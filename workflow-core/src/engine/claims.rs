@@ -73,17 +73,20 @@ pub(super) async fn run_claims(
             .flat_map(|asked| &asked.runs)
             .cloned()
             .collect();
-        // A store that panics must not leave those who wait for it waiting.
-        let claiming = AssertUnwindSafe(storage.claim(&runs, node, lease));
-        let claimed = claiming.catch_unwind().await;
-        let claimed = claimed.unwrap_or_else(|_| Err(panicked(&*storage)));
-        match claimed {
+        match claim(&*storage, &runs, node, lease).await {
             Ok(records) => {
                 let mut records = records.into_iter();
                 for asked in asked {
                     let claimed = records.by_ref().take(asked.runs.len()).collect();
                     // Whoever asked may have gone.
                     drop(asked.reply.send(Ok(claimed)));
+                }
+            }
+            Err(error) if asked.len() > 1 && !error.is_retryable() => {
+                // It is one of them that cannot be claimed, such as one that is damaged.
+                for asked in asked {
+                    let claimed = claim(&*storage, &asked.runs, node, lease).await;
+                    drop(asked.reply.send(claimed));
                 }
             }
             Err(error) => {
@@ -95,6 +98,13 @@ pub(super) async fn run_claims(
     }
 }
 
+async fn claim(storage: &dyn Storage, runs: &[RunId], node: NodeId, lease: Duration) -> Claimed {
+    // A store that panics must not leave those who wait for it waiting.
+    let claiming = AssertUnwindSafe(storage.claim(runs, node, lease));
+    let claimed = claiming.catch_unwind().await;
+    claimed.unwrap_or_else(|_| Err(panicked(storage)))
+}
+
 fn panicked(storage: &dyn Storage) -> StorageError {
     StorageError::Backend {
         backend: storage.describe().backend,
@@ -102,5 +112,40 @@ fn panicked(storage: &dyn Storage) -> StorageError {
         source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(
             "it panicked",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keepstep_storage::fault::{Call, Effect, Fault, Faulty};
+    use keepstep_storage::memory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_run_that_cannot_be_claimed_fails_no_claim_of_others() {
+        let store = Arc::new(Faulty::new(memory()));
+        let corrupt = StorageError::Corrupt {
+            location: "here".to_owned(),
+            what: "for the test".to_owned(),
+        };
+        // Together, and then the second by itself.
+        for nth in [1, 3] {
+            let fault = Fault::at(Call::Claim, nth, Effect::Fail);
+            store.inject(fault.with_error(corrupt.clone()));
+        }
+        let (claims, requests) = Claims::new();
+        let runs = ["a", "b", "c"].map(|id| [RunId::new(id).unwrap()]);
+        let claiming = runs.iter().map(|run| claims.claim(run));
+        let mut claiming = Box::pin(futures_util::future::join_all(claiming));
+        assert!(futures_util::poll!(&mut claiming).is_pending());
+        let node = (NodeId(1), Duration::from_secs(30));
+        let claimed = tokio::select! {
+            claimed = &mut claiming => claimed,
+            () = run_claims(store.clone(), node, requests) => panic!("claims are still asked for"),
+        };
+        let succeeded = claimed.iter().map(|claimed| matches!(claimed, Some(Ok(_))));
+        assert_eq!(succeeded.collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(store.calls(Call::Claim), 4);
     }
 }
