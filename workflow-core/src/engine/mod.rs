@@ -421,6 +421,8 @@ impl Shared {
     ) {
         let channel = run_channel();
         let mut run = run;
+        // Whoever set it going before its pause was over: its timers count again.
+        self.pauses.is_over(&id, self.clock.instant());
         // A run that has the id of one that was claimed and not driven is another.
         let is_orphan = { self.roster().orphans.remove(&id) }
             .filter(|(_, epoch)| *epoch == record.epoch)

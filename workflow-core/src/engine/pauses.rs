@@ -113,6 +113,15 @@ impl Pauses {
         self.n.store(by_id.len(), Ordering::SeqCst);
     }
 
+    /// What failed is tried again now, by whoever: nothing holds it back any more. Its next pause is longer all the same.
+    pub(crate) fn is_over(&self, id: &RunId, now: Instant) {
+        if self.n.load(Ordering::SeqCst) > 0
+            && let Some(pause) = self.by_id().get_mut(id)
+        {
+            pause.until = pause.until.map(|until| until.min(now));
+        }
+    }
+
     /// What failed has succeeded, or is not there any more: its next pause is a first one.
     pub(crate) fn succeeded(&self, id: &RunId) {
         if self.n.load(Ordering::SeqCst) > 0 {
@@ -190,6 +199,20 @@ mod tests {
         }
         let next = pauses.failed(&id("a"), Growth::OF_BODIES, until, 0.0);
         assert_eq!(next - start, FIRST * 3);
+    }
+
+    #[test]
+    fn what_is_tried_within_a_pause_is_not_held_back_and_its_next_pause_is_longer() {
+        let pauses = Pauses::default();
+        let start = start();
+        pauses.failed(&id("a"), Growth::OF_BODIES, start, 0.0);
+        pauses.is_over(&id("a"), start);
+        assert!(!pauses.holds(&id("a"), start));
+        let until = pauses.failed(&id("a"), Growth::OF_BODIES, start, 0.0);
+        assert_eq!(until - start, FIRST * 2);
+        pauses.hold(&id("b"));
+        pauses.is_over(&id("b"), start);
+        assert!(pauses.holds(&id("b"), start), "nobody has tried it");
     }
 
     #[test]
