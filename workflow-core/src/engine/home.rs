@@ -4,7 +4,7 @@
 //! timers panic and that the tasks they wait for are gone. What they then return or panic with says nothing about the step.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak, mpsc};
+use std::sync::{Arc, TryLockError, Weak, mpsc};
 use std::time::Duration;
 
 use keepstep_storage::Storage;
@@ -143,6 +143,16 @@ impl Shared {
             }
             result => result,
         }
+    }
+
+    /// Does something that locks the roster: at once, or on a thread of its own if it is locked, maybe by this thread.
+    pub(crate) fn once_roster_is_free(&self, then: impl FnOnce() + Send + 'static) {
+        if !matches!(self.roster.try_lock(), Err(TryLockError::WouldBlock)) {
+            return then();
+        }
+        let thread = std::thread::Builder::new().name("keepstep-leave".to_owned());
+        // Without a thread, those who wait are told by what watches the runtime.
+        drop(thread.spawn(then));
     }
 
     /// The runtime has ended: tells everybody who waits, and lets go of the store.

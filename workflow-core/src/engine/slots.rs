@@ -191,6 +191,10 @@ impl Drop for Slot {
         let Some(shared) = self.0.take() else {
             return;
         };
+        if shared.home.has_ended() {
+            // Nobody gets it, and whoever drops a run's task with it may have locked the roster.
+            return;
+        }
         let (was_full, is_wanted) = {
             let slots = &mut shared.roster().slots;
             (slots.give_back(), slots.has_next())

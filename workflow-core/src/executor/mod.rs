@@ -181,11 +181,16 @@ impl Drop for RunTask {
         }
         // Only the end of its runtime drops a task that has not.
         let ended = self.shared.ended_over();
-        if matches!(ended, Ended::NoRuntime) {
-            self.shared.runtime_ended();
-        }
-        let parent = self.record.parent.as_ref();
-        self.shared.leave(&self.id, parent, &self.seat, ended);
+        let (shared, id) = (Arc::clone(&self.shared), self.id.clone());
+        let (seat, parent) = (Arc::clone(&self.seat), self.record.parent.clone());
+        // Not from here, if this thread has locked the roster: whoever sends a message to a run has, and sets a task going that a
+        // runtime refuses which ends.
+        self.shared.once_roster_is_free(move || {
+            if matches!(ended, Ended::NoRuntime) {
+                shared.runtime_ended();
+            }
+            shared.leave(&id, parent.as_ref(), &seat, ended);
+        });
     }
 }
 
