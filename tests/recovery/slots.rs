@@ -75,6 +75,53 @@ async fn after_a_restart_what_waits_does_not_queue_behind_what_executes() -> kee
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_restart_what_a_run_waits_for_beside_a_step_does_not_wait_for_a_slot()
+-> keepstep::Result<()> {
+    let lab = Lab::new();
+    lab.world.tell("long", Do::Hold);
+    lab.world.tell("charge", Do::Hold);
+    let engine = lab.engine().await;
+    drop(engine.start("first", note("long")).await?);
+    lab.world.until("long").await;
+    let minute = sleep(Duration::from_secs(60));
+    drop(engine.start("timed", race(note("charge"), minute)).await?);
+    for id in ["told before", "told", "heard of nothing"] {
+        let stopped = race(note("charge"), event::<()>("stop"));
+        drop(engine.start(id, stopped).await?);
+    }
+    lab.world.until_times("charge", 4).await;
+    lab.crash(engine).await;
+    // The event comes while nothing goes on with its run.
+    let engine = lab.engine().await;
+    engine.send_event("told before", "stop", &()).await?;
+    lab.crash(engine).await;
+    lab.world.log();
+
+    let builder = lab.builder().max_running_runs(1).resume_on_open(true);
+    let engine = builder.build().await?;
+    let began = lab.clock.now();
+    let since = || lab.clock.now().duration_since(began).unwrap();
+    type Raced = Either<i64, ()>;
+    let soon = Duration::from_secs(5);
+    let told = engine.output::<Raced>("told before").await?;
+    assert!(told.is_right() && since() < soon, "{:?}", since());
+    engine.send_event("told", "stop", &()).await?;
+    let told = engine.output::<Raced>("told").await?;
+    assert!(told.is_right() && since() < soon, "{:?}", since());
+    let timed = engine.output::<Raced>("timed").await?;
+    assert!(timed.is_right(), "{timed:?}");
+    assert!(since() < Duration::from_secs(65), "{:?}", since());
+    // Of those that execute, there is still only one.
+    assert_eq!(lab.world.log(), ["long"]);
+    lab.world.tell("long", Do::Succeed);
+    lab.world.tell("charge", Do::Succeed);
+    let charged = engine.output::<Raced>("heard of nothing").await?;
+    assert!(charged.is_left(), "{charged:?}");
+    assert_eq!(lab.world.log(), ["charge"]);
+    engine.shutdown().await
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_accepted_is_not_refused_after_a_restart() -> keepstep::Result<()> {
     const RUNS: usize = 20;
     let lab = Lab::new();

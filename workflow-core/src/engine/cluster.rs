@@ -154,7 +154,7 @@ impl Shared {
                 match state {
                     SeatState::Active(messages, _) => drop(messages.send(RunMessage::LeaseLost)),
                     SeatState::Parked => parked.push((id.clone(), Arc::clone(seat))),
-                    SeatState::Queued(_) | SeatState::Remote => {}
+                    SeatState::Queued(..) | SeatState::Remote => {}
                 }
             }
         }
@@ -279,7 +279,7 @@ impl Engine {
         let mut roster = shared.roster();
         let is_driven = matches!(
             roster.seats.get(id),
-            Some((SeatState::Active(..) | SeatState::Queued(_), _))
+            Some((SeatState::Active(..) | SeatState::Queued(..), _))
         );
         let is_mine =
             |record: &RunRecord| record.owner == Some(shared.node) && record.status.is_active();

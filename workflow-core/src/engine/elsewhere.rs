@@ -65,7 +65,9 @@ impl Shared {
     pub(crate) fn is_driven_here(&self, id: &RunId) -> bool {
         let roster = self.roster();
         let seat = roster.seats.get(id);
-        seat.is_some_and(|(state, _)| matches!(state, SeatState::Active(..) | SeatState::Queued(_)))
+        seat.is_some_and(|(state, _)| {
+            matches!(state, SeatState::Active(..) | SeatState::Queued(..))
+        })
     }
 
     pub(super) fn look_at_all(&self) {

@@ -195,7 +195,7 @@ impl Shared {
         let roster = self.roster();
         let is_driven = matches!(
             roster.seats.get(id),
-            Some((SeatState::Active(..) | SeatState::Queued(_), _))
+            Some((SeatState::Active(..) | SeatState::Queued(..), _))
         );
         roster.lost.contains(id) && !is_driven
     }

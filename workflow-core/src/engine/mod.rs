@@ -373,7 +373,7 @@ impl Engine {
             for (id, (state, seat)) in &roster.seats {
                 match state {
                     SeatState::Active(messages, _) => drop(messages.send(RunMessage::ShutDown)),
-                    SeatState::Queued(epoch) => {
+                    SeatState::Queued(epoch, _) => {
                         queued.push((id.clone(), *epoch));
                         seat.ended.send_replace(Some(Ended::ShutDown));
                     }
@@ -498,7 +498,7 @@ impl Shared {
             }
             roster
                 .seats
-                .insert(id.clone(), (SeatState::Queued(epoch), seat));
+                .insert(id.clone(), (SeatState::Queued(epoch, line), seat));
             roster.slots.queue(id.clone(), line);
         }
         // A slot may have become free since this run did not get one.

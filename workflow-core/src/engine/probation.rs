@@ -157,7 +157,7 @@ impl Shared {
         }
         let roster = self.roster();
         let is_queued =
-            |id: &RunId| matches!(roster.seats.get(id), Some((SeatState::Queued(_), _)));
+            |id: &RunId| matches!(roster.seats.get(id), Some((SeatState::Queued(..), _)));
         // Without a task, they are lost until they are given up.
         let mut orphans = roster.orphans.keys();
         orphans.any(|id| roster.lost.contains(id) && !is_queued(id))

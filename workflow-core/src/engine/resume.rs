@@ -378,7 +378,12 @@ impl Engine {
         let attached = Attached::to(&seat);
         let mut opening = (!record.status.is_active()).then_some(Event::RunResumed);
         let is_resumed = opening.is_some();
-        if slot.is_some() || shared.is_worker() && shared.only_waits(id, &record).await? {
+        let needs = match slot {
+            Some(_) => Needs::NoSlot,
+            None if shared.is_worker() => shared.needs(id, &record).await?,
+            None => Needs::Slot { has_mail: false },
+        };
+        if matches!(needs, Needs::NoSlot) {
             shared
                 .load_and_drive(id, seat, record, opening, slot)
                 .await?;
@@ -402,11 +407,29 @@ impl Engine {
             return Ok(Begun::NoSlot(record));
         }
         shared.enqueue(id, seat, record.epoch, line)?;
+        if line == Line::Interrupted {
+            // Its times and messages do not wait until it has a slot.
+            if let Some(due_at) = record.wake_at {
+                shared.set_timer(due_at, id.clone());
+            }
+            if matches!(needs, Needs::Slot { has_mail: true }) {
+                shared.mail_arrived(id.clone());
+            }
+        }
         if is_resumed {
             shared.resumed.notify_waiters();
         }
         Ok(Begun::Here(attached))
     }
+}
+
+/// What a run needs that is to go on.
+#[derive(Debug, Clone, Copy)]
+enum Needs {
+    /// It only waits.
+    NoSlot,
+    /// It has something to execute. `has_mail`: it waits for messages beside that, and there are some.
+    Slot { has_mail: bool },
 }
 
 /// What became of a run that was to go on.
@@ -456,7 +479,7 @@ impl Shared {
     fn give_up_waiting(&self, ids: &[RunId], error: &StorageError) {
         let mut roster = self.roster();
         for id in ids {
-            if let Some((SeatState::Parked | SeatState::Queued(_), seat)) = roster.seats.get(id) {
+            if let Some((SeatState::Parked | SeatState::Queued(..), seat)) = roster.seats.get(id) {
                 let ended = Ended::Interrupted(error.clone());
                 seat.ended.send_replace(Some(ended));
                 roster.seats.remove(id);
@@ -465,18 +488,37 @@ impl Shared {
         }
     }
 
-    /// Whether a run that is to go on has nothing to execute until its time, event, child or next attempt comes.
-    async fn only_waits(&self, id: &RunId, record: &RunRecord) -> Result<bool> {
+    /// Whether a run that is to go on has something to execute before its time, event, child or next attempt comes.
+    async fn needs(&self, id: &RunId, record: &RunRecord) -> Result<Needs> {
         if record.status == StoredStatus::Pending {
             // It has not begun, or was resumed with something to execute.
-            return Ok(false);
+            return Ok(Needs::Slot { has_mail: false });
         }
         let mut run = self.load(id, record).await?;
         if !record.status.is_active() {
             let resumed = run.apply(Event::RunResumed);
             resumed.map_err(|error| super::unexpected(id, error.0))?;
         }
-        Ok(self.waits(&run))
+        if self.waits(&run) {
+            return Ok(Needs::NoSlot);
+        }
+        let has_mail = !self.is_shared()
+            && run.waits_for_others()
+            && !self.storage.inbox(id, None, 1).await?.is_empty();
+        Ok(Needs::Slot { has_mail })
+    }
+
+    /// Whether a run that was woken without a slot is to wait for one in the queue: it has something to execute that it had before
+    /// it was interrupted, and nothing has come for it that it waits for beside that.
+    fn is_to_queue(&self, record: &RunRecord, run: &Run) -> bool {
+        if self.is_shared() {
+            // A run that has something to execute is not kept without a slot.
+            return false;
+        }
+        let now = self.clock.timestamp();
+        let is_due = run.next_timer().is_some_and(|due_at| due_at <= now);
+        record.status == StoredStatus::Pending
+            || !(self.waits(run) || is_due || run.waits_for_others())
     }
 
     /// Whether a run has nothing to execute. A listener only waits.
@@ -493,7 +535,7 @@ impl Shared {
     pub(super) async fn promote(self: Arc<Self>, id: RunId, slot: Slot) {
         let _lock = self.locks.lock(&id).await;
         let seat = match self.roster().seats.get(&id) {
-            Some((SeatState::Queued(_), seat)) => Arc::clone(seat),
+            Some((SeatState::Queued(..), seat)) => Arc::clone(seat),
             // It was canceled or suspended while it waited.
             _ => return,
         };
@@ -542,6 +584,12 @@ impl Shared {
                 } else {
                     Seat::new(record.plan_hash)
                 };
+                if permits.slot.is_none() {
+                    if self.is_to_queue(&record, &run) {
+                        return self.queue_again(id, seat, &record);
+                    }
+                    self.roster().slots.unqueue(id);
+                }
                 self.drive(id.clone(), seat, run, record, None, permits);
                 return self.look_at_mail(id);
             }
@@ -573,6 +621,7 @@ impl Shared {
             .is_some_and(|(_, current)| Arc::ptr_eq(current, &seat))
         {
             roster.seats.remove(id);
+            roster.slots.unqueue(id);
         }
         drop(roster);
         seat.ended.send_replace(Some(ended));
@@ -598,6 +647,22 @@ impl Shared {
         }
     }
 
+    /// Makes a run wait for a slot that was woken too early, unless it does so already.
+    fn queue_again(self: &Arc<Self>, id: &RunId, seat: Arc<Seat>, record: &RunRecord) {
+        let is_queued = matches!(
+            self.roster().seats.get(id),
+            Some((SeatState::Queued(..), _))
+        );
+        if !is_queued {
+            let line = match record.status {
+                StoredStatus::Running => Line::Interrupted,
+                _ => Line::Pending,
+            };
+            // After a shutdown, those who wait have been told of it.
+            drop(self.enqueue(id, seat, record.epoch, line));
+        }
+    }
+
     /// Takes away the seat of a run that could not be read, if nobody would be told of that; `false` if somebody is.
     fn forget_unless_watched(&self, id: &RunId, seat: &Arc<Seat>) -> bool {
         let mut roster = self.roster();
@@ -607,6 +672,7 @@ impl Shared {
         let is_seat = |(_, current): &(SeatState, Arc<Seat>)| Arc::ptr_eq(current, seat);
         if roster.seats.get(id).is_some_and(is_seat) {
             roster.seats.remove(id);
+            roster.slots.unqueue(id);
         }
         true
     }

@@ -19,7 +19,7 @@ use super::lock::KeyedLocks;
 use super::pauses::{Growth, Pauses};
 use super::probation::Probation;
 use super::rests::Rests;
-use super::slots::Slots;
+use super::slots::{Line, Slots};
 use crate::actor::Residents;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StepError, SuspendReason};
@@ -110,8 +110,8 @@ pub(super) struct Roster {
 
 #[derive(Debug)]
 pub(super) enum SeatState {
-    /// Pending; its plan is in the store only.
-    Queued(Epoch),
+    /// It waits for a slot; its plan is in the store only.
+    Queued(Epoch, Line),
     /// A task drives it.
     Active(RunSender, Epoch),
     /// It waits for a timer outside memory, and somebody waits for it.
@@ -393,7 +393,9 @@ impl Shared {
                 false
             }
             // It reads its mail when it begins.
-            Some((SeatState::Queued(_), _)) => false,
+            Some((SeatState::Queued(_, Line::Pending), _)) => false,
+            // What it waits for beside its steps may have come.
+            Some((SeatState::Queued(_, Line::Interrupted), _)) => true,
             Some((SeatState::Parked | SeatState::Remote, _)) | None => true,
         }
     }
@@ -519,7 +521,7 @@ impl Shared {
     ) -> bool {
         {
             let mut roster = self.roster();
-            // Messages are sent under the same lock, so none can come after this look.
+            // Messages are sent under the same lock, so none can come after this look, but for a slot, which gives itself back.
             if !messages.is_empty() || roster.is_closed {
                 return false;
             }

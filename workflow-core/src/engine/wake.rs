@@ -6,7 +6,7 @@ use keepstep_storage::RunId;
 
 use super::lock::KeyedGuard;
 use super::shared::{Seat, SeatState, Shared, WakePermit};
-use super::slots::Permits;
+use super::slots::{Line, Permits};
 use crate::executor::FIRST_PAGE_BYTES;
 
 /// A run that nobody else changes while it is taken back.
@@ -73,11 +73,15 @@ impl Shared {
         });
     }
 
-    /// The seat of a run that waits outside memory, or one that nobody has taken yet; `None` if it is in memory, or not to be.
+    /// The seat of a run that waits outside memory, for a slot too if it had begun, or one that nobody has taken yet; `None` if it is in
+    /// memory, or not to be.
     fn waits_outside(&self, id: &RunId) -> Option<Arc<Seat>> {
         let roster = self.roster();
         let seat = match roster.seats.get(id) {
-            Some((SeatState::Parked | SeatState::Remote, seat)) => Arc::clone(seat),
+            Some((
+                SeatState::Parked | SeatState::Remote | SeatState::Queued(_, Line::Interrupted),
+                seat,
+            )) => Arc::clone(seat),
             Some(_) => return None,
             None => Seat::new([0; 32]),
         };
