@@ -144,9 +144,6 @@ pub(super) async fn start(
 impl Shared {
     /// Stops everything that is in execution: others may have it by now, and what they do must not be done twice.
     pub(super) fn lose_leases(self: &Arc<Self>) {
-        tracing::warn!(
-            "the leases of this engine have ended; its runs go on where they are taken up"
-        );
         let mut parked = Vec::new();
         {
             let roster = self.roster();

@@ -86,10 +86,12 @@ impl Leases {
 }
 
 impl Shared {
-    fn has_leases(&self, has_leases: bool) {
-        if let Some(cluster) = &self.cluster {
-            cluster.leases.are_lost.store(!has_leases, Ordering::SeqCst);
-        }
+    /// Notes whether there are leases; whether there were.
+    fn has_leases(&self, has_leases: bool) -> bool {
+        let are_lost = |cluster: &super::cluster::Cluster| {
+            cluster.leases.are_lost.swap(!has_leases, Ordering::SeqCst)
+        };
+        !self.cluster.as_ref().is_some_and(are_lost)
     }
 }
 
@@ -234,7 +236,12 @@ impl Keeper {
     fn lose_leases(&self) {
         if let Some(shared) = self.shared.upgrade() {
             let _runtime = self.runtime.enter();
-            shared.has_leases(false);
+            // While no renewal is answered, this comes again: what was taken up with another lease stops, too.
+            if shared.has_leases(false) {
+                tracing::warn!(
+                    "the leases of this engine have ended; its runs go on where they are taken up"
+                );
+            }
             shared.lose_leases();
         }
     }

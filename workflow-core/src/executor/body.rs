@@ -320,12 +320,20 @@ async fn execute_on_thread(
             self.0.abandon(AbandonReason::Stopped);
         }
     }
+    /// What the body holds, given back when its job is dropped, also one that no thread has begun.
+    struct HeldByJob(Context);
+    impl Drop for HeldByJob {
+        fn drop(&mut self) {
+            drop(self.0.held());
+        }
+    }
     let waiting = Waiting(context);
     let (reply, done) = oneshot::channel();
     let span = tracing::Span::current();
     let of_body = context.clone();
+    let held = HeldByJob(context.clone());
     let call = move || {
-        let held = of_body.held();
+        let held = held;
         if reply.is_closed() {
             // It was to stop before it had begun.
             return;

@@ -503,13 +503,18 @@ impl RunTask {
         !self.is_committing && self.n_beginning == 0
     }
 
-    /// A write or a read failed: what is stored counts, and this task is no longer the run's owner.
+    /// A write or a read failed, or was refused: what is stored counts, and this task is no longer the run's owner.
     fn lost(&mut self, ended: Ended) -> Exit {
         if self.shared.is_runtime_gone() {
             // It takes the threads that the store needs with it.
             return Exit::Ended(Ended::NoRuntime);
         }
-        warn!(run = %self.id, ?ended, "run stopped: its store failed");
+        let why = match &ended {
+            Ended::Fenced => "another engine has taken it over",
+            Ended::Unreadable(_) => "what is stored of it cannot be read",
+            _ => "its store failed",
+        };
+        warn!(run = %self.id, ?ended, "run stopped: {why}");
         Exit::Ended(ended)
     }
 

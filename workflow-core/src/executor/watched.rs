@@ -45,13 +45,19 @@ impl<F: Future + Unpin> Future for Watched<F> {
         let polled = Pin::new(&mut self.body).poll(cx);
         let kept = begun.elapsed();
         if kept >= BLOCKS_AFTER {
-            let run = try_context().map(|context| context.run_id().to_owned());
-            tracing::warn!(
-                step = self.name,
-                run,
-                "a body blocked its thread for {kept:?}; others that need the thread wait. Make the step a plain `fn`, use \
-                 `spawn_blocking`, or await something in between"
-            );
+            match try_context() {
+                Some(context) => tracing::warn!(
+                    step = self.name,
+                    run = context.run_id(),
+                    "a body blocked its thread for {kept:?}; others that need the thread wait. Make the step a plain `fn`, use \
+                     `spawn_blocking`, or await something in between"
+                ),
+                None => tracing::warn!(
+                    method = self.name,
+                    "a body blocked its thread for {kept:?}; others that need the thread wait. Use `spawn_blocking` in the \
+                     method, or await something in between"
+                ),
+            }
         }
         polled
     }
