@@ -251,7 +251,6 @@ fn engines_that_start_together_set_up_the_same() {
 }
 
 #[test]
-#[ignore = "seed 43 of 200: a run that its owner gives up after it lost its leases counts as given up in order, so it is not suspended"]
 fn a_body_that_keeps_leases_from_being_renewed_stops_nothing_else() {
     seeds_of(Trouble::Blocked);
 }

@@ -23,6 +23,9 @@ const ANSWER: Duration = Duration::from_secs(15 * 60);
 /// How long after everything is well runs may go on: all that they do and wait for takes less.
 const REST: Duration = Duration::from_secs(6 * 3600);
 
+/// How long after everything is well a person cancels what costs workers their leases, if it has not been suspended.
+const HARM: Duration = Duration::from_secs(2 * 3600);
+
 impl Hours {
     /// Looks whether all goes on.
     pub(super) fn look(&mut self) {
@@ -127,7 +130,15 @@ impl Hours {
             self.may_have_stopped = false;
         }
         let until = Instant::now() + REST;
+        let mut harm_ends_at =
+            Some(Instant::now() + HARM).filter(|_| self.trouble == Trouble::Blocked);
         loop {
+            if harm_ends_at
+                .take_if(|ends_at| *ends_at <= Instant::now())
+                .is_some()
+            {
+                self.cancel_what_is_harmful().await;
+            }
             self.send_what_is_missing().await;
             self.resume_what_is_innocent().await;
             self.pass(MINUTE).await;
@@ -201,6 +212,34 @@ impl Hours {
                         self.violated(format!("a message to {id} is not answered"));
                     }
                 }
+            }
+        }
+    }
+
+    /// What takes longer than the longest rest need not end beside what costs its worker the leases after each rest: it starts over.
+    /// The rest has ended by now, where no limit has it wait for a slot of what starts over.
+    async fn cancel_what_is_harmful(&self) {
+        let is_long = |id: &str| {
+            self.known
+                .iter()
+                .any(|known| known.id == id && id.starts_with("long"))
+        };
+        if self.limits.runs.is_none() && self.limits.steps.is_none() {
+            let left = self.left();
+            let mut short = left
+                .iter()
+                .filter(|left| !left.split(' ').next().is_some_and(is_long));
+            if let Some(left) = short.next() {
+                self.violated(format!(
+                    "10: {left} does not end beside what costs workers their leases"
+                ));
+            }
+        }
+        for id in &self.harmful {
+            let canceling = self.engines[0].engine.cancel(id);
+            match tokio::time::timeout(ANSWER, canceling).await {
+                Ok(canceled) => self.trace(&format!("somebody cancels {id}: {canceled:?}")),
+                Err(_) => self.violated(format!("canceling {id} is not answered")),
             }
         }
     }
