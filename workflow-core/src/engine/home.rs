@@ -231,3 +231,57 @@ fn close(storage: &Arc<dyn Storage>) {
         let _is_closed = is_closed.recv_timeout(CLOSES_WITHIN);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use keepstep_storage::RunId;
+
+    use super::super::{NewRun, Seat};
+    use super::*;
+    use crate::engine::Engine;
+    use crate::executor::{RunTask, run_channel};
+    use crate::plan::{flatten, hash};
+
+    #[test]
+    fn a_task_that_is_dropped_by_whoever_has_locked_the_roster_waits_for_nobody() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let id = RunId::new("run").unwrap();
+        let (shared, task) = runtime.block_on(async {
+            let engine = Engine::open("memory:").await.unwrap();
+            let shared = Arc::clone(engine.shared());
+            let plan = flatten(crate::event::<()>("go").node()).unwrap().plan;
+            let hash = hash(&plan);
+            let new = shared.new_run(&id, plan, hash, true, None).await.unwrap();
+            let NewRun { write, run } = new;
+            let seat = Seat::new(hash);
+            let mut task = RunTask::new(
+                Arc::clone(&shared),
+                seat,
+                id,
+                run,
+                write.record,
+                None,
+                run_channel(),
+            );
+            task.begin_with(Some(shared.take_slot_anyway()));
+            std::mem::forget(engine);
+            (shared, task)
+        });
+        drop(runtime);
+        let (dropped, is_dropped) = mpsc::channel();
+        let drop_it = move || {
+            let roster = shared.roster();
+            drop(task);
+            drop(roster);
+            dropped.send(())
+        };
+        drop(std::thread::Builder::new().spawn(drop_it).unwrap());
+        let is_dropped = is_dropped.recv_timeout(Duration::from_secs(60));
+        assert!(is_dropped.is_ok(), "it waits for the lock that it has");
+    }
+}
