@@ -102,6 +102,31 @@ impl TryFrom<u32> for Never {
 #[step(remote, name = "undecodable")]
 async fn undecodable(_n: Never) {}
 
+/// As [`Never`], and it is counted how often it is read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+struct Unread(u32);
+
+static N_READS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+impl From<Unread> for u32 {
+    fn from(unread: Unread) -> Self {
+        unread.0
+    }
+}
+
+impl TryFrom<u32> for Unread {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        N_READS.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Err(format!("{number} is never right"))
+    }
+}
+
+#[step(remote, name = "unreadable")]
+async fn unreadable(_n: Unread) {}
+
 #[step(name = "near")]
 async fn near(who: String, #[resource] world: &World, #[resource] here: &Here) -> i64 {
     world.note(format!("{who} at {}", here.0));
@@ -416,6 +441,72 @@ async fn a_call_that_the_worker_cannot_decode_suspends_the_run() -> keepstep::Re
     // It is tried again when it is resumed, and not answered from what was there.
     let error = soon(owner.resume::<()>("run").await?).await.unwrap_err();
     assert!(matches!(error, Error::Suspended { .. }), "{error:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_no_worker_can_decode_is_declined_by_each_once() -> keepstep::Result<()> {
+    let cluster = Cluster::new();
+    let owner = cluster.owner().await;
+    let mut workers = vec![cluster.another("a").await];
+    let n_reads = async |run: &str| {
+        let number = keepstep::event::<Unread>("number");
+        let waiting = owner.start(run, unreadable(number)).await?;
+        N_READS.store(0, std::sync::atomic::Ordering::SeqCst);
+        owner.send_event(run, "number", &Unread(7)).await?;
+        let error = soon(waiting).await.unwrap_err();
+        assert!(matches!(error, Error::Suspended { .. }), "{error:?}");
+        Ok::<_, Error>(N_READS.load(std::sync::atomic::Ordering::SeqCst))
+    };
+    // To say what is wrong with it, a worker may read it more than once.
+    let by_one = n_reads("by one").await?;
+    for name in ["b", "c"] {
+        workers.push(cluster.another(name).await);
+    }
+    let by_all = n_reads("by all").await?;
+    assert!(
+        (by_one..=3 * by_one).contains(&by_all),
+        "{by_one}, {by_all}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_step_that_ends_its_workers_suspends_its_run() -> keepstep::Result<()> {
+    for max_interruptions in [1, 3] {
+        let cluster = Cluster::new();
+        cluster.world.tell("a", Do::Hold);
+        let owner = cluster.owner().await;
+        let waiting = owner.start("run", far("a")).await?;
+        let worker = async |name| {
+            let builder = cluster.called(name).lease(Duration::from_secs(1));
+            let builder = builder.max_interruptions(max_interruptions);
+            // It executes steps and owns no run.
+            builder.max_running_runs(1).build().await.unwrap()
+        };
+        for _ in 0..max_interruptions {
+            let doomed = worker("doomed").await;
+            soon(cluster.world.until("a at doomed")).await;
+            soon(cluster.world.until("a")).await;
+            drop(doomed);
+            soon(cluster.world.until("a dropped")).await;
+            cluster.world.log();
+        }
+        let _last = worker("last").await;
+        let error = soon(waiting).await.unwrap_err();
+        let Error::Suspended { reason, .. } = error else {
+            panic!("{error}");
+        };
+        let expected = keepstep::SuspendReason::Interrupted {
+            step: "far".to_owned(),
+            times: max_interruptions,
+        };
+        assert_eq!(reason, expected);
+        assert!(cluster.world.log().is_empty());
+        // It counts anew when a person resumes it.
+        cluster.world.tell("a", Do::Succeed);
+        assert_eq!(soon(owner.resume::<i64>("run").await?).await?, 1);
+    }
     Ok(())
 }
 

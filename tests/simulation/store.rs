@@ -140,6 +140,12 @@ impl Storage for Bottom {
         Ok(())
     }
 
+    async fn decline(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        self.memory.decline(runs).await?;
+        self.ledger.released(runs);
+        Ok(())
+    }
+
     async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
         self.memory.watch(runs).await
     }
@@ -521,6 +527,11 @@ impl Storage for Wire {
 
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
         self.write(&format!("releases {runs:?}"), self.faulty.release(runs))
+            .await
+    }
+
+    async fn decline(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        self.write(&format!("declines {runs:?}"), self.faulty.decline(runs))
             .await
     }
 

@@ -111,6 +111,24 @@ fn a_worker_declines_what_it_cannot_decode_while_another_one_can() {
     assert_eq!(tell(&v1, "await parcels"), expected("v1", "weight 7"));
     assert_eq!(tell(&v2, "await parcels"), expected("v2", "zone north"));
 
+    // Nor can the one make calls of actors whose states are the other one's.
+    assert_eq!(tell(&v1, "make shelf v1"), [""; 0]);
+    assert_eq!(tell(&v2, "make shelf v2"), [""; 0]);
+    assert_eq!(tell(&v2, "put shelf v1"), [""; 0]);
+    assert_eq!(tell(&v1, "put shelf v2"), [""; 0]);
+    assert_eq!(tell(&v1, "show shelf v1"), ["7 1"; PARCELS]);
+    assert_eq!(tell(&v2, "show shelf v2"), ["north 1"; PARCELS]);
+
+    // Nor can the one execute what runs of the other one offer to all.
+    let stowed = |version: &str, what: &str| -> Vec<String> {
+        let stowed = |n| format!("stow-{version}-{n} {what}");
+        (0..PARCELS).map(stowed).collect()
+    };
+    assert_eq!(tell(&v1, "begin stows"), [""; 0]);
+    assert_eq!(tell(&v2, "begin stows"), [""; 0]);
+    assert_eq!(tell(&v1, "await stows"), stowed("v1", "weight 7"));
+    assert_eq!(tell(&v2, "await stows"), stowed("v2", "zone north"));
+
     // Where no worker that lives can, the run is suspended and says why.
     drop(new.stdin.take());
     assert!(new.wait().unwrap().success());
@@ -125,6 +143,12 @@ fn a_worker_declines_what_it_cannot_decode_while_another_one_can() {
     assert_eq!(tell(&v2, "begin parcels"), "");
     assert_eq!(tell(&v1, "send v2"), "");
     let told = tell(&v2, "await parcels");
+    assert_eq!(told.lines().count(), 2, "{told}");
+    for line in told.lines() {
+        assert!(line.contains("is suspended"), "{told}");
+        assert!(line.contains("weight"), "{told}");
+    }
+    let told = tell(&v2, "await stows");
     assert_eq!(told.lines().count(), 2, "{told}");
     for line in told.lines() {
         assert!(line.contains("is suspended"), "{told}");

@@ -173,6 +173,12 @@ pub trait Storage: Debug + std::marker::Send + Sync + 'static {
     /// owner again, of a run that it does not drive.
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()>;
 
+    /// As [`release`](Self::release), because the owner's program cannot go on with them: every process is told of each, with a
+    /// [`Notice::Declined`].
+    async fn decline(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        self.release(runs).await
+    }
+
     /// Waits until something may have arrived for this process: a hint, which may come without a cause.
     async fn notified(&self);
 
@@ -317,6 +323,8 @@ pub enum Notice {
     Wanted(RunId),
     /// There are runs that nobody owns.
     Free,
+    /// This run, or actor, is nobody's: its owner's program [could not go on](Storage::decline) with it.
+    Declined(RunId),
     /// There may be tasks to take in this pool.
     Tasks(String),
     /// These tasks, of runs that a node of this process owns, have results.

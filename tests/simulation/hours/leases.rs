@@ -442,6 +442,14 @@ impl Storage for Leases {
         Ok(())
     }
 
+    async fn decline(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        self.release(runs).await?;
+        for (run, _) in runs {
+            self.state().tell(None, &Notice::Declined(run.clone()));
+        }
+        Ok(())
+    }
+
     async fn watch(&self, runs: &[RunId]) -> Result<Vec<Option<RunRecord>>> {
         let until = Instant::now() + FLUSH;
         {

@@ -8,6 +8,9 @@ use keepstep::prelude::*;
 
 /// A workflow of a run's id.
 type Make = fn(String) -> Workflow<String>;
+/// What is done with an actor of an id.
+type Use = fn(Engine, String, String) -> Done;
+pub(crate) type Done = std::pin::Pin<Box<dyn Future<Output = keepstep::Result<()>>>>;
 
 /// Takes its time, and writes down that it was done.
 pub(crate) async fn work(step: &str, order: &str) {
@@ -20,13 +23,18 @@ pub(crate) async fn work(step: &str, order: &str) {
 }
 
 #[tokio::main]
-pub(crate) async fn drive(version: &str, order: Make, parcel: Make) {
-    if let Err(error) = run(version, order, parcel).await {
+pub(crate) async fn drive(version: &str, order: Make, parcel: Make, stowed: Make, shelf: Use) {
+    if let Err(error) = run(version, order, [parcel, stowed], shelf).await {
         println!("error: {error}");
     }
 }
 
-async fn run(version: &str, order: Make, parcel: Make) -> keepstep::Result<()> {
+async fn run(
+    version: &str,
+    order: Make,
+    [parcel, stowed]: [Make; 2],
+    shelf: Use,
+) -> keepstep::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [command, url, n] = &args[..] else {
         panic!("{args:?}")
@@ -42,15 +50,23 @@ async fn run(version: &str, order: Make, parcel: Make) -> keepstep::Result<()> {
         return engine.shutdown().await;
     }
     for n in 0..n.parse().unwrap_or(0) {
+        if let Some((what, of)) = command.split_once(" shelf ") {
+            shelf(engine.clone(), format!("{of}-{n}"), what.to_owned()).await?;
+            continue;
+        }
         if let Some(of) = command.strip_prefix("send ") {
             let to = format!("parcel-{of}-{n}");
             engine.send_event(to, "go", "by road").await?;
             continue;
         }
-        if command.ends_with("parcels") {
-            let id = format!("parcel-{version}-{n}");
-            let handle = engine.start(&id, parcel(id.clone())).await?;
-            if command == "await parcels" {
+        if let Some((what, kind)) = command.split_once(' ') {
+            let (name, make) = match kind {
+                "parcels" => ("parcel", parcel),
+                _ => ("stow", stowed),
+            };
+            let id = format!("{name}-{version}-{n}");
+            let handle = engine.start(&id, make(id.clone())).await?;
+            if what == "await" {
                 match handle.await {
                     Ok(delivered) => println!("{delivered}"),
                     Err(error) => println!("{error}"),

@@ -56,6 +56,67 @@ fn parcel(id: String) -> Workflow<String> {
     deliver(id, parcel, event::<String>("go"))
 }
 
+/// Any worker is offered it.
+#[step(remote, name = "shop/stow")]
+async fn stow(id: String, parcel: Parcel) -> String {
+    format!("{id} zone {}", parcel.zone)
+}
+
+fn stowed(id: String) -> Workflow<String> {
+    stow(
+        id,
+        Parcel {
+            zone: "north".to_owned(),
+        },
+    )
+}
+
+/// What neither version reads of the other one, either.
+#[derive(Serialize, Deserialize)]
+struct Shelf {
+    zone: String,
+    parcels: u32,
+}
+
+#[virtual_actor(name = "shop/shelf")]
+impl Shelf {
+    pub fn new() -> Self {
+        Self {
+            zone: "north".to_owned(),
+            parcels: 0,
+        }
+    }
+
+    pub async fn put(&mut self) {
+        self.parcels += 1;
+    }
+
+    pub async fn show(&self) -> String {
+        format!("{} {}", self.zone, self.parcels)
+    }
+}
+
+/// Puts something on a shelf of any version, or waits until something is on one of this.
+fn shelf(engine: Engine, id: String, command: String) -> rolling::Done {
+    Box::pin(async move {
+        let shelves = Shelf::on(&engine);
+        match &*command {
+            "make" => drop(shelves.get_or_create(id).await?),
+            "put" => shelves.get_actor(id).await?.put().send().await?,
+            _ => {
+                let shelf = shelves.get_actor(id).await?;
+                let mut shown = shelf.show().await?;
+                while shown.ends_with(" 0") {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    shown = shelf.show().await?;
+                }
+                println!("{shown}");
+            }
+        }
+        Ok(())
+    })
+}
+
 fn main() {
-    rolling::drive("v2", order, parcel);
+    rolling::drive("v2", order, parcel, stowed, shelf);
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 use keepstep_storage::{
-    Committed as Outcomes, DeleteOutcome, MessageId, RunId, RunKind, RunRecord, StorageError,
-    Timestamp, ValueKey,
+    Committed as Outcomes, DeleteOutcome, Epoch, MessageId, RunId, RunKind, RunRecord,
+    StorageError, Timestamp, ValueKey,
 };
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::agenda::Agenda;
+use super::decline::Undoable;
 use super::def::StoredState;
 use super::execute::{Called, Stage};
 use super::interruptions::{Trial, Verdict};
@@ -46,6 +47,8 @@ pub(super) struct Committing {
 pub(super) enum Exit {
     /// It has nothing to do, until a time perhaps.
     Idle(Option<Timestamp>),
+    /// It is left to other workers, and tried again at this time.
+    Declined(Timestamp),
     /// It was deleted, and this is who asked for it.
     Deleted(oneshot::Sender<Result<()>>),
     /// Another engine is to have it.
@@ -62,6 +65,8 @@ pub(super) struct Actor {
     pub(super) agenda: Agenda,
     /// Whether the call under way is noted in the store.
     pub(super) forgets_note_after: bool,
+    /// Calls that were sent or planned, and that this program cannot make.
+    pub(super) undoable: Undoable,
     /// Whether calls are noted, because the last owner died.
     pub(super) trial: Option<Trial>,
     /// Whether the call is over that is noted in the store.
@@ -100,8 +105,8 @@ pub(super) fn not_found(stage: &Stage) -> Error {
 }
 
 impl Actor {
-    /// Reads an actor, after taking it over if another engine had it.
-    pub(super) async fn load(stage: &Stage) -> Result<Self> {
+    /// Reads an actor, after taking it over if another engine had it; `epoch` is the one under which it is this engine's.
+    pub(super) async fn load(stage: &Stage, epoch: &mut Option<Epoch>) -> Result<Self> {
         let (shared, id) = (&stage.shared, &stage.id);
         let record = shared.storage.record(id).await?;
         let record = record.filter(|record| record.kind == RunKind::Actor);
@@ -114,6 +119,7 @@ impl Actor {
                 .await?
                 .ok_or_else(|| not_found(stage))?;
         }
+        *epoch = Some(record.epoch);
         let trial = Trial::of(stage, std::mem::take(&mut record.n_orphaned)).await?;
         let state = shared.storage.value(id, &ValueKey::State).await?;
         let damage = crate::error::Damage::Missing { what: "state" };
@@ -132,6 +138,7 @@ impl Actor {
             is_changed: false,
             agenda,
             forgets_note_after: false,
+            undoable: Undoable::default(),
             trial,
             forgets_note: false,
             read_to: None,
@@ -167,11 +174,14 @@ impl Actor {
     pub(super) fn take_due(&mut self, stage: &Stage, queue: &mut VecDeque<Item>) {
         let now = stage.shared.clock.timestamp();
         while let Some((key, call)) = self.agenda.take_call(now) {
-            queue.extend(job(stage, call, From::Agenda(key)).map(Item::Call));
+            let job = job(stage, call, From::Agenda(key));
+            self.undoable.note(job.is_none());
+            queue.extend(job.map(Item::Call));
         }
         while let Some((name, due_at, call)) = self.agenda.take_reminder(now) {
-            let from = From::Reminder(name, due_at);
-            queue.extend(job(stage, call, from).map(Item::Call));
+            let job = job(stage, call, From::Reminder(name, due_at));
+            self.undoable.note(job.is_none());
+            queue.extend(job.map(Item::Call));
         }
     }
 
@@ -390,6 +400,7 @@ impl Actor {
         {
             if is_for_other_code(error) {
                 warn!(actor = %stage.id, method, %error, "a call that was sent cannot be made by this program; it waits for another");
+                self.undoable.note(true);
                 return;
             }
             if !is_set_aside {
@@ -435,6 +446,7 @@ impl Actor {
                 Message::Call { call, due_at } if due_at.is_none_or(|due_at| due_at <= now) => {
                     let at = due_at.map_or(sent_by, |due_at| due_at.max(sent_by));
                     let job = job(stage, &call, From::Inbox(message.id, sent_by));
+                    self.undoable.note(job.is_none());
                     jobs.extend(job.map(|job| (at, job)));
                     continue;
                 }

@@ -132,6 +132,11 @@ impl Agenda {
         self.planned.reminders
     }
 
+    /// How many calls were ever planned.
+    pub(super) fn n_planned(&self) -> u64 {
+        self.planned.next
+    }
+
     /// The workflow that other calls wait for.
     pub(super) fn exclusive(&self) -> Option<&RunId> {
         self.planned.exclusive.as_ref()

@@ -10,6 +10,7 @@ mod check;
 mod circle;
 mod commit;
 mod current;
+mod decline;
 mod def;
 mod execute;
 mod handle;

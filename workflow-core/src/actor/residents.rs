@@ -233,6 +233,7 @@ impl Shared {
         match kind.as_deref() {
             None => self.unpark(id, None),
             Some(_) if !self.actors.is_awake() => {}
+            Some(super::NAMESPACE) if self.is_left_to_others(&id) => {}
             Some(super::NAMESPACE) if self.is_shared() => self.wake_if_free(id),
             Some(super::NAMESPACE) => self.wake_actor(&id),
             #[cfg(feature = "schedules")]

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use keepstep_storage::{RunId, StorageError};
+use keepstep_storage::{Epoch, RunId, StorageError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::active::{Actor, Exit, PAGE, not_found, step};
 use super::commit::outcome_of;
+use super::decline::is_unreadable;
 use super::def::ActorDef;
 use super::execute::Stage;
 use super::interruptions::Trial;
@@ -32,12 +33,14 @@ const IDLE: Duration = Duration::from_secs(5);
 const TURN: Duration = Duration::from_millis(100);
 
 pub(super) struct Task {
-    stage: Arc<Stage>,
+    pub(super) stage: Arc<Stage>,
     seat: Arc<Seat>,
-    mailbox: mpsc::UnboundedReceiver<Mail>,
-    queue: VecDeque<Item>,
+    pub(super) mailbox: mpsc::UnboundedReceiver<Mail>,
+    pub(super) queue: VecDeque<Item>,
     /// What is not there before the actor was loaded.
-    actor: Option<Actor>,
+    pub(super) actor: Option<Actor>,
+    /// The epoch under which it is this engine's.
+    epoch: Option<Epoch>,
     /// Since when another engine wants the actor.
     wanted_at: Option<Instant>,
 }
@@ -56,6 +59,7 @@ impl Task {
             mailbox,
             queue: VecDeque::new(),
             actor: None,
+            epoch: None,
             wanted_at: None,
         }
     }
@@ -95,7 +99,7 @@ impl Task {
     pub(super) async fn drive(mut self) {
         let ended = AssertUnwindSafe(self.drive_to_exit()).catch_unwind().await;
         let (shared, id) = (Arc::clone(&self.stage.shared), self.stage.id.clone());
-        let epoch = self.actor.as_ref().map(|actor| actor.record.epoch);
+        let epoch = self.epoch;
         if let Ok(Ok(_)) = &ended {
             shared.pauses.succeeded(&id);
         }
@@ -109,6 +113,13 @@ impl Task {
                 if let Some(due_at) = due_at {
                     shared.set_timer(due_at, id);
                 }
+                return;
+            }
+            Ok(Ok(Exit::Declined(until))) => {
+                if let Some(epoch) = epoch {
+                    shared.decline_actor(&id, epoch).await;
+                }
+                shared.set_timer(until, id);
                 return;
             }
             Ok(Ok(Exit::Deleted(reply))) => {
@@ -136,6 +147,11 @@ impl Task {
         self.pause_after(&error);
         if let (Error::ShutDown, Some(epoch)) = (&error, epoch) {
             shared.release_at_shutdown(&id, epoch);
+        }
+        if let Some(epoch) = epoch
+            && is_unreadable(&error)
+        {
+            shared.leave_unreadable_actor(&id, epoch).await;
         }
         self.fail(&error);
     }
@@ -215,7 +231,7 @@ impl Task {
     }
 
     async fn drive_to_exit(&mut self) -> Result<Exit> {
-        let loaded = Actor::load(&self.stage).await?;
+        let loaded = Actor::load(&self.stage, &mut self.epoch).await?;
         self.seat
             .committed
             .send_replace(Some(Ok(Committed::new(loaded.state.clone()))));
@@ -226,6 +242,9 @@ impl Task {
         let mut mails = Vec::new();
         let mut idle_since = shared.clock.instant();
         loop {
+            if let Some(exit) = self.decline().await? {
+                return Ok(exit);
+            }
             let Some(actor) = &mut self.actor else {
                 return Err(Error::ShutDown);
             };

@@ -298,8 +298,9 @@ impl EngineBuilder {
     /// So runs that were only executing beside such a step are not taken for it, if n is at least 3. With 1 or 2, they are suspended
     /// with it.
     ///
-    /// The same holds for calls that were sent to an actor, are due, or are repeated: a call that was interrupted n times is over, as one
-    /// that failed, and a reminder is removed; the log has an error. Calls that a program awaits do not count.
+    /// The same holds for remote steps: they count workers that were lost while they executed, by the number of the worker that takes
+    /// them. And for calls that were sent to an actor, are due, or are repeated: a call that was interrupted n
+    /// times is over, as one that failed, and a reminder is removed; the log has an error. Calls that a program awaits do not count.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepstep_storage::{Notice, RunId, RunKind, RunRecord};
+use keepstep_storage::{Notice, RunId, RunKind, RunRecord, Timestamp};
 use tokio::sync::{Notify, mpsc};
 
 use super::leases::Leases;
@@ -102,10 +102,29 @@ impl Shared {
         }
     }
 
-    /// Does not take a run up for a while.
-    pub(super) fn leave_to_others(&self, id: &RunId) {
+    /// Does not take a run or an actor up for a while; from when on it may.
+    pub(crate) fn leave_to_others(&self, id: &RunId) -> Timestamp {
         let until = self.clock.after(LEFT_TO_OTHERS);
         self.roster().left_to_others.insert(id.clone(), until);
+        self.clock.timestamp().after(LEFT_TO_OTHERS + AGAIN_AFTER)
+    }
+
+    pub(crate) fn is_left_to_others(&self, id: &RunId) -> bool {
+        let roster = self.roster();
+        let until = roster.left_to_others.get(id);
+        until.is_some_and(|until| *until > self.clock.instant())
+    }
+
+    /// Another engine could not go on with a run, or an actor: this one may.
+    fn declined_elsewhere(self: &Arc<Self>, id: RunId) {
+        if !self.takes_up_runs() || self.is_left_to_others(&id) {
+            return;
+        }
+        let is_actor = id.parts().next() == Some(crate::actor::NAMESPACE);
+        match is_actor {
+            true => self.wake_if_free(id),
+            false => self.may_work(),
+        }
     }
 
     pub(crate) async fn pause(&self, pause: Duration) {
@@ -359,6 +378,7 @@ async fn hear(shared: Arc<Shared>) {
                     // It may wait for a time.
                     is_to_look_up = shared.is_worker();
                 }
+                Notice::Declined(run) => shared.declined_elsewhere(run),
                 Notice::Tasks(pool) => shared.remote.may_take(&pool),
                 Notice::Done(tasks) => shared.remote.look_at(tasks),
                 Notice::Withdrawn(tasks) => shared.remote.withdrawn(&tasks),

@@ -308,7 +308,7 @@ mod tests {
         }
         drop(admissions.remove(3));
         let taken = |n| {
-            let taken = probation.take(n, 9)?;
+            let taken = probation.take(n, 99)?;
             let suspicions = taken.into_iter().map(|waiting| waiting.suspicion);
             Some(suspicions.collect::<Vec<_>>())
         };

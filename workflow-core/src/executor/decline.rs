@@ -25,7 +25,7 @@ struct Declined {
 
 impl SuspendReason {
     /// Whether a worker of another version, or with other resources, may go on.
-    fn is_of_this_program(&self) -> bool {
+    pub(crate) fn is_of_this_program(&self) -> bool {
         match self {
             Self::UnknownStep { .. }
             | Self::Undecodable { .. }

@@ -102,6 +102,7 @@ impl Shared {
                 held,
                 bytes,
                 stands: stored.stands(),
+                declines: stored.declines(),
                 blobs: stored.blobs(),
             };
             return Some((result, outcome));
@@ -116,6 +117,7 @@ impl Shared {
             held,
             bytes: result(&stored)?,
             stands: true,
+            declines: false,
             blobs: Vec::new(),
         };
         Some((result, stored.into()))
@@ -148,6 +150,14 @@ impl Shared {
                     tracing::debug!(
                         task = result.held.task.0,
                         "a remote step's result came too late"
+                    );
+                }
+                FinishOutcome::Declined => {
+                    let task = result.held.task.0;
+                    tracing::warn!(
+                        task,
+                        ?outcome,
+                        "this program cannot execute a remote step; it is left to workers that may"
                     );
                 }
                 FinishOutcome::BlobMissing { blob } => {

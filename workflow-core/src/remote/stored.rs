@@ -59,6 +59,11 @@ impl StoredOutcome {
     pub(super) fn stands(&self) -> bool {
         !matches!(self, Self::Unrunnable(_))
     }
+
+    /// Whether a worker of another version may come to something else.
+    pub(super) fn declines(&self) -> bool {
+        matches!(self, Self::Unrunnable(reason) if reason.is_of_this_program())
+    }
 }
 
 impl From<StoredOutcome> for Outcome {

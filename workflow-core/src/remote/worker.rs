@@ -25,7 +25,7 @@ use super::read_payload;
 use super::results::put_results_in;
 use crate::clock::later;
 use crate::context::{Context, RunLink};
-use crate::engine::Shared;
+use crate::engine::{OnProbation, Shared};
 use crate::error::SuspendReason;
 use crate::executor::{self, ABANDON_AFTER, AbandonReason, Execution, GRACE, Outcome, RunMessage};
 use crate::run::{Start, StepId};
@@ -332,6 +332,14 @@ impl Shared {
                 return None;
             }
         };
+        if task.n_lost >= self.max_interruptions {
+            let (step, times) = (context.step_name().to_owned(), task.n_lost);
+            tracing::warn!(run = %context.run_id(), step, times, "workers were lost while the remote step executed, time and again; its run is suspended");
+            let reason = SuspendReason::Interrupted { step, times };
+            report.outcome = Outcome::Unrunnable(reason.into());
+            return None;
+        }
+        let probation = (task.n_lost >= 2).then(|| self.put_on_probation(task.n_lost, None));
         let timeout = call.node(0).extra.as_ref().and_then(|extra| extra.timeout);
         let timeout = timeout.map(Duration::from_micros);
         let timeout = timeout.or(found.def.options.timeout);
@@ -346,7 +354,7 @@ impl Shared {
             timeout,
             permit,
         };
-        let body = run_body(execution, context.clone(), report);
+        let body = run_body(execution, context.clone(), report, probation);
         let future: BoxFuture<'static, ()> = match span.is_disabled() {
             true => Box::pin(body),
             false => Box::pin(body.instrument(span)),
@@ -406,6 +414,20 @@ impl Shared {
     }
 }
 
-async fn run_body(execution: Execution, context: Context, mut report: Report) {
+async fn run_body(
+    execution: Execution,
+    context: Context,
+    mut report: Report,
+    mut probation: Option<OnProbation>,
+) {
+    if probation.is_some() {
+        OnProbation::admission(&mut probation).await;
+        let shared = &context.link().shared;
+        let queue = shared.remote.queue();
+        if let Err(error) = queue.begin(shared.node, report.held).await {
+            report.outcome = Outcome::Storage(error.into());
+            return;
+        }
+    }
     report.outcome = execution.ended(&context).await;
 }

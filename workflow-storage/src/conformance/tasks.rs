@@ -88,6 +88,7 @@ impl Tasks {
             held,
             bytes: Bytes::copy_from_slice(result.as_bytes()),
             stands: true,
+            declines: false,
             blobs: vec![],
         };
         self.queue().finish(node, &[result]).await.unwrap()[0]

@@ -389,6 +389,16 @@ impl Storage for Faulty {
         }
     }
 
+    async fn decline(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        match self.enter(Call::Release).await {
+            Verdict::Tear(picked, error) => {
+                let some: Vec<_> = runs.iter().filter(|(r, _)| picked(r)).cloned().collect();
+                self.inner.decline(&some).await.and(Err(error))
+            }
+            verdict => self.complete(verdict, self.inner.decline(runs)).await,
+        }
+    }
+
     async fn notified(&self) {
         self.inner.notified().await;
     }

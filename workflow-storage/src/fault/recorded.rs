@@ -265,6 +265,13 @@ impl Storage for Recorded {
         Ok(())
     }
 
+    async fn decline(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.inner.decline(runs).await?;
+        self.entries().push(Mutation::Release(runs.to_vec()));
+        Ok(())
+    }
+
     async fn notified(&self) {
         self.inner.notified().await;
     }

@@ -38,6 +38,11 @@ impl TaskQueue for Faulty {
         self.pass(Call::Tasks, taking).await
     }
 
+    async fn begin(&self, node: NodeId, held: Held) -> Result<()> {
+        let beginning = self.queue()?.begin(node, held);
+        self.pass(Call::Tasks, beginning).await
+    }
+
     async fn finish(&self, node: NodeId, results: &[TaskResult]) -> Result<Vec<FinishOutcome>> {
         let finishing = self.queue()?.finish(node, results);
         self.pass(Call::Tasks, finishing).await

@@ -221,6 +221,7 @@ fn understand(payload: &str, nodes: impl Fn() -> Vec<i64>) -> Option<Notice> {
     match word {
         "free" => Some(Notice::Free),
         "changed" => Some(Notice::Changed(RunId::stored(rest).ok()?)),
+        "declined" => Some(Notice::Declined(RunId::stored(rest).ok()?)),
         "mail" | "wanted" => {
             let (owner, run) = rest.split_once(' ')?;
             let is_mine = owner == "*"
@@ -260,6 +261,7 @@ mod tests {
         for (payload, notice) in [
             ("free", Some(Notice::Free)),
             ("changed a b", Some(Notice::Changed(run("a b")))),
+            ("declined a b", Some(Notice::Declined(run("a b")))),
             ("mail ff a b", Some(Notice::Mail(run("a b")))),
             ("mail * a", Some(Notice::Mail(run("a")))),
             ("wanted ff a", Some(Notice::Wanted(run("a")))),

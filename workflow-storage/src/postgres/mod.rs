@@ -277,7 +277,11 @@ impl Storage for Postgres {
     }
 
     async fn release(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
-        self.release_runs(runs).await
+        self.release_runs(runs, false).await
+    }
+
+    async fn decline(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+        self.release_runs(runs, true).await
     }
 
     async fn notified(&self) {

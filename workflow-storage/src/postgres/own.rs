@@ -112,10 +112,14 @@ impl Postgres {
         Ok(since)
     }
 
-    pub(super) async fn release_runs(&self, runs: &[(RunId, Epoch)]) -> Result<()> {
+    pub(super) async fn release_runs(
+        &self,
+        runs: &[(RunId, Epoch)],
+        are_declined: bool,
+    ) -> Result<()> {
         let ids: Vec<&str> = runs.iter().map(|(run, _)| run.as_str()).collect();
         let epochs: Vec<i64> = runs.iter().map(|(_, epoch)| stored(epoch.0)).collect();
-        let params: &[Param<'_>] = &[&ids, &epochs];
+        let params: &[Param<'_>] = &[&ids, &epochs, &are_declined];
         let released = self
             .sessions
             .query("release runs", &self.sql.release, params);

@@ -20,7 +20,11 @@ CREATE TABLE keepstep.node (
     opened_at timestamptz NOT NULL DEFAULT now(),
     address text,
     -- Whether it takes up runs that nobody owns.
-    takes_runs boolean NOT NULL DEFAULT false
+    takes_runs boolean NOT NULL DEFAULT false,
+    -- Of which pools (null: of all) and which steps it takes tasks, as it said last; no names: none.
+    takes_pools text[],
+    takes_names bytea[],
+    takes_versions bigint[]
 );
 
 -- Who waits for whom at a node, while something there waits for what another node has: only keepstep reads it.
@@ -614,7 +618,8 @@ BEGIN
         WHERE r.id = ANY (ids) RETURNING r.*;
 END $$;
 
-CREATE FUNCTION keepstep.release(a_ids text[], a_epochs bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+-- Gives runs up. Of those that their owner declined, every process is told.
+CREATE FUNCTION keepstep.release(a_ids text[], a_epochs bigint[], a_declined boolean) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM 1 FROM keepstep.run r WHERE r.id = ANY (a_ids) ORDER BY r.id FOR NO KEY UPDATE;
@@ -623,6 +628,9 @@ BEGIN
         WHERE r.id = x.id AND r.epoch = x.epoch AND r.owner IS NOT NULL;
     IF FOUND THEN
         PERFORM pg_notify('keepstep', 'free');
+        IF a_declined THEN
+            PERFORM pg_notify('keepstep', 'declined ' || r.id) FROM keepstep.run r WHERE r.id = ANY (a_ids) AND r.owner IS NULL;
+        END IF;
     END IF;
 END $$;
 

@@ -46,6 +46,7 @@ pub(super) struct Statements {
     pub(super) take: String,
     pub(super) finish: String,
     pub(super) give_back: String,
+    pub(super) begin: String,
     pub(super) held: String,
     pub(super) look: String,
     pub(super) remove_tasks: String,
@@ -113,7 +114,7 @@ impl Statements {
                 "{CLAIMED} keepstep.claim_free($1, $2, $3, $4, $5, $6, $7, $8) AS r"
             )),
             renew: sql("SELECT keepstep.renew($1, $2, $3)"),
-            release: sql("SELECT keepstep.release($1, $2)"),
+            release: sql("SELECT keepstep.release($1, $2, $3)"),
             // Locked in the order in which commits lock.
             watch: sql(
                 "UPDATE keepstep.run r SET is_watched = true FROM (
@@ -181,8 +182,12 @@ impl Statements {
                 "SELECT n, task, result FROM keepstep.offer($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             ),
             take: sql(
-                "SELECT task, claim, run, incarnation, step, attempt, payload
+                "SELECT task, claim, run, incarnation, step, attempt, payload, n_lost
                 FROM keepstep.take($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            ),
+            begin: sql(
+                "UPDATE keepstep.task t SET is_begun = true
+                WHERE t.no = $2 AND t.claim = $3 AND t.node = $1 AND t.state = 1",
             ),
             finish: sql("SELECT outcomes, absent FROM keepstep.finish($1, $2, $3, $4, $5, $6, $7)"),
             give_back: sql("SELECT keepstep.give_back($1, $2, $3)"),

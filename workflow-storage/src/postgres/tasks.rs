@@ -15,6 +15,8 @@ use crate::{
 /// The states of a task that has a result.
 const DONE: i16 = 2;
 const NOT_EXECUTABLE: i16 = 3;
+/// Not one of a task: it is not executable unless another worker may execute it.
+const DECLINED: i16 = 4;
 
 /// Offers as columns, each of them one parameter.
 #[derive(Default)]
@@ -68,6 +70,7 @@ impl Postgres {
             step: read(column(4)?),
             attempt: u32::try_from(column(5)?).unwrap_or(u32::MAX),
             payload: payload.into(),
+            n_lost: u32::try_from(self.sessions.column::<i32>(row, 7)?).unwrap_or_default(),
         })
     }
 
@@ -142,6 +145,13 @@ impl TaskQueue for Postgres {
         rows.iter().map(|row| self.task(row)).collect()
     }
 
+    async fn begin(&self, node: NodeId, held: Held) -> Result<()> {
+        let (task, claim) = (stored(held.task.0), stored(held.claim));
+        let params: &[Param<'_>] = &[&number(node), &task, &claim];
+        let begun = self.sessions.query("begin a step", &self.sql.begin, params);
+        begun.await.map(drop)
+    }
+
     async fn finish(&self, node: NodeId, results: &[TaskResult]) -> Result<Vec<FinishOutcome>> {
         self.sessions.check_open()?;
         if results.is_empty() {
@@ -149,9 +159,10 @@ impl TaskQueue for Postgres {
         }
         let tasks: Vec<i64> = results.iter().map(|r| stored(r.held.task.0)).collect();
         let claims: Vec<i64> = results.iter().map(|r| stored(r.held.claim)).collect();
-        let state = |result: &TaskResult| match result.stands {
-            true => DONE,
-            false => NOT_EXECUTABLE,
+        let state = |result: &TaskResult| match result {
+            TaskResult { stands: true, .. } => DONE,
+            TaskResult { declines: true, .. } => DECLINED,
+            _ => NOT_EXECUTABLE,
         };
         let states: Vec<i16> = results.iter().map(state).collect();
         let bytes: Vec<&[u8]> = results.iter().map(|result| &*result.bytes).collect();
@@ -189,6 +200,7 @@ impl TaskQueue for Postgres {
         let outcome = |n: usize| match outcomes.get(n) {
             Some(0) => FinishOutcome::Accepted,
             Some(2) => FinishOutcome::BlobMissing { blob: missing(n) },
+            Some(3) => FinishOutcome::Declined,
             _ => FinishOutcome::Stale,
         };
         Ok((0..results.len()).map(outcome).collect())

@@ -2,7 +2,8 @@
 -- has its result in the journal.
 --
 -- States: 0 offered, 1 taken by `node`, 2 done, 3 done with a result that does not stand: the step could not be executed.
--- `claim` counts how often it was taken. Long names are hashed, as names of values are.
+-- `claim` counts how often it was taken, `n_lost` how often a worker was lost that executed it. A worker that has `is_begun` false
+-- only holds it. `declined_by` are the workers whose programs could not execute it. Long names are hashed, as names of values are.
 CREATE TABLE keepstep.task (
     no bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run_no bigint NOT NULL,
@@ -17,6 +18,9 @@ CREATE TABLE keepstep.task (
     has_key boolean NOT NULL GENERATED ALWAYS AS (limit_key IS NOT NULL) STORED,
     node bigint,
     claim bigint NOT NULL DEFAULT 0,
+    n_lost int NOT NULL DEFAULT 0,
+    is_begun boolean NOT NULL DEFAULT true,
+    declined_by bigint[],
     offered_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     taken_at timestamptz,
     done_at timestamptz,
@@ -37,6 +41,22 @@ CREATE TABLE keepstep.pool (
     at_once int,
     at_once_per_key int
 );
+
+-- Whether a worker that lives takes tasks of a step and has not declined this one, other than `a_node`.
+CREATE FUNCTION keepstep.has_other_worker(a_declined_by bigint[], a_node bigint, a_pool text, a_name bytea, a_version bigint)
+    RETURNS boolean STABLE LANGUAGE sql AS $$
+    SELECT EXISTS (SELECT FROM keepstep.node n
+        WHERE n.lease_until > clock_timestamp() AND n.id <> a_node AND n.id <> ALL (coalesce(a_declined_by, '{}'))
+            AND n.takes_names IS NOT NULL AND (n.takes_pools IS NULL OR a_pool = ANY (n.takes_pools))
+            AND EXISTS (SELECT FROM unnest(n.takes_names, n.takes_versions) AS s (name, version)
+                WHERE s.name = a_name AND s.version = a_version))
+$$;
+
+-- Whether a node may take a task that some have declined. Who has done so may once there is nobody else: it says what is wrong.
+CREATE FUNCTION keepstep.may_take(a_declined_by bigint[], a_node bigint, a_pool text, a_name bytea, a_version bigint)
+    RETURNS boolean STABLE LANGUAGE sql AS $$
+    SELECT a_node <> ALL (a_declined_by) OR NOT keepstep.has_other_worker(a_declined_by, a_node, a_pool, a_name, a_version)
+$$;
 
 -- Offers tasks, and says what is there of each; nothing of one whose run is not the offerer's any more.
 CREATE FUNCTION keepstep.offer(
@@ -81,7 +101,7 @@ END $$;
 
 -- What may be taken of a pool with a limit for each key: the first of each key, as many as there is room for, in all `a_room`.
 CREATE FUNCTION keepstep.first_of_keys(
-    a_pool text, a_names bytea[], a_versions bigint[], a_keyed boolean[], a_per_key int, a_room int
+    a_node bigint, a_pool text, a_names bytea[], a_versions bigint[], a_keyed boolean[], a_per_key int, a_room int
 ) RETURNS bigint[] LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -97,6 +117,7 @@ BEGIN
         SELECT x.no, x.priority, x.limit_key FROM unnest(a_names, a_versions, a_keyed) AS l (name, version, keyed), LATERAL (
             SELECT t.no, t.priority, t.limit_key FROM keepstep.task t
             WHERE t.pool = a_pool AND t.step_name = l.name AND t.step_version = l.version AND t.has_key = l.keyed AND t.state = 0
+                AND (t.declined_by IS NULL OR keepstep.may_take(t.declined_by, a_node, t.pool, t.step_name, t.step_version))
             ORDER BY t.priority DESC, t.no LIMIT a_look) x
         ORDER BY x.priority DESC, x.no LIMIT a_look
     ), ranked AS (
@@ -130,11 +151,13 @@ BEGIN
                 WHERE t.pool = a_pool AND t.limit_key = k.limit_key AND t.state = 0
                     AND EXISTS (SELECT FROM unnest(a_names, a_versions) AS l (name, version)
                         WHERE l.name = t.step_name AND l.version = t.step_version)
+                    AND (t.declined_by IS NULL OR keepstep.may_take(t.declined_by, a_node, t.pool, t.step_name, t.step_version))
                 ORDER BY t.priority DESC, t.no LIMIT greatest(a_per_key - coalesce(n.n, 0), 0)) x
             UNION ALL
             SELECT x.no, x.priority FROM unnest(a_names, a_versions, a_keyed) AS l (name, version, keyed), LATERAL (
                 SELECT t.no, t.priority FROM keepstep.task t
                 WHERE t.pool = a_pool AND t.step_name = l.name AND t.step_version = l.version AND NOT t.has_key AND t.state = 0
+                    AND (t.declined_by IS NULL OR keepstep.may_take(t.declined_by, a_node, t.pool, t.step_name, t.step_version))
                 ORDER BY t.priority DESC, t.no LIMIT a_room) x
             WHERE NOT l.keyed
         ) c ORDER BY c.priority DESC, c.no LIMIT a_room);
@@ -144,7 +167,7 @@ END $$;
 CREATE FUNCTION keepstep.take(
     a_writer bigint, a_number bigint, a_node bigint, a_lease double precision, a_address text,
     a_pools text[], a_names bytea[], a_versions bigint[], a_limit int
-) RETURNS TABLE (task bigint, claim bigint, run text, incarnation bigint, step bigint, attempt bigint, payload bytea)
+) RETURNS TABLE (task bigint, claim bigint, run text, incarnation bigint, step bigint, attempt bigint, payload bytea, n_lost int)
     LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -171,14 +194,21 @@ BEGIN
         IF NOT FOUND THEN
             RAISE EXCEPTION 'take % of this writer was overtaken', a_number USING ERRCODE = 'KS001';
         END IF;
-        RETURN QUERY SELECT t.no, t.claim, r.id, r.incarnation, t.step, t.attempt, t.payload
+        RETURN QUERY SELECT t.no, t.claim, r.id, r.incarnation, t.step, t.attempt, t.payload, t.n_lost
             FROM keepstep.task t JOIN keepstep.run r ON r.no = t.run_no
             WHERE t.no = ANY (nos) AND t.state = 1 AND t.node = a_node ORDER BY t.priority DESC, t.no;
         RETURN;
     END IF;
 
-    -- What nodes had whose leases have ended is to be had again.
-    UPDATE keepstep.task t SET state = 0, node = NULL WHERE t.no = ANY (ARRAY(
+    UPDATE keepstep.node n SET takes_pools = a_pools, takes_names = a_names, takes_versions = a_versions
+        WHERE n.id = a_node
+            AND (n.takes_pools, n.takes_names, n.takes_versions) IS DISTINCT FROM (a_pools, a_names, a_versions);
+
+    -- What nodes had whose leases have ended is to be had again. A node that ended its leases itself was not lost.
+    UPDATE keepstep.task t SET state = 0, node = NULL,
+        n_lost = t.n_lost + (t.is_begun AND EXISTS (SELECT FROM keepstep.node n
+            WHERE n.id = t.node AND n.lease_until > '-infinity'))::int
+    WHERE t.no = ANY (ARRAY(
         SELECT x.no FROM keepstep.node n JOIN keepstep.task x ON x.node = n.id AND x.state = 1
         WHERE n.lease_until <= clock_timestamp() ORDER BY x.no FOR UPDATE OF x SKIP LOCKED));
 
@@ -216,9 +246,10 @@ BEGIN
                     SELECT t.no, t.priority FROM keepstep.task t
                     WHERE t.pool = target.name AND t.step_name = k.name AND t.step_version = k.version
                         AND t.has_key = k.keyed AND t.state = 0
+                        AND (t.declined_by IS NULL OR keepstep.may_take(t.declined_by, a_node, t.pool, t.step_name, t.step_version))
                     ORDER BY t.priority DESC, t.no LIMIT room) x
                 ORDER BY x.priority DESC, x.no LIMIT room)
-            ELSE keepstep.first_of_keys(target.name, l.names, l.versions, l.keyed, target.at_once_per_key, room) END
+            ELSE keepstep.first_of_keys(a_node, target.name, l.names, l.versions, l.keyed, target.at_once_per_key, room) END
             INTO chosen
             FROM (SELECT array_agg(u.name) AS names, array_agg(u.version) AS versions, array_agg(u.keyed) AS keyed
                 FROM unnest(l_pool, l_name, l_version, l_keyed) AS u (pool, name, version, keyed) WHERE u.pool = target.name) l;
@@ -235,6 +266,7 @@ BEGIN
                     SELECT t.no, t.priority FROM keepstep.task t
                     WHERE t.pool = l.pool AND t.step_name = l.name AND t.step_version = l.version
                         AND t.has_key = l.keyed AND t.state = 0
+                        AND (t.declined_by IS NULL OR keepstep.may_take(t.declined_by, a_node, t.pool, t.step_name, t.step_version))
                     ORDER BY t.priority DESC, t.no LIMIT a_limit) x
                 WHERE l.pool <> ALL (limited)
             ) c ORDER BY c.priority DESC, c.no LIMIT a_limit);
@@ -250,6 +282,7 @@ BEGIN
             SELECT t.no FROM keepstep.task t
             WHERE t.pool = lane.pool AND t.step_name = lane.name AND t.step_version = lane.version
                 AND t.has_key = lane.keyed AND t.state = 0 AND t.no <> ALL (nos)
+                AND (t.declined_by IS NULL OR keepstep.may_take(t.declined_by, a_node, t.pool, t.step_name, t.step_version))
             ORDER BY t.priority DESC, t.no LIMIT a_limit - cardinality(nos) FOR NO KEY UPDATE SKIP LOCKED);
     END LOOP;
     IF cardinality(nos) = 0 THEN
@@ -263,10 +296,12 @@ BEGIN
     END IF;
     RETURN QUERY
         WITH taken AS (
-            UPDATE keepstep.task t SET state = 1, node = a_node, claim = t.claim + 1, taken_at = clock_timestamp()
+            -- What more than one worker was lost with waits there until it may execute, and does not count until then.
+            UPDATE keepstep.task t SET state = 1, node = a_node, claim = t.claim + 1, taken_at = clock_timestamp(),
+                is_begun = t.n_lost < 2
             WHERE t.no = ANY (nos) RETURNING t.*
         )
-        SELECT t.no, t.claim, r.id, r.incarnation, t.step, t.attempt, t.payload
+        SELECT t.no, t.claim, r.id, r.incarnation, t.step, t.attempt, t.payload, t.n_lost
         FROM taken t JOIN keepstep.run r ON r.no = t.run_no ORDER BY t.priority DESC, t.no;
 END $$;
 
@@ -284,7 +319,8 @@ CREATE FUNCTION keepstep.tell_of_tasks(a_word text, a_nodes bigint[], a_tasks bi
     GROUP BY x.node, x.part
 $$;
 
--- Puts results in. Outcomes: 0 accepted, 1 the node holds the task no more, 2 names a blob that is not there, which is in `absent`.
+-- Puts results in. Outcomes: 0 accepted, 1 the node holds the task no more, 2 names a blob that is not there, which is in `absent`,
+-- 3 left to other workers. A result of state 4 is for those only, if there are any; else it is one of state 3.
 CREATE FUNCTION keepstep.finish(
     a_node bigint, f_no bigint[], f_claim bigint[], f_state smallint[], f_result bytea[], b_of int[], b_id bytea[],
     OUT outcomes smallint[], OUT absent bytea[]
@@ -295,6 +331,8 @@ DECLARE
     owners bigint[];
     done bigint[];
     pools text[];
+    channel constant text := 'keepstep';
+    target record;
 BEGIN
     IF cardinality(b_id) > 0 THEN
         -- Before its tasks, as in a commit, which may end one of these runs, and name the same blobs.
@@ -308,15 +346,18 @@ BEGIN
         PERFORM 1 FROM keepstep.blob b WHERE b.id = ANY (b_id) ORDER BY b.id FOR SHARE;
         stored := ARRAY(SELECT b.id FROM keepstep.blob b WHERE b.id = ANY (b_id) AND b.is_whole);
     END IF;
-    SELECT array_agg(CASE WHEN t.no IS NULL THEN 1 WHEN x.absent IS NULL THEN 0 ELSE 2 END::smallint ORDER BY f.n),
+    SELECT array_agg(CASE WHEN t.no IS NULL THEN 1 WHEN x.absent IS NOT NULL THEN 2
+                WHEN f.state = 4 AND t.state = 1
+                    AND keepstep.has_other_worker(t.declined_by, a_node, t.pool, t.step_name, t.step_version) THEN 3
+                ELSE 0 END::smallint ORDER BY f.n),
             array_agg(x.absent ORDER BY f.n)
         INTO outcomes, absent
-        FROM unnest(f_no, f_claim) WITH ORDINALITY AS f (no, claim, n)
+        FROM unnest(f_no, f_claim, f_state) WITH ORDINALITY AS f (no, claim, state, n)
         LEFT JOIN keepstep.task t ON t.no = f.no AND t.node = a_node AND t.claim = f.claim AND t.state > 0
         LEFT JOIN LATERAL (SELECT b.id AS absent FROM unnest(b_of, b_id) AS b (of, id)
             WHERE b.of = f.n AND b.id <> ALL (stored) LIMIT 1) x ON true;
     WITH done AS (
-        UPDATE keepstep.task t SET state = f.state, result = f.result, done_at = clock_timestamp()
+        UPDATE keepstep.task t SET state = least(f.state, 3), result = f.result, done_at = clock_timestamp()
         FROM unnest(f_no, f_state, f_result, outcomes) AS f (no, state, result, outcome)
         -- Not `= 1`, for which there is an index that would be gone through for each.
         WHERE t.no = f.no AND f.outcome = 0 AND t.state < 2
@@ -327,6 +368,18 @@ BEGIN
     IF done IS NOT NULL THEN
         PERFORM keepstep.tell_of_tasks('done', owners, done);
         PERFORM keepstep.made_room(pools);
+    END IF;
+    IF 3 = ANY (outcomes) THEN
+        FOR target IN
+            WITH declined AS (
+                UPDATE keepstep.task t SET state = 0, node = NULL, declined_by = coalesce(t.declined_by, '{}') || a_node
+                FROM unnest(f_no, outcomes) AS f (no, outcome) WHERE t.no = f.no AND f.outcome = 3
+                RETURNING t.pool
+            )
+            SELECT DISTINCT d.pool FROM declined d
+        LOOP
+            PERFORM pg_notify(channel, 'task ' || target.pool);
+        END LOOP;
     END IF;
     IF cardinality(b_id) > 0 THEN
         INSERT INTO keepstep.blob_reference (run_no, blob)
@@ -410,6 +463,7 @@ CREATE VIEW keepstep.tasks AS
     SELECT t.no, r.id AS run, t.step, t.attempt, encode(t.step_name, 'escape') AS name, t.step_version AS version,
         t.pool, t.priority, encode(t.limit_key, 'escape') AS key,
         CASE t.state WHEN 0 THEN 'offered' WHEN 1 THEN 'taken' WHEN 2 THEN 'done' ELSE 'not executable' END AS state,
-        to_hex(t.node) AS worker, n.address, t.offered_at, t.taken_at, t.done_at,
+        to_hex(t.node) AS worker, n.address, t.n_lost AS workers_lost,
+        coalesce(cardinality(t.declined_by), 0) AS workers_declined, t.offered_at, t.taken_at, t.done_at,
         octet_length(t.payload) AS payload_bytes, octet_length(t.result) AS result_bytes
     FROM keepstep.task t JOIN keepstep.run r ON r.no = t.run_no LEFT JOIN keepstep.node n ON n.id = t.node;

@@ -271,6 +271,7 @@ impl TaskQueue for LocalTasks {
                 step: entry.offer.step,
                 attempt: entry.offer.attempt,
                 payload: entry.offer.payload.clone(),
+                n_lost: 0,
             });
         }
         Ok(taken)

@@ -37,8 +37,16 @@ pub trait TaskQueue: Debug + Send + Sync {
     /// To be correct: no two calls get one task, unless it was given back or lost in between; each time it is taken its claim is another.
     async fn take(&self, wanted: &Wanted<'_>) -> Result<Vec<Task>>;
 
+    /// Says that the execution of a task begins that the node held until now. Only of tasks with [`n_lost`](Task::n_lost) of 2 or more
+    /// is this said: if the node is lost before, that does not count.
+    async fn begin(&self, node: NodeId, held: Held) -> Result<()> {
+        let _ = (node, held);
+        Ok(())
+    }
+
     /// Puts results in, where the node still holds the task under the claim: one outcome each, in their order. The same again is accepted
-    /// again.
+    /// again. A result that [declines](TaskResult::declines) is put in only if no other node that may take the task, and whose lease
+    /// lasts, has not declined it; else the task is to be had again, by those.
     ///
     /// To be correct: blobs that a result names belong to its run from then on.
     async fn finish(&self, node: NodeId, results: &[TaskResult]) -> Result<Vec<FinishOutcome>>;
@@ -142,6 +150,9 @@ pub struct Task {
     pub attempt: u32,
     /// What was offered.
     pub payload: Bytes,
+    /// How often it was taken again because the lease of a node had ended that executed it. Where no node can be lost without its
+    /// queue, this is 0.
+    pub n_lost: u32,
 }
 
 /// A task in the hands of a node.
@@ -163,6 +174,8 @@ pub struct TaskResult {
     /// Whether it is one of the step: it stays when the run is suspended. One that says that the step could not be executed does not
     /// stand.
     pub stands: bool,
+    /// Whether another worker may be able to execute the step: of a result that does not stand.
+    pub declines: bool,
     /// Blobs that it names. They must be stored, and pinned or named by a run.
     pub blobs: Vec<BlobId>,
 }
@@ -175,6 +188,8 @@ pub enum FinishOutcome {
     Accepted,
     /// The node does not hold the task any more: it was withdrawn, or somebody else has taken it.
     Stale,
+    /// The task is left to other workers.
+    Declined,
     /// A [blob](TaskResult::blobs) that it names is not there.
     BlobMissing {
         /// The blob.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepstep_storage::{
-    Batch, Epoch, Expect, FinishOutcome, NodeId, Notice, Offer, Removal, RunWrite, Storage,
+    Batch, Epoch, Expect, FinishOutcome, Limit, NodeId, Notice, Offer, Removal, RunWrite, Storage,
     StoredStatus, Task, TaskId, TaskResult, Wanted, WriteOutcome,
 };
 
@@ -78,6 +78,7 @@ fn result(task: &Task) -> TaskResult {
         held: task.held,
         bytes: "result".into(),
         stands: true,
+        declines: false,
         blobs: vec![],
     }
 }
@@ -352,4 +353,144 @@ async fn calls_whose_answers_were_lost_are_done_once() {
         queue.remove(&removals).await.unwrap();
         assert_eq!(left(&*store, &all).await, []);
     }
+}
+
+/// Takes tasks as soon as there are some: leases may have to end before.
+async fn taken(store: &dyn Storage, node: NodeId, lease: Duration) -> Vec<Task> {
+    let taking = async {
+        loop {
+            let taken = take(store, node, lease).await;
+            if !taken.is_empty() {
+                return taken;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, taking).await.unwrap()
+}
+
+#[tokio::test]
+async fn workers_that_were_lost_with_a_task_are_counted_once_it_has_begun() {
+    let (a, b) = two(&["run"]).await;
+    offered(&*a, &[offer("run", 1)]).await;
+    let queue = b.tasks().unwrap();
+    for (node, n_lost) in [(WORKER, 0), (OTHER, 1), (WORKER, 2)] {
+        let task = taken(&*b, node, SHORT).await.remove(0);
+        assert_eq!(task.n_lost, n_lost);
+    }
+    // From the third on, who holds it only may be lost.
+    let task = taken(&*b, OTHER, SHORT).await.remove(0);
+    assert_eq!(task.n_lost, 2);
+    queue.begin(OTHER, task.held).await.unwrap();
+    let task = taken(&*b, WORKER, LONG).await.remove(0);
+    assert_eq!(task.n_lost, 3);
+    // Neither what is given back counts, nor what a worker had that ended its leases itself.
+    queue.begin(WORKER, task.held).await.unwrap();
+    queue.give_back(WORKER, &[task.held]).await.unwrap();
+    let task = taken(&*b, WORKER, LONG).await.remove(0);
+    queue.begin(WORKER, task.held).await.unwrap();
+    b.renew(WORKER, Duration::ZERO).await.unwrap();
+    assert_eq!(taken(&*b, OTHER, LONG).await[0].n_lost, 3);
+}
+
+#[tokio::test]
+async fn a_task_is_declined_as_long_as_another_worker_may_take_it() {
+    let (a, b) = two(&["run"]).await;
+    // It listens.
+    told(&*b, |notice| *notice == Notice::Missed).await;
+    let queue = a.tasks().unwrap();
+    // Somebody who takes other steps, and somebody of another pool, are no workers for it.
+    for (node, pool, step) in [(11, "default", "other"), (12, "elsewhere", "step")] {
+        let node = NodeId(node);
+        a.renew(node, LONG).await.unwrap();
+        let wanted = Wanted {
+            node,
+            lease: LONG,
+            pools: Some(&[pool.to_owned()]),
+            steps: &[(step.to_owned(), 1)],
+            limit: 1,
+        };
+        assert!(queue.take(&wanted).await.unwrap().is_empty());
+    }
+    for node in [WORKER, OTHER] {
+        a.renew(node, LONG).await.unwrap();
+        assert!(take(&*a, node, LONG).await.is_empty());
+    }
+    let tasks = offered(&*a, &[offer("run", 1), offer("run", 2)]).await;
+    let declined = |task: &Task| TaskResult {
+        stands: false,
+        declines: true,
+        ..result(task)
+    };
+    let both = take(&*a, WORKER, LONG).await;
+    for task in &both {
+        let outcome = finish(&*a, WORKER, declined(task)).await;
+        assert_eq!(outcome, FinishOutcome::Declined);
+        let again = finish(&*a, WORKER, declined(task)).await;
+        assert_eq!(again, FinishOutcome::Stale);
+    }
+    assert!(take(&*a, WORKER, LONG).await.is_empty());
+    told(&*b, |notice| matches!(notice, Notice::Tasks(_))).await;
+    // The other one executes the one, and declines the other one as the last.
+    let both = take(&*b, OTHER, LONG).await;
+    assert_eq!(both.len(), 2);
+    let outcome = finish(&*b, OTHER, result(&both[0])).await;
+    assert_eq!(outcome, FinishOutcome::Accepted);
+    let outcome = finish(&*b, OTHER, declined(&both[1])).await;
+    assert_eq!(outcome, FinishOutcome::Accepted);
+    let looked = queue.look(&tasks).await.unwrap();
+    assert!(looked.iter().all(|offered| offered.result.is_some()));
+
+    // If the other one is gone, who has declined it says what is wrong.
+    let tasks = offered(&*a, &[offer("run", 3)]).await;
+    let task = take(&*a, WORKER, LONG).await.remove(0);
+    let outcome = finish(&*a, WORKER, declined(&task)).await;
+    assert_eq!(outcome, FinishOutcome::Declined);
+    b.renew(OTHER, Duration::ZERO).await.unwrap();
+    let task = take(&*a, WORKER, LONG).await.remove(0);
+    let outcome = finish(&*a, WORKER, declined(&task)).await;
+    assert_eq!(outcome, FinishOutcome::Accepted);
+    let looked = queue.look(&tasks).await.unwrap();
+    assert!(looked[0].result.is_some());
+}
+
+#[tokio::test]
+async fn limits_hold_for_tasks_that_were_declined() {
+    let (a, _b) = two(&["run"]).await;
+    let queue = a.tasks().unwrap();
+    for limit in [Limit::AtOnce, Limit::AtOncePerKey] {
+        queue.set_limit("default", limit, Some(2)).await.unwrap();
+    }
+    for node in [WORKER, OTHER] {
+        a.renew(node, LONG).await.unwrap();
+        assert!(take(&*a, node, LONG).await.is_empty());
+    }
+    let offers: Vec<_> = (0..6)
+        .map(|step| Offer {
+            key: Some(format!("key{}", step % 2)),
+            ..offer("run", step)
+        })
+        .collect();
+    offered(&*a, &offers).await;
+    let first = take(&*a, WORKER, LONG).await;
+    assert_eq!(first.len(), 2);
+    for task in &first {
+        let declined = TaskResult {
+            stands: false,
+            declines: true,
+            ..result(task)
+        };
+        let outcome = finish(&*a, WORKER, declined).await;
+        assert_eq!(outcome, FinishOutcome::Declined);
+    }
+    let mut steps = Vec::new();
+    for node in [WORKER, OTHER, OTHER] {
+        let taken = take(&*a, node, LONG).await;
+        steps.push(taken.iter().map(|task| task.step).collect::<Vec<_>>());
+        for task in &taken {
+            let outcome = finish(&*a, node, result(task)).await;
+            assert_eq!(outcome, FinishOutcome::Accepted);
+        }
+    }
+    assert_eq!(steps, [[2, 3], [0, 1], [4, 5]]);
 }
