@@ -136,6 +136,7 @@ async fn results_and_the_end_of_their_run_wait_in_one_order() {
                 held: taken[n].held,
                 bytes: "result".into(),
                 stands: true,
+                declines: false,
                 blobs: named,
             }]
         };
