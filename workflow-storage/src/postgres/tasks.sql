@@ -200,10 +200,6 @@ BEGIN
         RETURN;
     END IF;
 
-    UPDATE keepstep.node n SET takes_pools = a_pools, takes_names = a_names, takes_versions = a_versions
-        WHERE n.id = a_node
-            AND (n.takes_pools, n.takes_names, n.takes_versions) IS DISTINCT FROM (a_pools, a_names, a_versions);
-
     -- What nodes had whose leases have ended is to be had again. A node that ended its leases itself was not lost.
     UPDATE keepstep.task t SET state = 0, node = NULL,
         n_lost = t.n_lost + (t.is_begun AND EXISTS (SELECT FROM keepstep.node n
@@ -285,6 +281,10 @@ BEGIN
                 AND (t.declined_by IS NULL OR keepstep.may_take(t.declined_by, a_node, t.pool, t.step_name, t.step_version))
             ORDER BY t.priority DESC, t.no LIMIT a_limit - cardinality(nos) FOR NO KEY UPDATE SKIP LOCKED);
     END LOOP;
+    -- The row of a node is locked last, as everywhere.
+    UPDATE keepstep.node n SET takes_pools = a_pools, takes_names = a_names, takes_versions = a_versions
+        WHERE n.id = a_node
+            AND (n.takes_pools, n.takes_names, n.takes_versions) IS DISTINCT FROM (a_pools, a_names, a_versions);
     IF cardinality(nos) = 0 THEN
         RETURN;
     END IF;
