@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::bucket::Bucket;
 use super::numbers::{read, stored};
+use super::pins::Held;
 use super::session::{Lane, Param, Sessions};
 use super::{Postgres, commit};
 use crate::blobs::Verified;
@@ -18,7 +19,7 @@ use crate::{BlobId, BlobReader, Maintained, Result, StorageError};
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// How many chunks of a blob that is read as a whole are read at a time.
-const CHUNKS_AT_ONCE: i64 = 16;
+const CHUNKS_AT_ONCE: i64 = 4;
 /// How much of a blob waits for its reader.
 const READ_AHEAD: usize = 2 * CHUNK_BYTES;
 
@@ -27,7 +28,7 @@ impl Postgres {
         self.sessions.check_open()?;
         let held = self.pins.hold(BlobId(self.hash(bytes.clone()).await?));
         let id = held.id();
-        if self.begin_blob(id, bytes.len() as u64).await? {
+        if self.begin_blob(&held, bytes.len() as u64).await? {
             return Ok(held.keep());
         }
         if let Some(bucket) = &self.bucket {
@@ -55,7 +56,7 @@ impl Postgres {
         if let Some(bucket) = &self.bucket {
             let (id, size, place) = bucket.put_stream(reader).await?;
             let held = self.pins.hold(id);
-            if self.begin_blob(id, size).await? {
+            if self.begin_blob(&held, size).await? {
                 bucket.remove(&[place]).await?;
             } else {
                 self.finish_object(bucket, id, place).await?;
@@ -67,7 +68,7 @@ impl Postgres {
             part.copy_from_slice(&commit::random_id().to_le_bytes());
         }
         let stream = self.pins.hold(BlobId(name));
-        self.begin_blob(stream.id(), 0).await?;
+        self.begin_blob(&stream, 0).await?;
         let mut hasher = blake3::Hasher::new();
         let (mut number, mut size) = (0, 0);
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
@@ -85,6 +86,7 @@ impl Postgres {
             number += 1;
         }
         let held = self.pins.hold(BlobId(*hasher.finalize().as_bytes()));
+        self.settle(&held).await?;
         let (from, to) = (stream.id(), held.id());
         let params: &[Param<'_>] = &[
             &from.0.as_slice(),
@@ -100,7 +102,9 @@ impl Postgres {
     }
 
     /// Whether the blob is there already.
-    async fn begin_blob(&self, id: BlobId, size: u64) -> Result<bool> {
+    async fn begin_blob(&self, held: &Held<'_>, size: u64) -> Result<bool> {
+        self.settle(held).await?;
+        let id = held.id();
         let params: &[Param<'_>] = &[&id.0.as_slice(), &stored(size), &self.pins.process];
         let begun = self
             .sessions
@@ -108,6 +112,17 @@ impl Postgres {
         match begun.await?.first() {
             Some(row) => self.sessions.column(row, 0),
             None => Ok(false),
+        }
+    }
+
+    /// Sees to it that nothing takes the row away that is to be written for a blob.
+    async fn settle(&self, held: &Held<'_>) -> Result<()> {
+        match held.is_unsure() {
+            true => {
+                let sql = &self.sql.pin;
+                self.pins.write(&self.sessions, Lane::Pins, sql).await
+            }
+            false => Ok(()),
         }
     }
 
@@ -220,14 +235,15 @@ impl Postgres {
         self.pins
             .write(&self.sessions, Lane::Pins, &self.sql.pin)
             .await?;
+        collect(&self.sessions, &self.sql.collect).await?;
         let mut done = Maintained::default();
-        loop {
-            let rows = self.sessions.query("remove blobs", &self.sql.sweep, &[]);
+        let mut after = Some(Vec::<u8>::new());
+        while let Some(from) = after {
+            let params: &[Param<'_>] = &[&from];
+            let rows = self.sessions.query("remove blobs", &self.sql.sweep, params);
             let rows = rows.await?;
             let Some(row) = rows.first() else { break };
-            if self.sessions.column::<i32>(row, 0)? == 0 {
-                break;
-            }
+            after = self.sessions.column(row, 0)?;
             let (n, bytes): (i64, i64) =
                 (self.sessions.column(row, 1)?, self.sessions.column(row, 2)?);
             done.blobs_removed += n.unsigned_abs();
@@ -290,6 +306,18 @@ impl Postgres {
     fn missing(&self, id: &BlobId) -> StorageError {
         self.sessions.corrupt(format!("blob {id} is missing"))
     }
+}
+
+/// Removes what is left of large runs that were deleted.
+pub(super) async fn collect(sessions: &Sessions, sql: &str) -> Result<()> {
+    loop {
+        let rows = sessions.query("remove what runs had", sql, &[]).await?;
+        let Some(row) = rows.first() else { break };
+        if !sessions.column::<bool>(row, 0)? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The chunks of a blob, in their order.

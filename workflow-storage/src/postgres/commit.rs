@@ -5,14 +5,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio_postgres::Row;
 
 use super::numbers::{bits, node, read, stored, time};
 use super::session::Param;
-use super::{append, names};
+use super::{append, blobs, names};
 use crate::{
     Batch, BlobId, Committed, DeleteOutcome, Epoch, Expect, MessageId, Result, RunId, SendOutcome,
     ValueKey, WriteOutcome,
@@ -333,7 +334,29 @@ impl super::Postgres {
             self.arrived.notify_waiters();
             self.arrived.notify_one();
         }
+        if committed.deletes.contains(&DeleteOutcome::Deleted) {
+            self.collect_soon();
+        }
         Ok(committed)
+    }
+
+    /// Has what is left of large runs that were deleted removed beside what others do. If that fails, [`maintain`] does it.
+    ///
+    /// [`maintain`]: crate::Storage::maintain
+    fn collect_soon(&self) {
+        if self.collects.swap(true, Ordering::AcqRel) {
+            // Whoever does it looks for more until there is none.
+            return;
+        }
+        let (sessions, collects) = (Arc::clone(&self.sessions), Arc::clone(&self.collects));
+        let sql = self.sql.collect.clone();
+        tokio::spawn(async move {
+            let collected = blobs::collect(&sessions, &sql).await;
+            collects.store(false, Ordering::Release);
+            if let Err(error) = collected {
+                tracing::debug!(%error, "could not remove what deleted runs had");
+            }
+        });
     }
 }
 

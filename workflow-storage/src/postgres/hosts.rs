@@ -1,18 +1,22 @@
 //! Connecting to the host that writes, of those that a URL names. One that is silent keeps nobody from the next.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::config::{Host, LoadBalanceHosts};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, Error, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url::Settings;
+
+/// After so long, the next host is tried beside one that is silent.
+pub(super) const BESIDE_AFTER: Duration = Duration::from_millis(1500);
 
 /// What TLS makes of a socket.
 type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
@@ -21,7 +25,7 @@ type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 #[derive(Clone)]
 pub(super) struct Hosts {
     each: Arc<[Config]>,
-    /// The one that was connected to last.
+    /// The one to begin with: that was connected to last, or comes after one that was tried in vain.
     last: Arc<AtomicUsize>,
     each_within: Duration,
     tls: MakeRustlsConnect,
@@ -37,26 +41,86 @@ impl Hosts {
         }
     }
 
-    /// Connects to the first that takes writes, beginning with the one that did last.
+    pub(super) fn tls(&self) -> MakeRustlsConnect {
+        self.tls.clone()
+    }
+
+    /// Connects to the first that takes writes, beginning with the one that did last. One that is silent is left to itself
+    /// while the next is tried beside it. If nothing comes of it, also because the caller waits no longer, the next attempt
+    /// begins with the next host.
     pub(super) async fn connect(&self) -> Result<(Client, Connection<Socket, Stream>), Error> {
         let (first, n) = (self.last.load(Ordering::Relaxed), self.each.len());
-        for more in 0..n - 1 {
-            let at = (first + more) % n;
-            let connecting = self.each[at].connect(self.tls.clone());
-            match timeout(self.each_within, connecting).await {
-                Ok(Ok(connected)) => {
-                    self.last.store(at, Ordering::Relaxed);
-                    return Ok(connected);
+        if n == 1 {
+            return self.each[0].connect(self.tls.clone()).await;
+        }
+        let next = BeginWithNext { hosts: self, first };
+        let mut waiting: VecDeque<usize> = (0..n).map(|more| (first + more) % n).collect();
+        let mut untried = n;
+        let mut trying = JoinSet::new();
+        let mut begins_at = Instant::now();
+        let mut refusal = None;
+        loop {
+            tokio::select! {
+                () = sleep_until(begins_at), if !waiting.is_empty() => {
+                    let Some(at) = waiting.pop_front() else { continue };
+                    untried = untried.saturating_sub(1);
+                    let (hosts, is_last) = (self.clone(), untried == 0);
+                    trying.spawn(async move {
+                        let connecting = hosts.each[at].connect(hosts.tls.clone());
+                        let connected = match is_last {
+                            // The caller has a limit, too.
+                            true => Ok(connecting.await),
+                            false => timeout(hosts.each_within, connecting).await,
+                        };
+                        (at, connected)
+                    });
+                    begins_at = Instant::now() + BESIDE_AFTER;
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "a host cannot be used; trying the next"),
-                Err(_) => tracing::debug!("a host is silent; trying the next"),
+                Some(tried) = trying.join_next(), if !trying.is_empty() => match tried {
+                    Ok((at, Ok(Ok(connected)))) => {
+                        std::mem::forget(next);
+                        self.last.store(at, Ordering::Relaxed);
+                        return Ok(connected);
+                    }
+                    Ok((at, Ok(Err(error)))) => {
+                        tracing::debug!(%error, "a host cannot be used");
+                        if untried == 0 && trying.is_empty() {
+                            return Err(error);
+                        }
+                        refusal = Some(error);
+                        if untried > 0 {
+                            begins_at = Instant::now();
+                        } else {
+                            // It may be promoted while others are silent.
+                            waiting.push_back(at);
+                        }
+                    }
+                    Ok((_, Err(_))) | Err(_) => {
+                        tracing::debug!("a host is silent");
+                        if untried == 0 && trying.is_empty() && let Some(refusal) = refusal.take() {
+                            return Err(refusal);
+                        }
+                    }
+                },
+                // All were silent; the caller's limit says so.
+                else => std::future::pending().await,
             }
         }
-        // The caller has a limit, too, and what the last one says is what is told.
-        let at = (first + n - 1) % n;
-        let connected = self.each[at].connect(self.tls.clone()).await?;
-        self.last.store(at, Ordering::Relaxed);
-        Ok(connected)
+    }
+}
+
+/// Has the next attempt begin with another host, unless this one ends with a connection.
+struct BeginWithNext<'a> {
+    hosts: &'a Hosts,
+    first: usize,
+}
+
+impl Drop for BeginWithNext<'_> {
+    fn drop(&mut self) {
+        let next = (self.first + 1) % self.hosts.each.len();
+        let last = &self.hosts.last;
+        // Whoever connected meanwhile knows better.
+        let _ = last.compare_exchange(self.first, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 

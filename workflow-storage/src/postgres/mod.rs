@@ -5,6 +5,7 @@
 //! person may look at.
 
 mod append;
+mod backend;
 mod blobs;
 #[cfg_attr(not(feature = "object_store"), path = "no_bucket.rs")]
 mod bucket;
@@ -25,6 +26,7 @@ mod tasks;
 mod tls;
 mod url;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +69,8 @@ pub(crate) struct Postgres {
     nodes: Arc<Mutex<Vec<i64>>>,
     /// What this process is called in the table of nodes.
     address: String,
+    /// Whether somebody removes what deleted runs had.
+    collects: Arc<AtomicBool>,
     /// A message was committed here.
     arrived: Notify,
     heard: Arc<Heard>,
@@ -130,6 +134,7 @@ pub(crate) async fn open(url: &str, blobs: Option<Blobs>) -> Result<Postgres> {
         unsettled: Mutex::default(),
         nodes: Arc::default(),
         address: address(),
+        collects: Arc::default(),
         arrived: Notify::new(),
         heard: Arc::default(),
         listener: Mutex::default(),

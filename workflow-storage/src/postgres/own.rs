@@ -107,7 +107,11 @@ impl Postgres {
         match tokio::time::timeout(PINS_WITHIN, self.keep_pins(lease)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not pin blobs; trying again"),
-            Err(_) => tracing::warn!("could not pin blobs within {PINS_WITHIN:?}; trying again"),
+            Err(_) => {
+                // The next renewal is not to wait behind it.
+                sessions.leave_lease_connection();
+                tracing::warn!("could not pin blobs within {PINS_WITHIN:?}; trying again");
+            }
         }
         Ok(since)
     }

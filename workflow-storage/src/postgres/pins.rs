@@ -3,7 +3,7 @@
 //! A row that should be gone is taken away with the next sweep of this process, with the next renewal of its leases, or when the store is
 //! closed; rows of a process that ended without doing so stay for a day.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::session::{Lane, Param, Sessions};
@@ -14,19 +14,27 @@ pub(super) struct Pins {
     /// What this process is called in the table.
     pub(super) process: i64,
     state: Mutex<State>,
+    /// Held by who writes, but for renewals of leases: what many pin at once is written once.
+    writing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     counts: HashMap<BlobId, u32>,
-    /// Blobs whose row may not say what the counts do.
-    changed: HashSet<BlobId>,
+    /// Blobs whose row may not say what the counts do, and the number of the write that is to say it last; none if it changed
+    /// since.
+    unsettled: HashMap<BlobId, Option<i64>>,
+    /// That of the last write. The server does none that arrives after a later one, which says all that it says.
+    number: i64,
 }
 
 impl Pins {
     pub(super) fn new(process: i64) -> Self {
-        let state = Mutex::default();
-        Self { process, state }
+        Self {
+            process,
+            state: Mutex::default(),
+            writing: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// Pins a blob; whether its row has to be written.
@@ -34,7 +42,7 @@ impl Pins {
         let mut state = self.state();
         let count = state.counts.entry(*id).or_default();
         *count += 1;
-        *count == 1 && state.changed.insert(*id)
+        *count == 1 && !matches!(state.unsettled.insert(*id, None), Some(None))
     }
 
     pub(super) fn unpin(&self, id: &BlobId) {
@@ -43,40 +51,56 @@ impl Pins {
             *count -= 1;
             if *count == 0 {
                 state.counts.remove(id);
-                state.changed.insert(*id);
+                state.unsettled.insert(*id, None);
             }
         }
     }
 
     /// Pins a blob that is being stored, whose row is written with it, until the guard is dropped or kept.
     pub(super) fn hold(&self, id: BlobId) -> Held<'_> {
+        // A write that takes the row away may be under way.
+        let is_unsure = matches!(self.state().unsettled.get(&id), Some(Some(_)));
         self.pin(&id);
-        Held { pins: self, id }
+        Held {
+            pins: self,
+            id,
+            is_unsure,
+        }
     }
 
-    /// Writes down what has changed.
+    /// Writes down what has changed, and what other writes that are not known to be done say.
     pub(super) async fn write(&self, sessions: &Sessions, lane: Lane, sql: &str) -> Result<()> {
-        let (changed, pinned, unpinned) = {
+        let _turn = match lane {
+            // Those who have it may be in a runtime that stands still.
+            Lane::Lease(_) => None,
+            Lane::Work | Lane::Pins => Some(self.writing.lock().await),
+        };
+        let (number, pinned, unpinned) = {
             let mut state = self.state();
-            let changed: Vec<BlobId> = state.changed.drain().collect();
-            let is_pinned = |id: &&BlobId| state.counts.contains_key(*id);
-            let (pinned, unpinned): (Vec<_>, Vec<_>) = changed.iter().partition(is_pinned);
-            let bytes = |ids: Vec<&BlobId>| -> Vec<Vec<u8>> {
-                ids.into_iter().map(|id| id.0.into()).collect()
-            };
-            let (pinned, unpinned) = (bytes(pinned), bytes(unpinned));
-            (changed, pinned, unpinned)
+            let State {
+                counts,
+                unsettled,
+                number,
+            } = &mut *state;
+            if unsettled.is_empty() {
+                return Ok(());
+            }
+            *number += 1;
+            let (mut pinned, mut unpinned) = (Vec::new(), Vec::new());
+            for (id, last) in unsettled {
+                *last = Some(*number);
+                match counts.contains_key(id) {
+                    true => pinned.push(Vec::from(id.0)),
+                    false => unpinned.push(Vec::from(id.0)),
+                }
+            }
+            (*number, pinned, unpinned)
         };
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let mut unwritten = Unwritten {
-            pins: self,
-            changed,
-        };
-        let params: &[Param<'_>] = &[&pinned, &unpinned, &self.process];
+        let params: &[Param<'_>] = &[&pinned, &unpinned, &self.process, &number];
         sessions.query_on(lane, "pin blobs", sql, params).await?;
-        unwritten.changed.clear();
+        let mut state = self.state();
+        let unsettled = &mut state.unsettled;
+        unsettled.retain(|_, last| last.is_none_or(|last| last > number));
         Ok(())
     }
 
@@ -84,8 +108,10 @@ impl Pins {
     pub(super) async fn let_go(&self, sessions: &Sessions, sql: &str) -> Result<()> {
         {
             let mut state = self.state();
-            let State { counts, changed } = &mut *state;
-            changed.extend(counts.drain().map(|(id, _)| id));
+            let State {
+                counts, unsettled, ..
+            } = &mut *state;
+            unsettled.extend(counts.drain().map(|(id, _)| (id, None)));
         }
         self.write(sessions, Lane::Pins, sql).await
     }
@@ -95,29 +121,23 @@ impl Pins {
     }
 }
 
-/// What is to be written again unless it was: also if nobody waits for that any more.
-struct Unwritten<'a> {
-    pins: &'a Pins,
-    changed: Vec<BlobId>,
-}
-
-impl Drop for Unwritten<'_> {
-    fn drop(&mut self) {
-        self.pins.state().changed.extend(self.changed.drain(..));
-    }
-}
-
 /// Takes its pin away when it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Held<'a> {
     pins: &'a Pins,
     id: BlobId,
+    is_unsure: bool,
 }
 
 impl Held<'_> {
     pub(super) fn id(&self) -> BlobId {
         self.id
+    }
+
+    /// Whether the row may be taken away by what was written before.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.is_unsure
     }
 
     /// Leaves the pin to whoever gets the blob.

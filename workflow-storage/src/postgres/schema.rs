@@ -1,6 +1,6 @@
 //! Making the schema, and bringing an older one up to date: one process at a time, in one transaction.
 
-use deadpool_postgres::Object;
+use super::backend::Object;
 
 /// The format that this version reads and writes. Add a script to `SCRIPTS` with every new one.
 pub(super) const FORMAT: i32 = 1;

@@ -281,7 +281,7 @@ BEGIN
             stored := ARRAY(SELECT b.id FROM keepstep.blob b WHERE b.id = ANY (b_id || s_id) AND b.is_whole);
             FOR target IN
                 SELECT DISTINCT ON (x.of) x.of, x.id FROM unnest(b_of, b_id) AS x (of, id)
-                WHERE outcomes[x.of] = 0 AND x.id <> ALL (stored) ORDER BY x.of
+                WHERE outcomes[x.of] = 0 AND x.id NOT IN (SELECT unnest(stored)) ORDER BY x.of
             LOOP
                 IF absent = '{}' THEN
                     absent := array_fill(NULL::bytea, ARRAY[n]);
@@ -418,7 +418,7 @@ BEGIN
         WITH addressed AS (
             SELECT m.n, m.key, m.body, m.sent_at, r.no, r.status, r.next_message, r.owner, r.id,
                 m.place < 0 OR m.place > 0 AND outcomes[m.place] <> 0 AS is_skipped,
-                (SELECT s.id FROM unnest(s_of, s_id) AS s (of, id) WHERE s.of = m.n AND s.id <> ALL (stored) LIMIT 1) AS absent
+                (SELECT s.id FROM unnest(s_of, s_id) AS s (of, id) WHERE s.of = m.n AND s.id NOT IN (SELECT unnest(stored)) LIMIT 1) AS absent
             FROM unnest(m_to, m_key, m_body, m_sent_at, m_with) WITH ORDINALITY AS m (id, key, body, sent_at, place, n)
             -- A run that came to be since the rows were locked is not there yet.
             LEFT JOIN (keepstep.run r JOIN unnest(known) AS k (no) ON k.no = r.no) ON r.id = m.id
@@ -634,21 +634,70 @@ BEGIN
     END IF;
 END $$;
 
--- Removes runs, whose rows the caller has locked, with everything that belongs to them.
+-- Numbers of runs that were deleted and had much, which is still to be removed. Nobody finds it any more.
+CREATE TABLE keepstep.garbage (
+    run_no bigint PRIMARY KEY
+);
+
+-- Removes some of what runs had; whether there may be more.
+CREATE FUNCTION keepstep.remove_some(a_runs bigint[]) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    a_limit constant int := 5000;
+    n int;
+    is_more boolean := false;
+BEGIN
+    DELETE FROM keepstep.entry x WHERE x.ctid = ANY (ARRAY(
+        SELECT k.ctid FROM keepstep.entry k WHERE k.run_no = ANY (a_runs) LIMIT a_limit));
+    GET DIAGNOSTICS n = ROW_COUNT;
+    is_more := is_more OR n = a_limit;
+    DELETE FROM keepstep.value x WHERE x.ctid = ANY (ARRAY(
+        SELECT k.ctid FROM keepstep.value k WHERE k.run_no = ANY (a_runs) LIMIT a_limit));
+    GET DIAGNOSTICS n = ROW_COUNT;
+    is_more := is_more OR n = a_limit;
+    DELETE FROM keepstep.message x WHERE x.ctid = ANY (ARRAY(
+        SELECT k.ctid FROM keepstep.message k WHERE k.run_no = ANY (a_runs) LIMIT a_limit));
+    GET DIAGNOSTICS n = ROW_COUNT;
+    is_more := is_more OR n = a_limit;
+    DELETE FROM keepstep.message_key x WHERE x.ctid = ANY (ARRAY(
+        SELECT k.ctid FROM keepstep.message_key k WHERE k.run_no = ANY (a_runs) LIMIT a_limit));
+    GET DIAGNOSTICS n = ROW_COUNT;
+    is_more := is_more OR n = a_limit;
+    DELETE FROM keepstep.blob_reference x WHERE x.ctid = ANY (ARRAY(
+        SELECT k.ctid FROM keepstep.blob_reference k WHERE k.run_no = ANY (a_runs) LIMIT a_limit));
+    GET DIAGNOSTICS n = ROW_COUNT;
+    RETURN is_more OR n = a_limit;
+END $$;
+
+-- Removes some of what deleted runs had; whether there may be more.
+CREATE FUNCTION keepstep.collect() RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    run bigint;
+BEGIN
+    SELECT g.run_no INTO run FROM keepstep.garbage g ORDER BY g.run_no LIMIT 1 FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- What is there again after a crash of the server is removed again.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    IF NOT keepstep.remove_some(ARRAY[run]) THEN
+        DELETE FROM keepstep.garbage g WHERE g.run_no = run;
+    END IF;
+    RETURN true;
+END $$;
+
+-- Removes runs, whose rows the caller has locked, with everything that belongs to them; if that is much, its rest later.
 CREATE FUNCTION keepstep.delete_runs(a_gone bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
     -- Those who wait for one elsewhere look at it, and find that it is gone.
     PERFORM pg_notify('keepstep', 'changed ' || r.id) FROM keepstep.run r WHERE r.no = ANY (a_gone) AND r.is_watched;
     DELETE FROM keepstep.run r WHERE r.no = ANY (a_gone);
-    DELETE FROM keepstep.entry x WHERE x.run_no = ANY (a_gone);
-    DELETE FROM keepstep.value x WHERE x.run_no = ANY (a_gone);
-    DELETE FROM keepstep.message x WHERE x.run_no = ANY (a_gone);
-    DELETE FROM keepstep.message_key x WHERE x.run_no = ANY (a_gone);
     -- Before the references to blobs: a result that is being put in adds to them.
     PERFORM keepstep.end_tasks(a_gone, array_fill(0::smallint, ARRAY[cardinality(a_gone)]),
         array_fill(4::smallint, ARRAY[cardinality(a_gone)]));
-    DELETE FROM keepstep.blob_reference x WHERE x.run_no = ANY (a_gone);
+    IF keepstep.remove_some(a_gone) THEN
+        INSERT INTO keepstep.garbage (run_no) SELECT unnest(a_gone);
+    END IF;
 END $$;
 
 -- Pins a blob for a process, and says whether it is stored already.
@@ -674,26 +723,44 @@ BEGIN
     DELETE FROM keepstep.blob_pin p WHERE p.blob = a_stream;
 END $$;
 
--- Pins blobs for a process, and takes its pins of others away.
-CREATE FUNCTION keepstep.pin(a_pinned bytea[], a_unpinned bytea[], a_process bigint) RETURNS void LANGUAGE sql AS $$
+-- Pins blobs for a process, and takes its pins of others away; nothing after a later call, which says all that this one does.
+CREATE FUNCTION keepstep.pin(a_pinned bytea[], a_unpinned bytea[], a_process bigint, a_number bigint) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO keepstep.writer AS w (id, number, outcomes, epochs, absent, sent, numbers, unsent, claimed, committed_at)
+        VALUES (a_process, a_number, '{}', '{}', '{}', '{}', '{}', '{}', '{}', now())
+        ON CONFLICT (id) DO UPDATE SET number = excluded.number, committed_at = excluded.committed_at
+        WHERE w.number < excluded.number;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
     DELETE FROM keepstep.blob_pin p WHERE p.process = a_process AND p.blob = ANY (a_unpinned);
     INSERT INTO keepstep.blob_pin AS p (blob, process, until)
         SELECT x.id, a_process, now() + interval '1 day' FROM unnest(a_pinned) AS x (id)
         ON CONFLICT (blob, process) DO UPDATE SET until = excluded.until;
-$$;
+END $$;
 
--- Removes some blobs that no run names and no process has pinned, and what is left of streams that broke off. `n_found` is 0 when
--- there are no more.
-CREATE FUNCTION keepstep.sweep(OUT n_found int, OUT removed bigint, OUT bytes bigint, OUT places text[]) LANGUAGE plpgsql AS $$
+-- Removes some blobs that no run names and no process has pinned, and what is left of streams that broke off, of those after
+-- `a_after` in the order of their ids. `next` is where to go on; null at the end.
+CREATE FUNCTION keepstep.sweep(a_after bytea, OUT next bytea, OUT removed bigint, OUT bytes bigint, OUT places text[])
+    LANGUAGE plpgsql AS $$
 DECLARE
+    a_limit constant int := 100;
     ids bytea[];
 BEGIN
     DELETE FROM keepstep.blob_pin p WHERE p.until < now();
+    -- So many are looked at, so that this ends soon where hardly any are to be removed.
+    next := (SELECT b.id FROM keepstep.blob b WHERE b.id > a_after ORDER BY b.id OFFSET 9999 LIMIT 1);
     ids := ARRAY(
         SELECT b.id FROM keepstep.blob b
-        WHERE NOT EXISTS (SELECT FROM keepstep.blob_reference f WHERE f.blob = b.id)
+        -- No id is as long.
+        WHERE b.id > a_after AND b.id <= coalesce(next, decode(repeat('ff', 33), 'hex'))
+            AND NOT EXISTS (SELECT FROM keepstep.blob_reference f WHERE f.blob = b.id)
             AND NOT EXISTS (SELECT FROM keepstep.blob_pin p WHERE p.blob = b.id)
-        LIMIT 100 FOR UPDATE SKIP LOCKED);
+        ORDER BY b.id LIMIT a_limit FOR UPDATE SKIP LOCKED);
+    IF cardinality(ids) = a_limit THEN
+        next := ids[a_limit];
+    END IF;
     -- Whoever names or pins one of them has its row, and may have had it between the look and the lock: what a new look
     -- finds now stays as it is found.
     ids := ARRAY(
@@ -705,7 +772,6 @@ BEGIN
         SELECT count(*) FILTER (WHERE g.is_whole), coalesce(sum(g.size), 0),
             coalesce(array_agg(g.place) FILTER (WHERE g.place IS NOT NULL), '{}')
             INTO removed, bytes, places FROM gone g;
-    n_found := cardinality(ids);
 END $$;
 
 -- What follows is for people.

@@ -5,22 +5,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::QueueMode;
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
-};
+use deadpool_postgres::{HookError, Manager, ManagerConfig, RecyclingMethod, Runtime};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, SimpleQueryMessage};
 
+use super::backend::{Backend, Backends, Hook, Object, Pool};
 use super::error::Failure;
 use super::hosts::Hosts;
 use super::url::Settings;
 use super::{schema, tls};
 use crate::{Result, StorageError};
 
-/// For how long a server may be silent over a connection that was just made, before it counts as lost. One that was
-/// made earlier may have been cut off since: see [`Settings::silence`].
+/// For how long a server may be silent before its connection counts as lost. One that was made earlier may have been cut
+/// off since: after [`Settings::silence`] the server is asked, over another, whether it works on the statement.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// An answer that was given while the server was asked is there within this time.
+const AT_HAND: Duration = Duration::from_millis(250);
+/// For how long it is tried to cancel a statement that nobody waits for any more.
+const CANCEL_WITHIN: Duration = Duration::from_secs(5);
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
 /// The pauses before further attempts: they double.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -34,7 +38,9 @@ const SET_UP: &str = "
     SET enable_seqscan = off;
     SET jit = off;
     SET client_min_messages = warning;
-    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+    SELECT set_config('client_connection_check_interval', '5s', false)
+        WHERE current_setting('server_version_num')::int >= 140000 AND version() LIKE '%linux%'";
 
 pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 
@@ -50,6 +56,8 @@ pub(super) struct Sessions {
     /// Pins, too, are written however many wait for the others.
     pin_pool: Pool,
     stale: Arc<Stale>,
+    /// Held by who asks what a statement does: many that take long at once do not ask over as many connections.
+    asking: tokio::sync::Mutex<()>,
     is_closed: AtomicBool,
 }
 
@@ -108,6 +116,7 @@ impl Sessions {
             lease_pool: pool(&settings, &hosts, &stale, 1)?,
             pin_pool: pool(&settings, &hosts, &stale, 1)?,
             stale,
+            asking: tokio::sync::Mutex::new(()),
             settings,
             hosts,
             is_closed: AtomicBool::new(false),
@@ -132,6 +141,11 @@ impl Sessions {
 
     fn pools(&self) -> [&Pool; 3] {
         [&self.pool, &self.lease_pool, &self.pin_pool]
+    }
+
+    /// Has the next renewal of leases made over another connection: this one is busy with what nobody waits for any more.
+    pub(super) fn leave_lease_connection(&self) {
+        drop(self.lease_pool.retain(|_, _| false));
     }
 
     /// Has no connection used again that was made before this time: they lead to a server that only reads. What is
@@ -196,7 +210,8 @@ impl Sessions {
             self.check_open()?;
             let mut session = Session::default();
             let begun = std::time::Instant::now();
-            let failure = match session.attempt(pool, silence, sql, params).await {
+            let attempt = session.attempt(self, lane, pool, silence, sql, params);
+            let failure = match attempt.await {
                 Ok(rows) => return Ok((rows, attempts)),
                 Err(failure) => failure,
             };
@@ -220,6 +235,45 @@ impl Sessions {
         }
     }
 
+    /// Whether a server works on the statement of a process of its own, asked over a new connection.
+    async fn works(&self, lane: Lane, pid: Option<i32>, answer_within: Duration) -> bool {
+        let Some(pid) = pid else { return false };
+        let asking = async {
+            let _turn = match lane {
+                // Those who have it may be in a runtime that stands still.
+                Lane::Lease(_) => None,
+                Lane::Work | Lane::Pins => Some(self.asking.lock().await),
+            };
+            let (client, connection) = match self.hosts.connect().await {
+                Ok(connected) => connected,
+                // It is there, and one connection more would make that worse.
+                Err(error) => return error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS),
+            };
+            let sql =
+                format!("SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND state = 'active'");
+            let answer = tokio::select! {
+                answer = client.simple_query(&sql) => answer,
+                _ = connection => return false,
+            };
+            answer.is_ok_and(|answer| {
+                let is_row =
+                    |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(_));
+                answer.iter().any(is_row)
+            })
+        };
+        timeout(answer_within, asking).await.unwrap_or(false)
+    }
+
+    /// Drops a connection whose answer nobody waits for any more, and has the server leave off.
+    fn abandon(&self, session: Object) {
+        let cancel = session.cancel_token();
+        drop(Object::take(session));
+        let tls = self.hosts.tls();
+        tokio::spawn(async move {
+            drop(timeout(CANCEL_WITHIN, cancel.cancel_query(tls)).await);
+        });
+    }
+
     /// Makes the schema, or brings it up to date. A server that is just starting is waited for; one that is not there is not.
     pub(super) async fn install(&self) -> Result<schema::Found> {
         let gives_up_at = Instant::now() + self.settings.patience;
@@ -230,7 +284,7 @@ impl Sessions {
                 match timeout(ANSWER_WITHIN, installed).await {
                     Ok(installed) => Ok(installed?),
                     Err(_) => {
-                        drop(Object::take(session));
+                        self.abandon(session);
                         Err(Failure::NoAnswer(ANSWER_WITHIN))
                     }
                 }
@@ -287,6 +341,8 @@ struct Session {
 impl Session {
     async fn attempt(
         &mut self,
+        sessions: &Sessions,
+        lane: Lane,
         pool: &Pool,
         silence: Duration,
         sql: &str,
@@ -294,21 +350,62 @@ impl Session {
     ) -> Result<Vec<Row>, Failure> {
         let session = pool.get().await?;
         self.is_used = Object::metrics(&session).recycle_count > 0;
-        let answer_within = if self.is_used { silence } else { ANSWER_WITHIN };
-        let answer = async {
-            let statement = session.prepare_cached(sql).await?;
-            session.query(&statement, params).await
+        let failure = {
+            let answer = async {
+                let statement = session.prepare_cached(sql).await?;
+                session.query(&statement, params).await
+            };
+            let mut answer = std::pin::pin!(answer);
+            let asks_after = if self.is_used { silence } else { ANSWER_WITHIN };
+            match timeout(asks_after, &mut answer).await {
+                Ok(Ok(rows)) => return Ok(rows),
+                Ok(Err(error)) => Failure::from(error),
+                Err(_) if !self.is_used => Failure::NoAnswer(ANSWER_WITHIN),
+                Err(_) => {
+                    let works = || sessions.works(lane, session.pid(), silence);
+                    match wait_on(answer, works, silence).await {
+                        Ok(Some(rows)) => return Ok(rows),
+                        Ok(None) => Failure::NoAnswer(silence),
+                        Err(error) => Failure::from(error),
+                    }
+                }
+            }
         };
-        let failure = match timeout(answer_within, answer).await {
-            Ok(Ok(rows)) => return Ok(rows),
-            Ok(Err(error)) => Failure::from(error),
-            Err(_) => Failure::NoAnswer(answer_within),
-        };
-        if failure.is_silence() || failure.is_of_a_reader() {
-            // One still waits for its answer, and the other leads to the wrong server: nobody else can use them.
+        if failure.is_silence() {
+            // It still waits for its answer: nobody else can use it.
+            sessions.abandon(session);
+        } else if failure.is_of_a_reader() {
+            // It leads to the wrong server.
             drop(Object::take(session));
         }
         Err(failure)
+    }
+}
+
+/// Waits for an answer as long as the server works on it. What takes long is not lost: asked for once more, it would be worked
+/// on twice.
+async fn wait_on<W: Future<Output = bool>>(
+    mut answer: std::pin::Pin<&mut impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>>>,
+    works: impl Fn() -> W,
+    silence: Duration,
+) -> Result<Option<Vec<Row>>, tokio_postgres::Error> {
+    let gives_up_at = Instant::now() + ANSWER_WITHIN;
+    loop {
+        let works = tokio::select! {
+            biased;
+            answer = &mut answer => return answer.map(Some),
+            works = works() => works,
+        };
+        let more = match works {
+            true => silence,
+            false => AT_HAND,
+        };
+        if let Ok(answer) = timeout(more, &mut answer).await {
+            return answer.map(Some);
+        }
+        if !works || Instant::now() >= gives_up_at {
+            return Ok(None);
+        }
     }
 }
 
@@ -327,9 +424,9 @@ fn pool(
         },
     );
     let connect_within = settings.connect_within();
-    let set_up = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+    let set_up = Hook::async_fn(move |backend: &mut Backend, _| {
         Box::pin(async move {
-            match timeout(connect_within, client.batch_execute(SET_UP)).await {
+            match timeout(connect_within, backend.set_up(SET_UP)).await {
                 Ok(set_up) => set_up.map_err(HookError::Backend),
                 Err(_) => Err(HookError::message("the server does not answer")),
             }
@@ -337,14 +434,14 @@ fn pool(
     });
     let stale = Arc::clone(stale);
     let is_good = Hook::sync_fn(
-        move |_: &mut deadpool_postgres::ClientWrapper, metrics: &deadpool::managed::Metrics| {
-            match stale.is_stale(metrics.created) {
-                true => Err(HookError::message("it leads to a server that only reads")),
-                false => Ok(()),
-            }
+        move |_: &mut Backend, metrics: &deadpool::managed::Metrics| match stale
+            .is_stale(metrics.created)
+        {
+            true => Err(HookError::message("it leads to a server that only reads")),
+            false => Ok(()),
         },
     );
-    Pool::builder(manager)
+    Pool::builder(Backends(manager))
         .max_size(connections)
         // The one used last: its process is warm, and a chain of commits stays on it.
         .queue_mode(QueueMode::Lifo)

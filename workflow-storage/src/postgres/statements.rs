@@ -39,6 +39,7 @@ pub(super) struct Statements {
     pub(super) blob: String,
     pub(super) chunks: String,
     pub(super) sweep: String,
+    pub(super) collect: String,
     pub(super) strays: String,
     pub(super) forget_writers: String,
     pub(super) forget_nodes: String,
@@ -155,17 +156,21 @@ impl Statements {
                 "UPDATE keepstep.blob b SET is_whole = true, place = coalesce(b.place, $2) WHERE b.id = $1 RETURNING b.place",
             ),
             finish_stream: sql("SELECT keepstep.finish_stream($1, $2, $3, $4)"),
-            pin: sql("SELECT keepstep.pin($1, $2, $3)"),
+            pin: sql("SELECT keepstep.pin($1, $2, $3, $4)"),
+            // What is being written at this moment is said so anyway.
             keep_pins: sql(
-                "UPDATE keepstep.blob_pin SET until = now() + interval '1 day'
-                WHERE process = $1 AND until < now() + interval '12 hours'",
+                "UPDATE keepstep.blob_pin p SET until = now() + interval '1 day'
+                WHERE p.process = $1 AND p.blob = ANY (ARRAY(
+                    SELECT x.blob FROM keepstep.blob_pin x
+                    WHERE x.process = $1 AND x.until < now() + interval '12 hours' FOR NO KEY UPDATE SKIP LOCKED))",
             ),
             blob: sql("SELECT b.size, b.place FROM keepstep.blob b WHERE b.id = $1 AND b.is_whole"),
             chunks: sql(
                 "SELECT c.number, c.bytes FROM keepstep.blob_chunk c WHERE c.blob = $1 AND c.number >= $2
                 ORDER BY c.number LIMIT $3",
             ),
-            sweep: sql("SELECT n_found, removed, bytes, places FROM keepstep.sweep()"),
+            sweep: sql("SELECT next, removed, bytes, places FROM keepstep.sweep($1)"),
+            collect: sql("SELECT keepstep.collect()"),
             strays: sql(
                 "SELECT x.place FROM unnest($1::text[]) AS x (place)
                 WHERE NOT EXISTS (SELECT FROM keepstep.blob b WHERE b.place = x.place)",

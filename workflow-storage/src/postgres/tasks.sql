@@ -355,7 +355,7 @@ BEGIN
         FROM unnest(f_no, f_claim, f_state) WITH ORDINALITY AS f (no, claim, state, n)
         LEFT JOIN keepstep.task t ON t.no = f.no AND t.node = a_node AND t.claim = f.claim AND t.state > 0
         LEFT JOIN LATERAL (SELECT b.id AS absent FROM unnest(b_of, b_id) AS b (of, id)
-            WHERE b.of = f.n AND b.id <> ALL (stored) LIMIT 1) x ON true;
+            WHERE b.of = f.n AND b.id NOT IN (SELECT unnest(stored)) LIMIT 1) x ON true;
     WITH done AS (
         UPDATE keepstep.task t SET state = least(f.state, 3), result = f.result, done_at = clock_timestamp()
         FROM unnest(f_no, f_state, f_result, outcomes) AS f (no, state, result, outcome)

@@ -10,6 +10,7 @@ use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::{Config, config};
 
 use super::error::BACKEND;
+use super::hosts::BESIDE_AFTER;
 use super::tls::TlsMode;
 use crate::{Result, StorageError};
 
@@ -45,10 +46,10 @@ impl Settings {
         (self.patience / 4).clamp(Duration::from_secs(1), Duration::from_secs(10))
     }
 
-    /// For how long a connection may be in the making: each host may keep it waiting.
+    /// For how long a connection may be in the making: the last host is tried beside the others.
     pub(super) fn connect_within(&self) -> Duration {
         let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(1);
-        self.connect_to_each_within() * hosts.max(1)
+        self.connect_to_each_within() + BESIDE_AFTER * hosts.saturating_sub(1)
     }
 
     /// For how long one host may keep it waiting: until it is reached, and until it has let somebody in.

@@ -285,3 +285,21 @@ async fn a_host_that_takes_connections_and_is_silent_keeps_nobody_from_the_next(
     while !soon(store.notices()).await.contains(&Notice::Missed) {}
     assert_eq!(record(&*store, "run").await.owner, Some(NODE));
 }
+
+#[tokio::test]
+async fn the_next_host_is_tried_beside_one_that_is_silent() {
+    // They take connections, and nobody reads what is sent.
+    let silent = [
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    ];
+    let [one, other] = silent.each_ref().map(|host| host.local_addr().unwrap());
+    let url = server::url();
+    let (who, rest) = url.split_once('@').unwrap();
+    // Each of them may take 95 seconds, and does not keep the next waiting for so long.
+    let url = format!("{who}@{one},{other},{rest}&connect_timeout=90");
+    let store = soon(open(&url)).await;
+    create(Arc::clone(&store), "run".to_owned()).await;
+    while !soon(store.notices()).await.contains(&Notice::Missed) {}
+    assert_eq!(record(&*store, "run").await.owner, Some(NODE));
+}

@@ -11,6 +11,7 @@ mod kit;
 #[path = "../server/line.rs"]
 mod line;
 mod lost;
+mod pins;
 #[path = "../server/mod.rs"]
 mod server;
 mod shared;

@@ -138,3 +138,41 @@ async fn who_listens_over_a_silent_connection_looks_and_listens_anew() {
     };
     soon(heard).await;
 }
+
+#[tokio::test]
+async fn what_takes_long_is_waited_for_and_not_asked_for_again() {
+    let (line, store) = store().await;
+    let (client, schema) = server::client(&line.url).await;
+    let schema = schema.split('&').next().unwrap();
+    let own = record(&*store, "run").await;
+    let mut next = batch("run", 1);
+    next.writes[0].record = own.clone();
+    next.writes[0].expect = Expect::Epoch(own.epoch);
+    next.writes[0].record.next_entry = Position(2);
+    let (mut blocker, _) = server::client(&line.url).await;
+    let held = blocker.transaction().await.unwrap();
+    let hold = format!("SELECT FROM \"{schema}\".run FOR UPDATE");
+    held.query(&hold, &[]).await.unwrap();
+
+    let committing = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.commit(next).await }
+    });
+    let works = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%\"{schema}\".run r SET next_entry%' \
+         AND pid <> pg_backend_pid()"
+    );
+    let n_works = async || -> i64 { client.query_one(&works, &[]).await.unwrap().get(0) };
+    // After each second of silence it is asked over a new connection whether the server works on it.
+    let mut made = line.n_made.subscribe();
+    let before = *made.borrow();
+    soon(made.wait_for(|made| *made >= before + 3))
+        .await
+        .unwrap();
+    assert_eq!(n_works().await, 1);
+    assert!(!committing.is_finished());
+    held.commit().await.unwrap();
+    let committed = soon(committing).await.unwrap().unwrap();
+    assert_eq!(committed.writes, [WriteOutcome::Written]);
+    assert_eq!(n_works().await, 0);
+}

@@ -21,7 +21,7 @@ struct Mute {
 pub(crate) struct Line {
     pub(crate) url: String,
     mute: watch::Sender<Mute>,
-    n_made: watch::Sender<u64>,
+    pub(crate) n_made: watch::Sender<u64>,
     n_muted: watch::Sender<u64>,
 }
 
