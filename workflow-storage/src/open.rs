@@ -1,6 +1,8 @@
 //! From a URL to a store.
 
 use std::path::PathBuf;
+#[cfg(feature = "postgres")]
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::directory::Directory;
@@ -79,7 +81,14 @@ async fn open_any(url: &str, blobs: Option<Blobs>) -> Result<Arc<dyn Storage>> {
             Some(blobs) => Ok(Arc::new(crate::memory::with_blobs(blobs)?)),
         },
         #[cfg(feature = "postgres")]
-        Target::Postgres => Ok(Arc::new(crate::postgres::open(url, blobs).await?)),
+        Target::Postgres => {
+            // In a box of no known type: the futures of a connection are nested so deeply that whatever awaits them in
+            // place meets the compiler's limit.
+            let opening: Pin<
+                Box<dyn Future<Output = Result<crate::postgres::Postgres>> + Send + '_>,
+            > = Box::pin(crate::postgres::open(url, blobs));
+            Ok(Arc::new(opening.await?))
+        }
         #[cfg(not(feature = "postgres"))]
         Target::Postgres => Err(no_feature(url, "postgres")),
         Target::Directory(asked, path) => {
