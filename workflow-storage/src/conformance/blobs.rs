@@ -146,9 +146,9 @@ pub async fn a_blob_goes_with_its_last_run(stores: Stores<'_>) {
     for run in [&a, &b] {
         delete(&*store, &run.run, run.record.epoch).await;
     }
-    let was_there = is_there(&*store, &gone).await;
+    // A store whose blobs are far away removes them after it has answered, maybe while it is maintained.
     let maintained = store.maintain().await.unwrap();
-    assert_eq!(maintained.blobs_removed, u64::from(was_there));
+    assert!(maintained.blobs_removed <= 1, "{maintained:?}");
     assert!(!is_there(&*store, &gone).await);
     assert!(is_there(&*store, &kept).await);
     assert_eq!(store.maintain().await.unwrap().blobs_removed, 0);
